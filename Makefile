@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is set up from .ci/requirements.txt whenever that or pyproject.toml changes.
+#
+#   make demo NODES=3            make demo ARGS="--teams 500 --rate 20"
+#   make test ARGS="-k config"   make test PYTHON=python3.12
+
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
+READY := .venv/.ready
+
+.PHONY: help demo test lint types lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+demo: $(READY) ## a simulated contest on real servers; NODES=3 for a cluster, Ctrl-C ends it
+	@exec .venv/bin/scoreboardd demo $(if $(NODES),--nodes $(NODES)) $(ARGS)
+
+test: $(READY) ## the test suite, against real servers
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+types: $(READY) ## mypy
+	.venv/bin/mypy
+
+lock: ## pin the newest releases that pyproject.toml allows
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
+	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \
+		--extra demo --extra dev --build-deps-for editable --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--output-file .ci/requirements.txt pyproject.toml
+
+clean: ## remove all that make made
+	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+new_enough = $(shell $(PYTHON) -c 'import sys; print(*["yes"] * (sys.version_info >= (3, 11)))' 2>/dev/null)
+
+$(READY): .ci/requirements.txt pyproject.toml
+	$(if $(new_enough),,$(error scoreboardd needs Python 3.11 or newer; name one with PYTHON=python3.11))
+	@echo "Setting up .venv, once"
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) install --require-hashes --requirement .ci/requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

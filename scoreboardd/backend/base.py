@@ -1,0 +1,149 @@
+"""What a backend promises: the lock, the documents and the bus that the nodes of one cluster share.
+
+- **Lock.** Held by a random token until its TTL; every change to it compares the token *in the store*. Acquiring hands
+  out the next version number of the epoch, which is also the fence. A backend that has no epoch, or whose numbers lie
+  below what the caller has already seen, has lost its state: it starts the epoch offered by the caller.
+- **Documents.** Staged under names of their own, then made visible all at once by `commit`, which refuses if the lock
+  is not the caller's or the fence is not newer (I2), and announces in the same atomic step.
+- **Bus.** Messages reach one subscription in the order in which the store executed their causes, acquiring included.
+  That order is what proves that a build covers a change: see `coordination.coordinator`.
+
+Any method may raise `Unavailable`, and does so within its deadline. The outcome of the call is then unknown.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from scoreboardd.edition import Event, Version
+
+
+class Unavailable(Exception):
+    """The store did not answer as it should; the text says what and how to mend it, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lock, held, and the version that a commit under it will have."""
+
+    token: str
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another node holds the lock, for at most `remaining` seconds if it does not renew."""
+
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What the store says of its documents; read with them, and staged beside them."""
+
+    digest: str
+    "Hash over all documents: equal digests, equal documents."
+    as_of: float
+    divisions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The store's documents as they were at one instant, decoded to plain JSON."""
+
+    version: Version
+    catalogue: Catalogue
+    documents: list[tuple[str, bytes]]
+
+
+# What comes over the bus. `Changed.id` marks an event this cluster published itself, so that the publisher knows it again.
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """A subscription begins: whatever was said before it may have been missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A platform says something changed."""
+
+    event: Event
+    id: str | None = None
+    readable: bool = True
+    "False if what it said could not be read: then `event` says only that something changed."
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A node has the lock and will now take its snapshot for `version`."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The build of `version` found the committed documents still true at `as_of`, and committed nothing."""
+
+    version: Version
+    as_of: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The build of `version` has failed and the lock is free."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A version is committed. Only its number is on the wire (contract §4): the store knows the rest."""
+
+    number: int
+    event: Event
+
+
+Message = Subscribed | Changed | Begun | Confirmed | Abandoned | Rebuilt
+
+
+class Store(Protocol):
+    """The half the daemon's loop uses: small, quick calls."""
+
+    async def acquire(self, token: str, seen: Version | None) -> Lease | Busy: ...
+
+    async def renew(self, lease: Lease) -> bool:
+        """False if the lease is lost."""
+
+    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+        """Make what was staged under `lease` visible, release the lock and announce. False: refused, too late."""
+
+    async def confirm(self, lease: Lease, as_of: float) -> bool:
+        """Release without a new version: the committed documents are true at `as_of`. False: refused, too late."""
+
+    async def abandon(self, lease: Lease) -> None:
+        """Release without a result, if the lock is still ours."""
+
+    async def publish(self, event: Event, id: str | None = None) -> None:
+        """Say that something changed, as a platform would."""
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """One live subscription, which raises `Unavailable` when it is lost."""
+
+    async def aclose(self) -> None: ...
+
+
+class Vault(Protocol):
+    """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
+
+    async def digest(self, divisions: tuple[int, ...]) -> str | None:
+        """The committed documents' digest, or None unless every one of them is there."""
+
+    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+        """Put documents where `commit` will find them. Returns the bytes written."""
+
+    async def load(self) -> Stored | None:
+        """The committed documents, all of one version, or None if the store has none."""
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,298 @@
+"""The Redis backend (Redis ≥ 6.2 or Valkey; one primary).
+
+Every step that must be atomic is a Lua script beside this file; no script touches a document's bytes. Under Redis
+Cluster all keys must live in one slot: give `redis.key_prefix` a hash tag, such as `{ctf}:`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import orjson
+import redis.asyncio as aioredis
+import zstandard
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from scoreboardd.backend import wire
+from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
+from scoreboardd.board import documents
+from scoreboardd.edition import Event, Version
+
+ANSWER = 5.0
+"Seconds within which the server must answer a command, or send or answer something on a subscription."
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Every key and channel, with the prefix in front."""
+
+    prefix: str
+
+    @property
+    def lock(self) -> str:
+        return f"{self.prefix}leaderboard:rebuild:lock"
+
+    @property
+    def version(self) -> str:
+        return f"{self.prefix}scoreboard:version"
+
+    @property
+    def fence(self) -> str:
+        return f"{self.prefix}scoreboard:fence"
+
+    @property
+    def catalogue(self) -> str:
+        return f"{self.prefix}scoreboard:catalogue"
+
+    def document(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def staged(self, token: str, name: str) -> str:
+        return f"{self.prefix}scoreboard:staged:{token}:{name}"
+
+    def channel(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+
+def _connect(url: str) -> aioredis.Redis:
+    # One retry, at once: it is for a pooled connection that the server has closed meanwhile. Every command we send may
+    # be sent twice without harm. Whoever calls us does the waiting.
+    return aioredis.Redis.from_url(
+        url,
+        socket_timeout=ANSWER,
+        socket_connect_timeout=ANSWER,
+        retry=Retry(NoBackoff(), 1),
+        health_check_interval=0,
+        client_name="scoreboardd",
+    )
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Whatever goes wrong on the way to Redis and back is `Unavailable`."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise Unavailable(f"redis: {said}; see that it runs and that redis.url is right") from error
+
+
+def _script(client: aioredis.Redis, name: str) -> Any:
+    return client.register_script((files(__package__) / f"{name}.lua").read_text())
+
+
+class RedisStore:
+    """The lock, the commit and the bus. See `base.Store`."""
+
+    def __init__(self, url: str, *, prefix: str, lock_ttl: float) -> None:
+        self._names = Names(prefix)
+        self._ttl_ms = round(lock_ttl * 1000)
+        self._redis = _connect(url)
+        self._acquire = _script(self._redis, "acquire")
+        self._renew = _script(self._redis, "renew")
+        self._commit = _script(self._redis, "commit")
+        self._release = _script(self._redis, "release")
+
+    async def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
+        names = self._names
+        fresh_epoch = secrets.token_hex(4)
+        with _answering():
+            won, *rest = await self._acquire(
+                keys=[names.lock, names.fence],
+                args=[
+                    token,
+                    self._ttl_ms,
+                    fresh_epoch,
+                    seen.epoch if seen else "",
+                    seen.number if seen else 0,
+                    names.channel(wire.BUILDING),
+                ],
+            )
+        if not won:
+            return Busy(max(rest[0], 0) / 1000)
+        epoch, number = rest
+        return Lease(token, Version(epoch.decode(), number))
+
+    async def renew(self, lease: Lease) -> bool:
+        with _answering():
+            return bool(await self._renew(keys=[self._names.lock], args=[lease.token, self._ttl_ms]))
+
+    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+        names = self._names
+        fresh = documents.keys(catalogue.divisions)
+        with _answering():
+            # Stable while we hold the lock, and if we do not, the script refuses.
+            before = _catalogue(await self._redis.get(names.catalogue))
+            gone = set(documents.keys(before.divisions)).difference(fresh) if before else set()
+            return bool(
+                await self._commit(
+                    keys=[
+                        names.lock,
+                        names.fence,
+                        names.version,
+                        names.catalogue,
+                        *(key for name in fresh for key in (names.staged(lease.token, name), names.document(name))),
+                        *(names.document(name) for name in sorted(gone)),
+                    ],
+                    args=[
+                        lease.token,
+                        lease.version.epoch,
+                        lease.version.number,
+                        len(fresh),
+                        orjson.dumps(catalogue),
+                        names.channel(wire.REBUILT),
+                        wire.announcement(lease.version, event),
+                    ],
+                )
+            )
+
+    async def confirm(self, lease: Lease, as_of: float) -> bool:
+        return await self._let_go(lease, wire.confirmed(lease.version, as_of), repr(as_of))
+
+    async def abandon(self, lease: Lease) -> None:
+        await self._let_go(lease, wire.abandoned(lease.version), "")
+
+    async def _let_go(self, lease: Lease, message: bytes, as_of: str) -> bool:
+        names = self._names
+        with _answering():
+            return bool(
+                await self._release(
+                    keys=[names.lock, names.catalogue],
+                    args=[lease.token, names.channel(wire.BUILDING), message, as_of],
+                )
+            )
+
+    async def publish(self, event: Event, id: str | None = None) -> None:
+        with _answering():
+            await self._redis.publish(self._names.channel(wire.EVENTS), wire.change(event, id))
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Message]]:
+        async with self._redis.pubsub() as pubsub:
+            # The events last: its confirmation says that all three are in force.
+            channels = [self._names.channel(c) for c in (wire.BUILDING, wire.REBUILT, wire.EVENTS)]
+            with _answering():
+                async with asyncio.timeout(2 * ANSWER):
+                    await pubsub.subscribe(*channels)
+            yield self._messages(pubsub)
+
+    async def _messages(self, pubsub: Any) -> AsyncIterator[Message]:
+        building, rebuilt, events = (
+            self._names.channel(c).encode() for c in (wire.BUILDING, wire.REBUILT, wire.EVENTS)
+        )
+        asked = False
+        while True:
+            # redis-py does not notice a connection that is half open: ask, and expect an answer.
+            with _answering():
+                raw = await pubsub.get_message(timeout=ANSWER)
+                if raw is None:
+                    if asked:
+                        raise Unavailable("redis: the subscription does not answer; connecting again")
+                    await pubsub.ping()
+            asked = raw is None
+            if raw is None:
+                continue
+            said: Message | None = None
+            channel, data = raw["channel"], raw["data"]
+            if raw["type"] == "subscribe":
+                # redis-py reconnects silently; a confirmation is the only sign of it.
+                said = Subscribed() if channel == events else None
+            elif raw["type"] == "message" and channel == events:
+                said = wire.changed(data)
+            elif raw["type"] == "message" and channel == building:
+                said = wire.building(data)
+            elif raw["type"] == "message" and channel == rebuilt:
+                said = wire.rebuilt(data)
+            if said is not None:
+                yield said
+
+    async def check(self) -> list[str]:
+        """What is wrong with this server for our purpose, one line each."""
+        with _answering():
+            server: dict[str, Any] = await self._redis.info()
+        wrong = []
+        if server.get("role", "master") != "master":
+            wrong.append("redis: this is a replica, it takes no writes; point redis.url at the primary")
+        policy = str(server.get("maxmemory_policy", "noeviction"))
+        if policy.startswith("allkeys"):
+            wrong.append(
+                f"redis: maxmemory-policy is {policy}, so it may throw the documents away; "
+                "set it to noeviction or a volatile- policy"
+            )
+        return wrong
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+class RedisVault:
+    """The documents. See `base.Vault`."""
+
+    def __init__(self, url: str, *, prefix: str, encoding: str, stage_ttl: float) -> None:
+        self._names = Names(prefix)
+        self._redis = _connect(url)
+        self._compress = encoding == "zstd"
+        self._stage_ttl_ms = round(stage_ttl * 1000)
+
+    async def digest(self, divisions: tuple[int, ...]) -> str | None:
+        names = self._names
+        wanted = [names.document(name) for name in documents.keys(divisions)]
+        with _answering():
+            catalogue = _catalogue(await self._redis.get(names.catalogue))
+            present = await self._redis.exists(names.version, *wanted)
+        return catalogue.digest if catalogue and present == 1 + len(wanted) else None
+
+    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+        written = 0
+        with _answering():
+            for name, document in documents:
+                payload = zstandard.compress(document) if self._compress else document
+                key = self._names.staged(lease.token, name)
+                await self._redis.set(key, payload, px=self._stage_ttl_ms)
+                written += len(payload)
+        return written
+
+    async def load(self) -> Stored | None:
+        while True:
+            with _answering():
+                version, catalogue = await self._head()
+                if version is None or catalogue is None:
+                    return None
+                found = [
+                    (name, await self._redis.get(self._names.document(name)))
+                    for name in documents.keys(catalogue.divisions)
+                ]
+                # Nothing was committed meanwhile, so all are of this version. Commits are seconds apart: this ends.
+                if (await self._head())[0] != version:
+                    continue
+            if any(payload is None for _, payload in found):
+                return None
+            return Stored(version, catalogue, [(name, _plain(payload)) for name, payload in found])
+
+    async def _head(self) -> tuple[Version | None, Catalogue | None]:
+        found: list[Any] = await self._redis.mget(self._names.version, self._names.catalogue)
+        version, catalogue = found
+        return Version.parse(version.decode(errors="replace")) if version else None, _catalogue(catalogue)
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+def _catalogue(text: Any) -> Catalogue | None:
+    if text is None:
+        return None
+    fields = orjson.loads(text)
+    # An empty Lua table, as `release.lua` may write it, is an object in JSON.
+    return Catalogue(fields["digest"], float(fields["as_of"]), tuple(fields["divisions"] or ()))
+
+
+def _plain(payload: Any) -> bytes:
+    raw: bytes = zstandard.decompress(payload) if payload.startswith(_ZSTD_MAGIC) else payload
+    return raw

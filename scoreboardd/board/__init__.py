@@ -1,0 +1,4 @@
+"""The pure core: rows of a platform → `Board` → the four documents of the contract.
+
+Nothing in this package does I/O, reads a clock or knows of asyncio.
+"""

@@ -1,0 +1,102 @@
+"""The child: answers requests until the parent is gone.
+
+Started by `process` as `python -m scoreboardd.builder FD`. It ignores the signals that end the daemon, which a terminal or
+systemd may send to every process of the group: its life ends with the parent's end of the socket.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import uvloop
+
+from scoreboardd.backend.base import Lease, Unavailable
+from scoreboardd.backend.redis import RedisVault
+from scoreboardd.board.documents import Owner
+from scoreboardd.builder.channel import Channel, close_descriptor
+from scoreboardd.builder.parcel import Parcel, pack
+from scoreboardd.builder.work import Builder
+from scoreboardd.edition import Version
+from scoreboardd.source.postgres import PostgresSource, SourceError
+
+Answer = tuple[dict[str, Any], int | None]
+
+
+async def serve(channel: Channel) -> None:
+    opening = await channel.receive()
+    if opening is None:
+        return
+    options, _ = opening
+    builder = Builder(PostgresSource(**options["source"]), RedisVault(**options["redis"]))
+    async with asyncio.TaskGroup() as tasks:
+        while (request := await channel.receive()) is not None:
+            tasks.create_task(_serve_one(channel, builder, *request))
+        # The parent is gone: nobody waits for what is still under way.
+        raise SystemExit(0)
+
+
+async def _serve_one(channel: Channel, builder: Builder, request: dict[str, Any], descriptor: int | None) -> None:
+    parcel: int | None = None
+    try:
+        answer, parcel = await _answer(builder, request, descriptor)
+    except SourceError as error:
+        answer = {"error": "postgres", "text": str(error)}
+    except Unavailable as error:
+        answer = {"error": "redis", "text": str(error)}
+    except Exception:  # noqa: BLE001  a fault of ours in one request, reported as such, must not end the others
+        answer = {"error": "builder", "text": traceback.format_exc()}
+    try:
+        await channel.send(answer | {"id": request["id"]}, parcel)
+    except OSError:
+        return  # the parent is gone, which `serve` learns by itself
+    finally:
+        close_descriptor(parcel)
+
+
+async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | None) -> Answer:
+    match request:
+        case {"op": "build", "token": token, "version": version, "quiet": quiet}:
+            work = await builder.build(Lease(token, Version(**version)), quiet=quiet)
+            answer = {
+                "catalogue": work.catalogue,
+                "stages": work.stages,
+                "rows": work.rows,
+                "staged_bytes": work.staged_bytes,
+            }
+            if work.documents is None:
+                return answer, None
+            parcel, manifest = pack(work.documents)
+            return answer | {"manifest": manifest}, parcel
+        case {"op": "load"}:
+            loaded = await builder.load()
+            if loaded is None:
+                return {"version": None}, None
+            version, catalogue, documents = loaded
+            parcel, manifest = pack(documents)
+            return {"version": version, "catalogue": catalogue, "manifest": manifest}, parcel
+        case {"op": "cut", "version": version, "place": place, "owner": owner, "since": since}:
+            if descriptor is None:
+                raise ValueError("a cut needs the documents")
+            documents_of = Parcel(descriptor, [tuple(place)])
+            name = place[0]
+            document = builder.cut(Version(**version), name, Owner(owner), documents_of[name], since)
+            parcel, manifest = pack([(name, document)])
+            return {"manifest": manifest}, parcel
+        case _:
+            close_descriptor(descriptor)
+            raise ValueError(f"unknown request {request.get('op')!r}")
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = socket.socket(fileno=int(sys.argv[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(Channel(end)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The parent's handle on the builder process.
+
+- One child at a time; `run` owns it: starts it, hears its answers, starts another when it dies.
+- Every request has a deadline. A build that is given up (cancelled, or out of time) is ended by killing the child, which
+  also ends whatever the database or a loop of Python was busy with.
+"""
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from scoreboardd.backend.base import Catalogue, Lease
+from scoreboardd.board.documents import Owner, leaderboard_key
+from scoreboardd.board.rows import Micros
+from scoreboardd.builder.channel import Channel, close_descriptor, pair
+from scoreboardd.builder.parcel import Parcel
+from scoreboardd.edition import Edition, Version
+
+LOAD = 30.0
+"Seconds to read the committed documents from the store."
+CUT = 10.0
+"Seconds to cut a timeline."
+RESTART = 0.2
+"Seconds between the death of a child and the start of the next."
+
+log = structlog.stdlib.get_logger("scoreboardd.builder")
+
+
+class BuilderError(Exception):
+    """The builder could not do it. `part` says whose fault that is: `postgres`, `redis` or `builder`."""
+
+    def __init__(self, part: str, text: str) -> None:
+        super().__init__(text)
+        self.part = part
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a build made. `documents` is None if they are what is committed already."""
+
+    catalogue: Catalogue
+    documents: Mapping[str, memoryview] | None
+    stages: dict[str, float]
+    rows: dict[str, int]
+    staged_bytes: int
+
+    def edition(self, version: Version, documents: Mapping[str, memoryview]) -> Edition:
+        return Edition(version, self.catalogue.as_of, self.catalogue.divisions, documents)
+
+
+class BuilderProcess:
+    """`source` and `redis` are the keyword arguments of `PostgresSource` and `RedisVault`; secrets among them."""
+
+    def __init__(self, *, source: dict[str, Any], redis: dict[str, Any]) -> None:
+        self._opening = {"source": source, "redis": redis}
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], int | None]]] = {}
+        self._channel: asyncio.Future[Channel] | None = None
+        self.pid: int | None = None
+        "The child's, while there is one."
+
+    async def run(self) -> None:
+        """Keep a child until cancelled."""
+        while True:
+            await self._run_child()
+            log.warning("the builder process died, starting another")
+            await asyncio.sleep(RESTART)
+
+    async def _run_child(self) -> None:
+        ours, theirs = pair()
+        channel = Channel(ours)
+        try:
+            with theirs:
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "scoreboardd.builder",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            self.pid = child.pid
+            try:
+                await channel.send(self._opening)
+                self._open().set_result(channel)
+                while (message := await channel.receive()) is not None:
+                    self._deliver(*message)
+            except OSError as error:
+                log.warning("lost the builder process", error=str(error))
+            finally:
+                self.pid = None
+                self.kill(child.pid)
+                await asyncio.shield(child.wait())
+        finally:
+            self._channel = None
+            channel.close()
+            for waiting in self._answers.values():
+                if not waiting.done():
+                    waiting.set_exception(BuilderError("builder", "the builder process died"))
+
+    def _open(self) -> "asyncio.Future[Channel]":
+        if self._channel is None:
+            self._channel = asyncio.get_running_loop().create_future()
+        return self._channel
+
+    def _deliver(self, answer: dict[str, Any], descriptor: int | None) -> None:
+        waiting = self._answers.get(answer["id"])
+        if waiting is None or waiting.done():
+            close_descriptor(descriptor)
+        else:
+            waiting.set_result((answer, descriptor))
+
+    def kill(self, pid: int | None = None) -> None:
+        """End the child; `run` starts another."""
+        pid = pid or self.pid
+        if pid is not None:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    async def build(self, lease: Lease, *, quiet: bool, timeout: float) -> Build:
+        """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned."""
+        try:
+            answer, descriptor = await self._ask(
+                timeout, {"op": "build", "token": lease.token, "version": lease.version, "quiet": quiet}
+            )
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+        except TimeoutError as error:
+            self.kill()
+            raise BuilderError(
+                "builder", f"not built within {timeout:g} s; see the database, or raise rebuild.timeout"
+            ) from error
+        return Build(
+            catalogue=_catalogue(answer["catalogue"]),
+            documents=None if descriptor is None else Parcel(descriptor, answer["manifest"]),
+            stages=answer["stages"],
+            rows=answer["rows"],
+            staged_bytes=answer["staged_bytes"],
+        )
+
+    async def load(self) -> Edition | None:
+        """The committed documents, or None if the store has none."""
+        try:
+            answer, descriptor = await self._ask(LOAD, {"op": "load"})
+        except TimeoutError as error:
+            raise BuilderError("redis", f"redis: documents not read within {LOAD:g} s") from error
+        if descriptor is None:
+            return None
+        catalogue = _catalogue(answer["catalogue"])
+        return Edition(
+            Version(**answer["version"]),
+            catalogue.as_of,
+            catalogue.divisions,
+            Parcel(descriptor, answer["manifest"]),
+        )
+
+    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> memoryview:
+        """The timeline of the solves at or after `since`."""
+        name = leaderboard_key(owner, division_id)
+        parcel = edition.documents
+        if not isinstance(parcel, Parcel):
+            raise TypeError("a cut needs documents that came in a parcel")
+        request = {
+            "op": "cut",
+            "version": edition.version,
+            "place": (name, *parcel.places[name]),
+            "owner": owner,
+            "since": since,
+        }
+        try:
+            answer, descriptor = await self._ask(CUT, request, parcel.descriptor)
+        except TimeoutError as error:
+            raise BuilderError("builder", f"timeline not cut within {CUT:g} s") from error
+        if descriptor is None:
+            raise BuilderError("builder", "the builder sent no document")
+        return Parcel(descriptor, answer["manifest"])[name]
+
+    async def _ask(
+        self, timeout: float, request: dict[str, Any], descriptor: int | None = None
+    ) -> tuple[dict[str, Any], int | None]:
+        number = next(self._ids)
+        waiting = asyncio.get_running_loop().create_future()
+        self._answers[number] = waiting
+        try:
+            async with asyncio.timeout(timeout):
+                channel = await asyncio.shield(self._open())
+                try:
+                    await channel.send(request | {"id": number}, descriptor)
+                except OSError as error:
+                    raise BuilderError("builder", "the builder process died") from error
+                answer, parcel = await waiting
+        finally:
+            del self._answers[number]
+            waiting.cancel()
+        if "error" in answer:
+            raise BuilderError(answer["error"], answer["text"])
+        return answer, parcel
+
+
+def _catalogue(fields: dict[str, Any]) -> Catalogue:
+    return Catalogue(fields["digest"], fields["as_of"], tuple(fields["divisions"]))

@@ -1,0 +1,26 @@
+"""`scoreboardd check`: everything that would keep this configuration from working, found in one run."""
+
+from collections.abc import AsyncIterator
+
+from scoreboardd.backend.base import Unavailable
+from scoreboardd.backend.redis import RedisStore
+from scoreboardd.config import Settings
+from scoreboardd.source import check as source
+
+
+async def problems(settings: Settings) -> AsyncIterator[str]:
+    """One line each: what, where, how to mend it."""
+    redis = settings.redis
+    store = RedisStore(redis.url.get_secret_value(), prefix=redis.key_prefix, lock_ttl=settings.rebuild.lock_ttl)
+    try:
+        for problem in await store.check():
+            yield problem
+    except Unavailable as error:
+        yield str(error)
+    finally:
+        await store.aclose()
+    postgres = settings.postgres
+    async for problem in source.problems(
+        postgres.dsn.get_secret_value(), settings.source.kind, statement_timeout=postgres.statement_timeout
+    ):
+        yield problem

@@ -1,0 +1,179 @@
+"""The command line. Every command reads the same configuration; a mistake in it is told in one line each, exit 2."""
+
+import asyncio
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import uvloop
+
+from scoreboardd import __version__, check, config
+from scoreboardd.backend.base import Begun, Changed, Confirmed, Rebuilt, Subscribed, Unavailable
+from scoreboardd.backend.redis import RedisStore
+from scoreboardd.config import ConfigError, Settings
+from scoreboardd.daemon import CannotListen, Daemon
+from scoreboardd.edition import UPDATED, Event, now_rfc3339
+from scoreboardd.telemetry import logs
+
+T = TypeVar("T")
+
+FAILED = 1
+MISCONFIGURED = 2
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file; else $SCOREBOARDD_CONFIG, else /etc/scoreboardd/config.toml.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="scoreboardd")
+def main() -> None:
+    """A live CTF scoreboard daemon."""
+
+
+@main.command()
+@config_option
+def serve(config_file: Path | None) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    settings = _settings(config_file)
+    logs.configure(settings.log.level, settings.log.format)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        await Daemon(settings).run(stop)
+
+    try:
+        _run(run)
+    except CannotListen as error:
+        _fail(str(error))
+
+
+@main.command(name="check")
+@config_option
+def check_command(config_file: Path | None) -> None:
+    """Find every problem with the configuration, Redis, and the platform's tables and indexes; exit 1 if any."""
+    settings = _settings(config_file, exit_code=FAILED)
+
+    async def found() -> list[str]:
+        return [problem async for problem in check.problems(settings)]
+
+    problems = _run(found)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(FAILED)
+    click.echo("all is well")
+
+
+@main.command()
+@config_option
+@click.option("--reason", default=UPDATED, show_default=True, help="Why, as clients are told.")
+@click.option("--scope", default="all", show_default=True)
+def publish(config_file: Path | None, reason: str, scope: str) -> None:
+    """Announce a change by hand, as a platform would."""
+    _with_store(config_file, lambda store: store.publish(Event(scope, reason, now_rfc3339())))
+
+
+@main.command()
+@config_option
+@click.option("--wait", is_flag=True, help="Until the rebuild is committed; prints its version.")
+def rebuild(config_file: Path | None, *, wait: bool) -> None:
+    """Ask the running cluster for a rebuild."""
+    timeout = _settings(config_file).rebuild.timeout
+    event = Event("all", UPDATED, now_rfc3339())
+    if not wait:
+        _with_store(config_file, lambda store: store.publish(event))
+        return
+
+    async def ask(store: RedisStore) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                click.echo(f"version {await _rebuilt(store, event)}")
+        except TimeoutError:
+            _fail(f"not rebuilt within {timeout:g} s; see that a daemon runs, and its log")
+
+    _with_store(config_file, ask)
+
+
+async def _rebuilt(store: RedisStore, event: Event) -> int:
+    """Ask, and listen for the version that contains what came before: a build that begins after our own event."""
+    id = secrets.token_hex(8)
+    asked, begun = False, None
+    async with store.subscribe() as messages:
+        async for message in messages:
+            match message:
+                case Subscribed():
+                    await store.publish(event, id)
+                case Changed(id=heard) if heard == id:
+                    asked = True
+                case Begun(version) if asked and begun is None:
+                    begun = version.number
+                case Rebuilt(number) if begun is not None and number >= begun:
+                    return number
+                case Confirmed(version) if begun is not None and version.number >= begun:
+                    return version.number
+    raise Unavailable("redis: the subscription ended; try again")
+
+
+@main.command()
+@click.option("--teams", default=40, show_default=True, type=click.IntRange(1, 20_000))
+@click.option("--challenges", default=24, show_default=True, type=click.IntRange(1, 500))
+@click.option("--rate", default=1.0, show_default=True, type=click.FloatRange(0.01, 1000), help="Solves a second.")
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1, 20))
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65_000), help="Of the first node.")
+@click.option("--seed", default=1337, show_default=True)
+def demo(**options: Any) -> None:
+    """A simulated contest on real, throw-away servers, and the daemon. Ctrl-C leaves nothing behind."""
+    try:
+        from scoreboardd.demo import demo as demonstration  # noqa: PLC0415  its servers are an optional extra
+    except ImportError as error:
+        _fail(f"the demo needs its servers ({error.name} is missing): pip install 'scoreboardd[demo]'")
+    demonstration.run(**options)
+
+
+def _with_store(config_file: Path | None, work: Callable[[RedisStore], Coroutine[Any, Any, None]]) -> None:
+    settings = _settings(config_file)
+
+    async def run() -> None:
+        store = RedisStore(
+            settings.redis.url.get_secret_value(),
+            prefix=settings.redis.key_prefix,
+            lock_ttl=settings.rebuild.lock_ttl,
+        )
+        try:
+            await work(store)
+        finally:
+            await store.aclose()
+
+    try:
+        _run(run)
+    except Unavailable as error:
+        _fail(str(error))
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work())
+
+
+def _settings(config_file: Path | None, *, exit_code: int = MISCONFIGURED) -> Settings:
+    try:
+        return config.load(config_file)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        sys.exit(exit_code)
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(text, err=True)
+    sys.exit(FAILED)

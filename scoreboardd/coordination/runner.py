@@ -1,0 +1,368 @@
+"""The coordinator's hands: performs its actions, feeds it what comes of them, and keeps its clock.
+
+Everything runs on the event loop, so an input is handled at once and to the end; what takes time is a task of one task
+group. A task's result comes back as an input, never as state of its own.
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from scoreboardd.backend.base import (
+    Abandoned,
+    Begun,
+    Busy,
+    Changed,
+    Confirmed,
+    Lease,
+    Message,
+    Rebuilt,
+    Store,
+    Subscribed,
+    Unavailable,
+)
+from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
+from scoreboardd.coordination import coordinator as c
+from scoreboardd.edition import Event, Version
+from scoreboardd.memory import Memory
+from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.metrics import Metrics
+
+RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
+"Seconds between attempts to subscribe."
+ECHO = 5.0
+"Seconds within which the bus brings back what we published."
+BREATH = 64
+"Messages handled before the loop gets a turn, however many are waiting."
+
+log = structlog.stdlib.get_logger("scoreboardd.coordination")
+
+
+@dataclass(slots=True)
+class Health:
+    """How the parts this node depends on were when last used: None is well, else one line on what is wrong."""
+
+    redis: str | None = "redis: not connected yet"
+    postgres: str | None = "postgres: not read yet"
+
+
+class Runner:
+    """Runs one node's coordinator. `tell(version, event)` announces a version that `memory` already serves."""
+
+    def __init__(
+        self,
+        coordinator: c.Coordinator,
+        *,
+        store: Store,
+        builder: BuilderProcess,
+        memory: Memory,
+        tell: Callable[[Version, Event], None],
+        metrics: Metrics,
+        build_timeout: float,
+    ) -> None:
+        self.coordinator = coordinator
+        self.health = Health()
+        self.connected = False
+        "Subscribed to the bus."
+        self._store = store
+        self._builder = builder
+        self._memory = memory
+        self._tell = tell
+        self._metrics = metrics
+        self._build_timeout = build_timeout
+
+        self._tasks = asyncio.TaskGroup()
+        self._timer: asyncio.TimerHandle | None = None
+        self._token = secrets.token_hex(16)
+        "For the next lease. Kept while it is unknown whether the store has given us one under it."
+        self._lease: Lease | None = None
+        self._building: asyncio.Task[None] | None = None
+        self._built: Build | None = None
+        self._echoes: dict[str, asyncio.Future[int]] = {}
+        "What we published and wait to hear again, by id → the number of the change it was."
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        "Who waits until the change of that number is contained."
+        self._subscriptions = 0
+        self._seldom = Seldom()
+
+    async def run(self) -> None:
+        """Take part in the cluster until cancelled."""
+        try:
+            async with self._tasks:
+                try:
+                    await self._listen()
+                finally:
+                    if self._timer is not None:
+                        self._timer.cancel()
+        finally:
+            if self.coordinator.lease is not None:
+                await self._abandon()  # so that nobody has to wait for the lock to run out
+
+    async def request(self) -> int:
+        """Say that something changed. Returns the number of the change, for `contained`; raises `Unavailable`.
+
+        By way of the bus, even from ourselves to ourselves: that gives the change its place in the order of things, and
+        every node a chance to be the one that rebuilds.
+        """
+        id = secrets.token_hex(8)
+        echo: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._echoes[id] = echo
+        try:
+            async with asyncio.timeout(ECHO):
+                await self._store.publish(Event.updated(), id)
+                return await echo
+        except TimeoutError as error:
+            raise Unavailable("redis: what was published did not come back; try again") from error
+        finally:
+            del self._echoes[id]
+
+    async def contained(self, change: int) -> None:
+        """Wait until what this node serves contains the change of that number."""
+        if self.coordinator.contained < change:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            entry = (change, waiting)
+            self._waiting.append(entry)
+            try:
+                await waiting
+            finally:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+
+    # The bus
+
+    async def _listen(self) -> None:
+        attempts = 0
+        while True:
+            try:
+                async with self._store.subscribe() as messages:
+                    heard = 0
+                    async for message in messages:
+                        attempts = 0
+                        self._receive(message)
+                        heard += 1
+                        if heard % BREATH == 0:
+                            await asyncio.sleep(0)
+            except Unavailable as error:
+                if self.connected:
+                    log.warning("lost the bus", error=str(error))
+                elif self._seldom("bus"):
+                    log.warning("cannot reach the bus, trying on", error=str(error))
+                self.health.redis = str(error)
+                self.connected = False
+                self._metrics.bus_connected.set(0)
+            attempts += 1
+            longest = min(RECONNECT_MAX, RECONNECT_MIN * 2 ** min(attempts, 10))
+            await asyncio.sleep(longest * random.uniform(0.5, 1))
+
+    def _receive(self, message: Message) -> None:
+        match message:
+            case Subscribed():
+                self._subscribed()
+                self._feed(c.Resumed())
+            case Changed(event, id, readable):
+                self._metrics.event(event.reason if readable else "other")
+                if not readable and self._seldom("unreadable"):
+                    log.warning("an event could not be read and counts as a change; at most one such line a minute")
+                self._feed(c.Noted(event))
+                if id in self._echoes and not self._echoes[id].done():
+                    self._echoes[id].set_result(self.coordinator.changes)
+            case Confirmed(_, as_of):
+                self._feed(c.Heard(message))
+                if not self.coordinator.behind:
+                    self._memory.confirm(as_of)
+            case Begun() | Abandoned() | Rebuilt():
+                self._feed(c.Heard(message))
+
+    def _subscribed(self) -> None:
+        log.info("connected to the bus")
+        if self._subscriptions:
+            self._metrics.bus_reconnects.inc()
+        self._subscriptions += 1
+        self.connected = True
+        self.health.redis = None
+        self._metrics.bus_connected.set(1)
+
+    # The coordinator
+
+    def _feed(self, received: c.Input) -> None:
+        loop = asyncio.get_running_loop()
+        for action in self.coordinator.handle(received, loop.time()):
+            self._perform(action)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.coordinator.wake < c.NEVER:
+            self._timer = loop.call_at(self.coordinator.wake, lambda: self._start(self._tick()))
+        contained = self.coordinator.contained
+        for change, waiting in self._waiting:
+            if change <= contained and not waiting.done():
+                waiting.set_result(None)
+
+    def _perform(self, action: c.Action) -> None:
+        match action:
+            case c.TryLock(seen):
+                self._start(self._try_lock(seen))
+            case c.Build(version, quiet):
+                self._building = self._start(self._build(version, quiet=quiet))
+            case c.CancelBuild():
+                log.warning("lost the lock while building, leaving it to the next holder", version=str(self._version))
+                self._metrics.rebuilds.labels("superseded").inc()
+                if self._building is not None:
+                    self._building.cancel()
+            case c.Renew():
+                self._start(self._renew())
+            case c.Commit(event, changes):
+                self._start(self._commit(event or Event.updated(), changes))
+            case c.Confirm():
+                self._start(self._confirm())
+            case c.Abandon():
+                self._start(self._abandon())
+            case c.Load():
+                self._start(self._load())
+            case c.Tell(version, event):
+                self._tell(version, event or Event.updated())
+
+    async def _tick(self) -> None:
+        # A task, so that a fault in what it leads to ends the daemon like any other.
+        self._feed(c.Tick())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work)
+
+    @property
+    def _version(self) -> Version | None:
+        return self._lease.version if self._lease else None
+
+    async def _try_lock(self, seen: Version | None) -> None:
+        try:
+            answer = await self._store.acquire(self._token, seen)
+        except Unavailable as error:
+            self._metrics.lock_attempts.labels("error").inc()
+            self.health.redis = str(error)
+            self._feed(c.TryFailed())
+            return
+        if self.connected:
+            self.health.redis = None
+        if isinstance(answer, Busy):
+            self._metrics.lock_attempts.labels("busy").inc()
+            self._feed(c.Busy(answer.remaining))
+            return
+        self._metrics.lock_attempts.labels("acquired").inc()
+        self._token = secrets.token_hex(16)
+        self._lease = answer
+        self._feed(c.Won(answer.version))
+
+    async def _build(self, version: Version, *, quiet: bool) -> None:
+        assert self._lease is not None
+        try:
+            built = await self._builder.build(self._lease, quiet=quiet, timeout=self._build_timeout)
+        except BuilderError as error:
+            self._metrics.rebuilds.labels("failed").inc()
+            if error.part == "postgres":
+                self.health.postgres = str(error)
+            if error.part == "redis":
+                self.health.redis = str(error)
+            if self._seldom(str(error)):
+                log.error("rebuild failed, trying on", version=str(version), error=str(error))
+            self._feed(c.BuildFailed())
+            return
+        if self.health.postgres is not None:
+            log.info("the database can be read")
+        self.health.postgres = None
+        for stage in ("read", "build", "render"):
+            self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
+        self._built = built
+        self._feed(c.Unchanged() if built.documents is None else c.Built())
+
+    async def _renew(self) -> None:
+        assert self._lease is not None
+        try:
+            ours = await self._store.renew(self._lease)
+        except Unavailable as error:
+            self.health.redis = str(error)  # the lock may well outlive this, and the commit will tell
+            return
+        if not ours:
+            self._feed(c.LeaseLost())
+
+    async def _commit(self, event: Event, changes: int) -> None:
+        lease, built = self._lease, self._built
+        assert lease is not None and built is not None and built.documents is not None
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            committed = await self._store.commit(lease, built.catalogue, event)
+        except Unavailable as error:
+            self._unfinished(lease, error)
+            return
+        stages = built.stages | {"commit": built.stages["commit"] + loop.time() - start}
+        self._metrics.rebuild_duration.labels("commit").observe(stages["commit"])
+        self._built = None
+        if not committed:
+            self._superseded(lease)
+            return
+        self._metrics.rebuilds.labels("committed").inc()
+        self._memory.install(built.edition(lease.version, built.documents))
+        log.info(
+            "rebuilt",
+            version=str(lease.version),
+            reason=event.reason,
+            changes=changes,
+            seconds={stage: round(seconds, 4) for stage, seconds in stages.items()},
+            rows=built.rows,
+            bytes=sum(len(document) for document in built.documents.values()),
+            staged_bytes=built.staged_bytes,
+        )
+        self._feed(c.Committed())
+
+    async def _confirm(self) -> None:
+        lease, built = self._lease, self._built
+        assert lease is not None and built is not None
+        self._built = None
+        try:
+            confirmed = await self._store.confirm(lease, built.catalogue.as_of)
+        except Unavailable as error:
+            self._unfinished(lease, error)
+            return
+        if not confirmed:
+            self._superseded(lease)
+            return
+        log.debug("nothing changed", version=str(lease.version), seconds=built.stages)
+        self._feed(c.Committed())
+
+    def _superseded(self, lease: Lease) -> None:
+        log.warning("too late to commit: the lock had passed on", version=str(lease.version))
+        self._metrics.rebuilds.labels("superseded").inc()
+        self._feed(c.Refused())
+
+    def _unfinished(self, lease: Lease, error: Unavailable) -> None:
+        log.error("unknown whether a version was committed, looking", version=str(lease.version), error=str(error))
+        self._metrics.rebuilds.labels("failed").inc()
+        self.health.redis = str(error)
+        self._feed(c.CommitFailed())
+
+    async def _abandon(self) -> None:
+        assert self._lease is not None
+        try:
+            await self._store.abandon(self._lease)
+        except Unavailable as error:
+            self.health.redis = str(error)  # the lock then ends by itself
+
+    async def _load(self) -> None:
+        try:
+            edition = await self._builder.load()
+        except BuilderError as error:
+            if self._seldom(str(error)):
+                log.error("cannot load the documents, trying on", error=str(error))
+            self._feed(c.LoadFailed())
+            return
+        if edition is None:
+            self._feed(c.Loaded(None))
+            return
+        if self._memory.install(edition):
+            log.info("loaded", version=str(edition.version))
+        self._feed(c.Loaded(edition.version))

@@ -1,0 +1,211 @@
+"""The composition root: what is built, in which order it starts, and in which order it stops.
+
+Start: listeners first (a node without documents says so with 503), then everything else at once; systemd is told READY as
+soon as both listeners are bound, because a daemon that waits for Redis or Postgres is well. Stop: no new streams, end the old
+ones over `drain` seconds while reads go on, leave the cluster, close the listeners.
+"""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from scoreboardd.backend.redis import RedisStore
+from scoreboardd.builder.process import BuilderProcess
+from scoreboardd.config import Settings
+from scoreboardd.coordination.coordinator import Coordinator, Timing
+from scoreboardd.coordination.runner import Runner
+from scoreboardd.edition import Event, Version
+from scoreboardd.memory import Memory
+from scoreboardd.telemetry.metrics import Metrics
+from scoreboardd.telemetry.systemd import Systemd
+from scoreboardd.web import app as public
+from scoreboardd.web.address import Addresses
+from scoreboardd.web.admin import Admin
+from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
+from scoreboardd.web.documents import Documents
+from scoreboardd.web.rebuild import Rebuild
+from scoreboardd.web.stream import Streams
+
+IDLE = 15.0
+"""Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
+connections earlier, or it will now and then send a request into one that is being closed."""
+BACKLOG = 4096
+LAG_PERIOD = 0.1
+STATUS_PERIOD = 5.0
+
+log = structlog.stdlib.get_logger("scoreboardd")
+
+
+class CannotListen(Exception):
+    """A listener could not be bound; one line for the person who can mend it."""
+
+
+class Daemon:
+    """One node. `public_address` and `admin_address` are known once `run` has bound them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._draining = False
+        self._systemd = Systemd()
+        self.ready = asyncio.Event()
+        "The listeners are bound."
+        self.public_address: tuple[str, int] | None = None
+        self.admin_address: tuple[str, int] | None = None
+
+        rebuild, redis, postgres, sse = settings.rebuild, settings.redis, settings.postgres, settings.sse
+        self.metrics = Metrics()
+        self.memory = Memory()
+        self.store = RedisStore(redis.url.get_secret_value(), prefix=redis.key_prefix, lock_ttl=rebuild.lock_ttl)
+        self.builder = BuilderProcess(
+            source={
+                "dsn": postgres.dsn.get_secret_value(),
+                "kind": settings.source.kind,
+                "statement_timeout": postgres.statement_timeout,
+            },
+            redis={
+                "url": redis.url.get_secret_value(),
+                "prefix": redis.key_prefix,
+                "encoding": redis.encoding,
+                # Longer than any build whose commit could still be accepted.
+                "stage_ttl": rebuild.timeout + rebuild.lock_ttl,
+            },
+        )
+        self.broadcaster = Broadcaster(
+            self.metrics,
+            max_clients=sse.max_clients,
+            max_clients_per_ip=sse.max_clients_per_ip,
+            queue=sse.queue,
+            heartbeat=sse.heartbeat,
+            stall_timeout=sse.stall_timeout,
+        )
+        self.runner = Runner(
+            Coordinator(
+                Timing(
+                    debounce=rebuild.debounce,
+                    max_wait=rebuild.max_wait,
+                    lock_ttl=rebuild.lock_ttl,
+                    reconcile=rebuild.reconcile,
+                ),
+                jitter=random.random,
+            ),
+            store=self.store,
+            builder=self.builder,
+            memory=self.memory,
+            tell=self._tell,
+            metrics=self.metrics,
+            build_timeout=rebuild.timeout,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain. Raises `CannotListen`; any other exception is a fault of ours."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.store.aclose)
+            server, admin = self._settings.server, self._settings.admin
+            self.public_address = await stack.enter_async_context(
+                self._listening("server", self._public_app(), server.host, server.port)
+            )
+            self.admin_address = await stack.enter_async_context(
+                self._listening("admin", self._admin_app(), admin.host, admin.port)
+            )
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(work)
+                    for work in (
+                        self.builder.run(),
+                        self.runner.run(),
+                        self.broadcaster.run(),
+                        self._measure_lag(),
+                        self._say_status(),
+                        self._systemd.feed_watchdog(),
+                    )
+                ]
+                log.info("listening", public=self.public_address, admin=self.admin_address)
+                self._systemd.ready()
+                self.ready.set()
+                await stop.wait()
+                self._draining = True
+                self._systemd.stopping()
+                log.info("stopping", streams=len(self.broadcaster))
+                await self.broadcaster.drain(self._settings.server.drain)
+                for task in running:
+                    task.cancel()
+        log.info("stopped")
+
+    def _tell(self, version: Version, event: Event) -> None:
+        self.broadcaster.tell(scoreboard_frame(version, event))
+
+    def _stale(self) -> bool:
+        coordinator = self.runner.coordinator
+        too_old = self.memory.age > self._settings.cache.stale_after
+        return coordinator.stale or (too_old and (coordinator.failing or not self.runner.connected))
+
+    def _public_app(self) -> web.Application:
+        settings = self._settings
+        return public.make(
+            Documents(self.memory, self.builder, stale=self._stale, write_timeout=settings.sse.stall_timeout),
+            Streams(
+                self.memory,
+                self.broadcaster,
+                Addresses(settings.server.trusted_proxies),
+                retry_min=settings.sse.retry_min,
+                retry_max=settings.sse.retry_max,
+            ),
+            Rebuild(
+                self.runner,
+                self.memory,
+                token=settings.rebuild.token.get_secret_value(),
+                timeout=settings.rebuild.timeout,
+            ),
+            cors_origins=settings.server.cors_origins,
+        )
+
+    def _admin_app(self) -> web.Application:
+        return Admin(self.runner, self.memory, self.metrics, draining=lambda: self._draining).app()
+
+    @asynccontextmanager
+    async def _listening(
+        self, section: str, app: web.Application, host: str, port: int
+    ) -> AsyncIterator[tuple[str, int]]:
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=IDLE, shutdown_timeout=1.0, handler_cancellation=True
+        )
+        await runner.setup()
+        try:
+            listener = _listen(section, host, port, user_timeout=self._settings.sse.stall_timeout)
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            yield listener.getsockname()[:2]
+        finally:
+            await runner.cleanup()
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PERIOD
+            await asyncio.sleep(LAG_PERIOD)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+    async def _say_status(self) -> None:
+        while True:
+            version = self.memory.version
+            self._systemd.status(f"version {version or 'none yet'}, {len(self.broadcaster)} streams")
+            await asyncio.sleep(STATUS_PERIOD)
+
+
+def _listen(section: str, host: str, port: int, *, user_timeout: float) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise CannotListen(
+            f"{section}: cannot listen on {host}:{port}: {error.strerror}; see {section}.host and {section}.port"
+        ) from error
+    # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
+    return listener

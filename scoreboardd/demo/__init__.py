@@ -1,0 +1,1 @@
+"""The demo: real embedded servers and a simulated contest, which the tests share."""

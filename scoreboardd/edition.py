@@ -1,0 +1,83 @@
+"""A version of the scoreboard, and the documents that were committed under it.
+
+- A `Version` is `<epoch>-<number>`. Numbers only grow within an epoch; the epoch changes only when the shared store has
+  lost its state, so two versions of different epochs have no order and the store's own is the true one.
+- The number is handed out with the lock, before the build begins (it is the fence): a failed build leaves a gap.
+- An `Edition` is immutable, and its documents are all of one database snapshot (I5).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+UPDATED = "scoreboard_updated"
+"The reason told to clients when nobody gave one."
+
+_VERSION = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    epoch: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None for anything that is not a version."""
+        match = _VERSION.fullmatch(text)
+        return cls(match[1], int(match[2])) if match else None
+
+    def follows(self, other: "Version | None") -> bool:
+        """True if this one, said by the store, is news to whoever has `other`."""
+        return other is None or self.epoch != other.epoch or self.number > other.number
+
+    def includes(self, other: "Version") -> bool:
+        """True if this one was begun as late as `other` or later, so that it contains all that `other` does."""
+        return self.epoch == other.epoch and self.number >= other.number
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a platform said changed (contract §3), and what clients are told (§6)."""
+
+    scope: str
+    reason: str
+    ts: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"scope": self.scope, "reason": self.reason, "ts": self.ts}
+
+    @classmethod
+    def updated(cls) -> Self:
+        """Something changed, now, and that is all that is known."""
+        return cls("all", UPDATED, now_rfc3339())
+
+    def after(self, earlier: "Event | None") -> "Event":
+        """The two as one: what a single rebuild for both of them was for."""
+        if earlier is None:
+            return self
+        return Event(
+            self.scope if self.scope == earlier.scope else "all",
+            self.reason if self.reason == earlier.reason else "batch",
+            max(self.ts, earlier.ts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """The documents of one version: `documents[name]` is plain JSON, names as in `board.documents.keys`."""
+
+    version: Version
+    as_of: float
+    "Unix time, in seconds, at which the documents were true."
+    divisions: tuple[int, ...]
+    documents: Mapping[str, memoryview]
+
+
+def now_rfc3339() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,73 @@
+"""What this node answers with: the latest edition it knows, held in memory, and its compressed forms.
+
+An edition is replaced whole, never backwards within an epoch. Each document is compressed at most once per version and
+coding, when first asked for, in a thread: zlib and zstd let go of Python's lock while they work.
+"""
+
+import asyncio
+import gzip
+import time
+from collections.abc import Callable
+
+import zstandard
+
+from scoreboardd.edition import Edition, Version
+
+CODINGS: dict[str, Callable[[memoryview], bytes]] = {
+    "zstd": lambda document: zstandard.compress(document, 3),
+    "gzip": lambda document: gzip.compress(document, 6, mtime=0),
+}
+"Content codings served, most wanted first."
+
+
+class Representations:
+    """One document, as it is and in each coding that somebody asked for."""
+
+    def __init__(self, identity: memoryview) -> None:
+        self.identity = identity
+        self._coded: dict[str, asyncio.Task[bytes]] = {}
+
+    async def coded(self, coding: str) -> bytes | memoryview:
+        if coding == "identity":
+            return self.identity
+        task = self._coded.get(coding)
+        if task is None:
+            task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(CODINGS[coding], self.identity))
+        # Shielded: a client that leaves must not take the work from the others who wait for it.
+        return await asyncio.shield(task)
+
+
+class Memory:
+    """`edition` is None until this node has had its first document."""
+
+    def __init__(self) -> None:
+        self.edition: Edition | None = None
+        self.as_of = 0.0
+        "Unix time, in seconds, at which the documents were last known to be true."
+        self._representations: dict[str, Representations] = {}
+
+    @property
+    def version(self) -> Version | None:
+        return self.edition.version if self.edition else None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the documents were known to be true."""
+        return max(0.0, time.time() - self.as_of)
+
+    def install(self, edition: Edition) -> bool:
+        """Serve `edition` from now on. False if it is no newer than what is served."""
+        if not edition.version.follows(self.version):
+            return False
+        self.edition = edition
+        self.as_of = edition.as_of
+        self._representations = {name: Representations(body) for name, body in edition.documents.items()}
+        return True
+
+    def confirm(self, as_of: float) -> None:
+        """What is served was true at `as_of`."""
+        self.as_of = max(self.as_of, as_of)
+
+    def representations(self, name: str) -> Representations:
+        """A document of the edition served; KeyError if it has none of that name."""
+        return self._representations[name]

@@ -1,0 +1,40 @@
+"""Whose request it is: the peer's address, or what a trusted proxy says of it."""
+
+import ipaddress
+from collections.abc import Iterable
+
+from aiohttp import web
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Addresses:
+    """`trusted` are the networks whose `X-Forwarded-For` is believed."""
+
+    def __init__(self, trusted: Iterable[Network]) -> None:
+        self._trusted = tuple(trusted)
+
+    def of(self, request: web.Request) -> str:
+        """The nearest address that is not a trusted proxy's; "" if there is none, as on a Unix socket."""
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        # The last entry was added by the nearest proxy. Whatever stands left of an untrusted one is hearsay.
+        for said in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
+            if not self._trusts(address):
+                break
+            address = _plain(said) or address
+        return address
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._trusted)
+
+
+def _plain(said: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(said.strip()))
+    except ValueError:
+        return None

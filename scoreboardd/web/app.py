@@ -1,0 +1,18 @@
+"""The public listener's routes."""
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from scoreboardd.web import cors, documents, errors, rebuild, stream
+
+
+def make(
+    reads: documents.Documents, streams: stream.Streams, rebuilds: rebuild.Rebuild, *, cors_origins: Iterable[str]
+) -> web.Application:
+    app = web.Application(middlewares=[cors.middleware(cors_origins), errors.as_json])
+    for path in documents.PATHS:
+        app.router.add_get(path, reads.get)
+    app.router.add_get(stream.PATH, streams.get)
+    app.router.add_post(rebuild.PATH, rebuilds.post)
+    return app

@@ -1,0 +1,191 @@
+"""The four documents (contract §5), from memory: no request reaches Redis or Postgres.
+
+A timeline cut to a `window` depends on the time as well, so it is made on demand by the builder process, from the
+leaderboard this node serves; the same second's cut serves everyone who asks for it.
+"""
+
+import asyncio
+import math
+import re
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from scoreboardd.board.documents import Owner, leaderboard_key, micros, timeline_key
+from scoreboardd.board.rows import Micros
+from scoreboardd.builder.process import BuilderError, BuilderProcess
+from scoreboardd.edition import Edition, Version
+from scoreboardd.memory import CODINGS, Memory, Representations
+from scoreboardd.web import errors
+
+PATHS = {
+    "/api/leaderboard": (leaderboard_key, Owner.USERS),
+    "/api/leaderboard/teams": (leaderboard_key, Owner.TEAMS),
+    "/api/timeline": (timeline_key, Owner.USERS),
+    "/api/timeline/teams": (timeline_key, Owner.TEAMS),
+}
+
+RETRY_AFTER = 2
+"Seconds after which to ask again a node that has no document yet."
+PART = 256 * 1024
+"Bytes written at a time: a reader that is slow holds no more than that of a large document in our buffers."
+CUTS = 64
+"Windows kept."
+LONGEST = 60 * 24 * 365 * 100
+"Minutes; a longer window is a century all the same."
+
+_POSITIVE = re.compile(r"0*[1-9][0-9]{0,15}", re.ASCII)
+_FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A timeline from `since` on, made or being made."""
+
+    since: Micros
+    made: "asyncio.Future[Representations]"
+
+
+class Documents:
+    """Answers for the documents. `stale()` says whether what is served is known to be out of date."""
+
+    def __init__(
+        self, memory: Memory, builder: BuilderProcess, *, stale: Callable[[], bool], write_timeout: float
+    ) -> None:
+        self._memory = memory
+        self._builder = builder
+        self._stale = stale
+        self._write_timeout = write_timeout
+        self._cuts: OrderedDict[tuple[Version, Owner, int | None, int], Cut] = OrderedDict()
+        # Strangers choose the windows: one is cut at a time, whatever they ask for.
+        self._cutting = asyncio.Lock()
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        make_key, owner = PATHS[request.path]
+        timeline = make_key is timeline_key
+        division_id, division_ok = _positive(request, "division_id")
+        window, window_ok = _positive(request, "window") if timeline else (None, True)
+        if not (division_ok and window_ok):
+            wrong = {"division_id": division_ok, "window": window_ok}
+            return errors.invalid([field for field, ok in wrong.items() if not ok])
+        edition = self._memory.edition
+        if edition is None:
+            return errors.unavailable("no scoreboard yet", RETRY_AFTER)
+        if not edition.divisions:
+            division_id = None  # a platform without divisions is one
+        elif division_id is not None and division_id not in edition.divisions:
+            return errors.error(404, "no such division")
+        name = make_key(owner, division_id)
+        etag = f'W/"{edition.version}"'
+        body = self._memory.representations(name)
+        if window is not None:
+            try:
+                body = await self._windowed(edition, body, owner, division_id, window)
+            except BuilderError:
+                return errors.unavailable("the timeline cannot be cut right now", RETRY_AFTER)
+            etag = f'W/"{edition.version}-{window}-{zlib.crc32(body.identity):08x}"'
+        return await self._answer(request, edition, body, etag)
+
+    async def _answer(
+        self, request: web.Request, edition: Edition, body: Representations, etag: str
+    ) -> web.StreamResponse:
+        headers = {
+            "ETag": etag,
+            "Cache-Control": "no-cache",
+            "Vary": "Accept-Encoding",
+            "X-Scoreboard-Version": str(edition.version),
+            "X-Scoreboard-Cache": "stale-memory" if self._stale() else "memory",
+            "Age": str(math.floor(self._memory.age)),
+        }
+        if _matches(request.headers.get("If-None-Match"), etag):
+            return web.Response(status=304, headers=headers)
+        coding = _coding(request.headers.get("Accept-Encoding", ""))
+        payload = await body.coded(coding)
+        headers["Content-Type"] = "application/json; charset=utf-8"
+        if coding != "identity":
+            headers["Content-Encoding"] = coding
+        if len(payload) <= PART or request.method == "HEAD":
+            response = web.Response(headers=headers, body=bytes(payload) if request.method == "GET" else None)
+            response.content_length = len(payload)
+            return response
+        return await self._in_parts(request, headers | request.get("cors", {}), payload)
+
+    async def _in_parts(
+        self, request: web.Request, headers: dict[str, str], payload: bytes | memoryview
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
+        response.content_length = len(payload)
+        await response.prepare(request)
+        view = memoryview(payload)
+        try:
+            for start in range(0, len(view), PART):
+                async with asyncio.timeout(self._write_timeout):
+                    await response.write(view[start : start + PART])
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()  # a reader that stopped
+        return response
+
+    async def _windowed(
+        self, edition: Edition, whole: Representations, owner: Owner, division_id: int | None, window: int
+    ) -> Representations:
+        since = (math.floor(time.time()) - min(window, LONGEST) * 60) * 1_000_000
+        first = _FIRST_BUCKET.match(whole.identity)
+        if first is None or since <= micros(first[1].decode()):
+            return whole  # nothing to cut off
+        key = (edition.version, owner, division_id, window)
+        kept = self._cuts.get(key)
+        if kept is None or (kept.made.done() and (kept.since != since or _failed(kept.made))):
+            kept = Cut(since, asyncio.ensure_future(self._cut(edition, owner, division_id, since)))
+            self._cuts[key] = kept
+            self._cuts.move_to_end(key)
+            if len(self._cuts) > CUTS:
+                self._cuts.popitem(last=False)
+        # Shielded: a client that leaves must not take the work from the others who wait for it.
+        return await asyncio.shield(kept.made)
+
+    async def _cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> Representations:
+        async with self._cutting:
+            return Representations(await self._builder.cut(edition, owner, division_id, since))
+
+
+def _failed(made: "asyncio.Future[Representations]") -> bool:
+    return made.cancelled() or made.exception() is not None
+
+
+def _positive(request: web.Request, field: str) -> tuple[int | None, bool]:
+    """The parameter, None if absent, and whether it is well formed."""
+    said = request.query.getall(field, [])
+    if not said:
+        return None, True
+    if len(said) > 1 or not _POSITIVE.fullmatch(said[0]):
+        return None, False
+    return int(said[0]), True
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    if if_none_match is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in tags or etag.removeprefix("W/") in tags
+
+
+def _coding(accepted: str) -> str:
+    """The content coding to use for this Accept-Encoding (RFC 9110 §12.5.3): ours by preference, if acceptable."""
+    quality: dict[str, float] = {}
+    for item in accepted.split(","):
+        coding, _, parameter = item.partition(";")
+        name, _, value = parameter.partition("=")
+        try:
+            q = float(value) if name.strip().lower() == "q" else 1.0
+        except ValueError:
+            q = 0.0
+        quality[coding.strip().lower()] = q
+    best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CODINGS), default=0.0)
+    if best <= 0 or quality.get("identity", 0.0) > best:
+        return "identity"
+    return next(coding for coding in CODINGS if quality.get(coding, quality.get("*", 0.0)) == best)

@@ -1,0 +1,38 @@
+"""Errors as JSON: `{"error": …}`, with `details` where there are any."""
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+
+def answer(status: int, body: Any, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        status=status, body=orjson.dumps(body), content_type="application/json", charset="utf-8", headers=headers
+    )
+
+
+def error(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+    return answer(status, {"error": text}, headers)
+
+
+def invalid(fields: list[str]) -> web.Response:
+    details = [{"field": field, "reason": "invalid"} for field in fields]
+    return answer(400, {"error": "invalid input", "details": details})
+
+
+def unavailable(text: str, retry_after: int) -> web.Response:
+    return error(503, text, {"Retry-After": str(retry_after), "Cache-Control": "no-store"})
+
+
+@web.middleware
+async def as_json(request: web.Request, handler: Any) -> web.StreamResponse:
+    """What aiohttp itself refuses (404, 405, 413, …) is JSON too."""
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPException as refusal:
+        if refusal.status < 400:
+            raise
+        kept = {name: value for name, value in refusal.headers.items() if name in ("Allow", "Retry-After")}
+        return error(refusal.status, refusal.reason.lower(), kept)
+    return response

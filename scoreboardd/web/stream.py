@@ -1,0 +1,104 @@
+"""`GET /api/scoreboard/stream` (contract §6): greet a client, tell it what it missed, hand it to the broadcaster."""
+
+import asyncio
+import math
+import random
+from functools import lru_cache
+
+import structlog
+from aiohttp import web
+
+from scoreboardd.edition import Event, Version, now_rfc3339
+from scoreboardd.memory import Memory
+from scoreboardd.web import handover, plain
+from scoreboardd.web.address import Addresses
+from scoreboardd.web.broadcaster import Broadcaster, Client, Full, ready_payload, scoreboard_frame
+from scoreboardd.web.errors import unavailable
+
+PATH = "/api/scoreboard/stream"
+
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx: pass every event on at once
+    "Connection": "close",  # the body has no length and no chunks: it ends with the connection, on HTTP/1.0 too
+}
+
+log = structlog.stdlib.get_logger("scoreboardd.web")
+
+
+class Streams:
+    """`retry_min` and `retry_max`, in seconds, bound how long a browser waits before it connects again."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        broadcaster: Broadcaster,
+        addresses: Addresses,
+        *,
+        retry_min: float,
+        retry_max: float,
+        plainly: bool = False,
+    ) -> None:
+        self._memory = memory
+        self._broadcaster = broadcaster
+        self._addresses = addresses
+        self._retry = (retry_min, retry_max)
+        self.plainly = plainly
+        "Leave the connections with aiohttp."
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        headers = HEADERS | request.get("cors", {})
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
+        address = self._addresses.of(request)
+        try:
+            self._broadcaster.admit(address)
+        except Full:
+            return unavailable("too many streams", math.ceil(self._retry[1]))
+
+        def make_client(transport: asyncio.Transport) -> Client:
+            return Client(self._broadcaster, transport, address)
+
+        def join(client: Client, head: bytes = b"") -> None:
+            # No await between reading the version and joining: whatever comes after it, the client is told of.
+            version = self._memory.version
+            self._broadcaster.join(client, head + self._greeting(version, _last_event_id(request)), version)
+
+        if self.plainly:
+            del headers["Connection"]
+            return await plain.stream(request, headers, make_client, join)
+        try:
+            client = handover.take(request, make_client)
+        except ConnectionResetError:
+            raise
+        except Exception:
+            # aiohttp is not what it was when this was written. This client comes back, and is served the other way.
+            log.exception("cannot take connections over from aiohttp, streams will cost more memory; please report")
+            self.plainly = True
+            raise
+        join(client, _head(headers))
+        return handover.HandedOver()
+
+    def _greeting(self, version: Version | None, last: Version | None) -> bytes:
+        retry_min, retry_max = self._retry
+        retry = b"retry: %d\n\n" % round(random.uniform(retry_min, retry_max) * 1000)
+        if version is None or last is None or last == version:
+            return retry + ready_payload(version)
+        return retry + ready_payload(version) + _resume(version)
+
+
+@lru_cache(maxsize=2)
+def _resume(version: Version) -> bytes:
+    """What tells a client that comes back that it has missed something; the same for all of them."""
+    return scoreboard_frame(version, Event("all", "resume", now_rfc3339())).payload
+
+
+def _last_event_id(request: web.Request) -> Version | None:
+    said = request.headers.get("Last-Event-ID") or request.query.get("last_event_id", "")
+    return Version.parse(said)
+
+
+def _head(headers: dict[str, str]) -> bytes:
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return ("HTTP/1.1 200 OK\r\n" + "".join(lines) + "\r\n").encode()

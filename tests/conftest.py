@@ -1,0 +1,69 @@
+"""Real servers for every test, started once, and a database and a key prefix of its own for each.
+
+`POSTGRES_DSN` and `REDIS_URL`, when set, point the tests at other servers. A test that stops or kills a server
+makes one of its own (`scoreboardd.demo.servers`).
+"""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from hypothesis import settings
+from redis.asyncio import Redis
+
+from scoreboardd.demo.servers import Postgres, Valkey
+
+settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(request: pytest.FixtureRequest) -> str:
+    """Of a database to connect to for making others; the tests leave it alone."""
+    given = os.environ.get("POSTGRES_DSN")
+    return given or request.getfixturevalue("postgres_server").dsn()
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> str:
+    given = os.environ.get("REDIS_URL")
+    return given or request.getfixturevalue("valkey_server").url()
+
+
+@pytest.fixture
+async def database(postgres_dsn: str) -> AsyncIterator[str]:
+    """The DSN of a new, empty database that goes after the test, whoever is still connected to it."""
+    name = f"test_{secrets.token_hex(8)}"
+    server = await asyncpg.connect(postgres_dsn, timeout=10, command_timeout=30)
+    try:
+        await server.execute(f"CREATE DATABASE {name}")
+        yield urlsplit(postgres_dsn)._replace(path=f"/{name}").geturl()
+        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await server.close()
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    return f"t-{secrets.token_hex(4)}:"
+
+
+@pytest.fixture
+async def redis_client(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url, socket_timeout=10, socket_connect_timeout=10) as client:
+        yield client
