@@ -1,8 +1,8 @@
 """The composition root: what is built, in which order it starts, and in which order it stops.
 
-Start: listeners first (a node without documents says so with 503), then everything else at once; systemd is told READY as
-soon as both listeners are bound, because a daemon that waits for Redis or Postgres is well. Stop: no new streams, end the old
-ones over `drain` seconds while reads go on, leave the cluster, close the listeners.
+Start: listeners first (a node without documents says so with 503), then everything else at once; systemd is told READY
+as soon as both listeners are bound, because a daemon that waits for Redis or Postgres is well. Stop: no new streams,
+end the old ones over `drain` seconds while reads go on, leave the cluster, close the listeners.
 """
 
 import asyncio

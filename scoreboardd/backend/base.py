@@ -57,7 +57,8 @@ class Stored:
     documents: list[tuple[str, bytes]]
 
 
-# What comes over the bus. `Changed.id` marks an event this cluster published itself, so that the publisher knows it again.
+# What comes over the bus. `Changed.id` marks an event this cluster published itself, so that the publisher knows it
+# again.
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The child: answers requests until the parent is gone.
 
-Started by `process` as `python -m scoreboardd.builder FD`. It ignores the signals that end the daemon, which a terminal or
-systemd may send to every process of the group: its life ends with the parent's end of the socket.
+Started by `process` as `python -m scoreboardd.builder FD`. It ignores the signals that end the daemon, which a
+terminal or systemd may send to every process of the group: its life ends with the parent's end of the socket.
 """
 
 import asyncio

@@ -27,7 +27,7 @@ class Channel:
         self._sending = asyncio.Lock()
 
     async def receive(self) -> tuple[dict[str, Any], int | None] | None:
-        """A message and the descriptor that came with it, which is now the caller's; None when the other end is gone."""
+        """A message and the descriptor that came with it, now the caller's; None when the other end is gone."""
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1)

@@ -1,8 +1,8 @@
 """The parent's handle on the builder process.
 
 - One child at a time; `run` owns it: starts it, hears its answers, starts another when it dies.
-- Every request has a deadline. A build that is given up (cancelled, or out of time) is ended by killing the child, which
-  also ends whatever the database or a loop of Python was busy with.
+- Every request has a deadline. A build that is given up (cancelled, or out of time) is ended by killing the child,
+  which also ends whatever the database or a loop of Python was busy with.
 """
 
 import asyncio

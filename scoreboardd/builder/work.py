@@ -1,8 +1,8 @@
 """What the child does: build, load, cut a timeline. Each is one request and one answer, in order.
 
-- `build` reads one snapshot, builds and renders it, and stages it in the store under the caller's lease, so that only the
-  commit, a few names, is left to the parent. If nobody said that anything changed and the result is what is committed
-  already, it says so and stages nothing.
+- `build` reads one snapshot, builds and renders it, and stages it in the store under the caller's lease, so that only
+  the commit, a few names, is left to the parent. If nobody said that anything changed and the result is what is
+  committed already, it says so and stages nothing.
 - `load` reads the committed documents from the store.
 - `cut` makes the timeline of a window out of a leaderboard document.
 """

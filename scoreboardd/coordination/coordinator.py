@@ -26,11 +26,11 @@ that began after it arrived is under way, so that build's version contains it), 
 Coverage, and why no clock is needed
 ------------------------------------
 The store executes one thing after another, and a subscription delivers in that order. An event heard before `Begun v`
-was published before v's lock was taken, hence committed in the database before v's snapshot: v contains it. So losers of
-the lock see at once that the winner works for them (I3), and a change heard *after* `Begun v` waits for the next build
-(I1). The argument needs order on one subscription only, no clock of any node or of the store. A subscription that breaks
-breaks the order; then `Resumed` counts as a change. A local change (no message of the bus brought it) has no place in that order:
-publish it, and note it when it comes back.
+was published before v's lock was taken, hence committed in the database before v's snapshot: v contains it. So losers
+of the lock see at once that the winner works for them (I3), and a change heard *after* `Begun v` waits for the next
+build (I1). The argument needs order on one subscription only, no clock of any node or of the store. A subscription
+that breaks breaks the order; then `Resumed` counts as a change. A local change (no message of the bus brought it) has
+no place in that order: publish it, and note it when it comes back.
 """
 
 from collections.abc import Callable

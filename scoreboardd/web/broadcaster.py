@@ -1,8 +1,8 @@
 """The broadcaster: one frame of bytes, shared, to ten thousand streams, none of which can slow another.
 
-- A frame is built once and written straight to a client whose transport has nothing waiting; only a client that lags has
-  anything in its queue. The queue is bounded. Events are full-state notices, so when it is full the newest takes the
-  place of all.
+- A frame is built once and written straight to a client whose transport has nothing waiting; only a client that lags
+  has anything in its queue. The queue is bounded. Events are full-state notices, so when it is full the newest takes
+  the place of all.
 - A client that lags and takes nothing for `stall_timeout` is cut off. What counts as taking is the kernel's accepting
   bytes, so a reader that stopped is found once its window and our send buffer (`SNDBUF`) are full.
 - The fan-out goes in slices and lets the loop turn between them. If a newer version is out before it is done, it
@@ -252,12 +252,15 @@ class Broadcaster:
             await asyncio.sleep(period)
             self._cut_off_stalled()
             now = asyncio.get_running_loop().time()
-            due = list(takewhile(lambda client: client.sent_at <= now - self._heartbeat, self._clients))
+            due = self._due(now)
             for part in _slices(due):
                 now = asyncio.get_running_loop().time()
                 for client in part:
                     self._ping(client, now)
                 await asyncio.sleep(0)
+
+    def _due(self, now: float) -> list[Client]:
+        return list(takewhile(lambda client: client.sent_at <= now - self._heartbeat, self._clients))
 
     def _ping(self, client: Client, now: float) -> None:
         if client not in self._clients:

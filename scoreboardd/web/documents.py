@@ -108,10 +108,8 @@ class Documents:
         headers["Content-Type"] = "application/json; charset=utf-8"
         if coding != "identity":
             headers["Content-Encoding"] = coding
-        if len(payload) <= PART or request.method == "HEAD":
-            response = web.Response(headers=headers, body=bytes(payload) if request.method == "GET" else None)
-            response.content_length = len(payload)
-            return response
+        if len(payload) <= PART:
+            return web.Response(headers=headers, body=bytes(payload))
         return await self._in_parts(request, headers | request.get("cors", {}), payload)
 
     async def _in_parts(
@@ -120,7 +118,7 @@ class Documents:
         response = web.StreamResponse(headers=headers)
         response.content_length = len(payload)
         await response.prepare(request)
-        view = memoryview(payload)
+        view = memoryview(payload if request.method == "GET" else b"")
         try:
             for start in range(0, len(view), PART):
                 async with asyncio.timeout(self._write_timeout):

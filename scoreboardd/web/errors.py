@@ -3,7 +3,10 @@
 from typing import Any
 
 import orjson
+import structlog
 from aiohttp import web
+
+log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
 def answer(status: int, body: Any, headers: dict[str, str] | None = None) -> web.Response:
@@ -35,4 +38,9 @@ async def as_json(request: web.Request, handler: Any) -> web.StreamResponse:
             raise
         kept = {name: value for name, value in refusal.headers.items() if name in ("Allow", "Retry-After")}
         return error(refusal.status, refusal.reason.lower(), kept)
+    except ConnectionError:
+        raise  # the client has left: nobody to tell
+    except Exception:
+        log.exception("a request failed", path=request.path)
+        return error(500, "internal error")
     return response

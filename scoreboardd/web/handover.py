@@ -32,7 +32,6 @@ def take(request: web.Request, make_protocol: Callable[[asyncio.Transport], P]) 
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
-    assert isinstance(transport, asyncio.Transport)
     protocol = make_protocol(transport)
     handler.transport = None  # so that it cannot close what is no longer its own
     transport.set_protocol(protocol)
