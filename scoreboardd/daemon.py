@@ -6,6 +6,7 @@ end the old ones over `drain` seconds while reads go on, leave the cluster, clos
 """
 
 import asyncio
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -204,7 +205,7 @@ def _listen(section: str, host: str, port: int, *, user_timeout: float) -> socke
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise CannotListen(
-            f"{section}: cannot listen on {host}:{port}: {error.strerror}; see {section}.host and {section}.port"
+            f"{section}: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; see {section}.host and {section}.port"
         ) from error
     # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))

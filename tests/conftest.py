@@ -65,5 +65,6 @@ def key_prefix() -> str:
 
 @pytest.fixture
 async def redis_client(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url, socket_timeout=10, socket_connect_timeout=10) as client:
+    # With a `socket_timeout` redis-py swallows cancellations (Python 3.11's `wait_for`); pytest-timeout bounds it.
+    async with Redis.from_url(redis_url, socket_timeout=None, socket_connect_timeout=10) as client:
         yield client

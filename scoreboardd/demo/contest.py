@@ -134,6 +134,7 @@ class Contest:
                 finally:
                     connection.terminate()
             except _AWAY:
+                _honour_cancellation()
                 self.outages += 1
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_MAX)
@@ -152,6 +153,7 @@ class Contest:
             reason = await move(connection)
             if reason:
                 await self._publish(redis, channel, reason)
+                _honour_cancellation()
 
     def _crowd(self) -> float:
         """Times the settled rate: high in the opening minute, then in a burst of seconds now and then."""
@@ -322,6 +324,17 @@ class Contest:
             if name not in self._names:
                 self._names.add(name)
                 return name
+
+
+def _honour_cancellation() -> None:
+    """Raise a `CancelledError` that a client library has swallowed.
+
+    redis-py does (its writes go through `asyncio.wait_for`, which before Python 3.12 returns a result that is
+    ready rather than be cancelled), and so does asyncpg when the rollback on the way out fails.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _challenge_name(number: int) -> tuple[str, str]:

@@ -39,3 +39,6 @@ CREATE INDEX IF NOT EXISTS teams_division_id ON teams (division_id);
 CREATE INDEX IF NOT EXISTS users_team_id ON users (team_id);
 CREATE INDEX IF NOT EXISTS submissions_user_id ON submissions (user_id);
 CREATE INDEX IF NOT EXISTS submissions_challenge_id ON submissions (challenge_id);
+-- What `scoreboardd check` asks for: rebuilds read the correct submissions, and nothing else.
+CREATE INDEX IF NOT EXISTS scoreboardd_submissions_correct
+    ON submissions (user_id, challenge_id) INCLUDE (submitted_at, is_first_blood) WHERE correct;
