@@ -132,7 +132,9 @@ class Listener:
         while True:
             headers = {"Last-Event-ID": self.last.id} if self.last else {}
             try:
-                async with self._session.get(self._url, headers=headers, timeout=aiohttp.ClientTimeout(None)) as response:
+                async with self._session.get(
+                    self._url, headers=headers, timeout=aiohttp.ClientTimeout(None)
+                ) as response:
                     if response.status == 200:
                         self.connections += 1
                         async for notice in notices(response.content):

@@ -32,7 +32,8 @@ class Platform:
             "INSERT INTO teams (id, name) SELECT n, 'team ' || n FROM generate_series(1, $1::int) n", teams
         )
         await self.connection.execute(
-            "INSERT INTO users (id, username, team_id) SELECT n, 'user ' || n, n FROM generate_series(1, $1::int) n", teams
+            "INSERT INTO users (id, username, team_id) SELECT n, 'user ' || n, n FROM generate_series(1, $1::int) n",
+            teams,
         )
         await self.connection.execute(
             "INSERT INTO challenges (id, title, category, points, minimum_points) "

@@ -91,5 +91,7 @@ async def test_a_node_that_starts_serves_what_the_cluster_has(platform, session,
 
 
 async def _answered(session: aiohttp.ClientSession, node) -> bool:
-    tried = [await metric(session, node, f'scoreboardd_lock_attempts_total{{result="{r}"}}') for r in ("acquired", "busy")]
+    tried = [
+        await metric(session, node, f'scoreboardd_lock_attempts_total{{result="{r}"}}') for r in ("acquired", "busy")
+    ]
     return sum(tried) > 0

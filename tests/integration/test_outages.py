@@ -126,7 +126,9 @@ async def _part(session: aiohttp.ClientSession, node: Node, part: str, begins: s
 async def test_a_missing_table_is_named(platform, session, settings):
     await platform.connection.execute("ALTER TABLE submissions RENAME TO elsewhere")
     async with nodes(1, **settings) as (node,):
-        await until(lambda: _part(session, node, "postgres", 'postgres: relation "submissions" does not exist'), "named")
+        await until(
+            lambda: _part(session, node, "postgres", 'postgres: relation "submissions" does not exist'), "named"
+        )
         failed = await until(lambda: node.said("rebuild failed, trying on"), "logged")
         assert "scoreboardd check" in failed[0]["error"]
         await platform.connection.execute("ALTER TABLE elsewhere RENAME TO submissions")
@@ -161,7 +163,14 @@ async def test_garbage_on_the_channel(platform, session, settings):
 
 
 async def test_names_come_through_exactly(platform, session, settings):
-    names = ['<script>alert("1")</script>', "'; DROP TABLE teams; --", "🦊🏴‍☠️", "\\u0000 \\x00", "שלום مرحبا", "\t\n\x7f"]
+    names = [
+        '<script>alert("1")</script>',
+        "'; DROP TABLE teams; --",
+        "🦊🏴‍☠️",
+        "\\u0000 \\x00",
+        "שלום مرحبا",
+        "\t\n\x7f",
+    ]
     await platform.connection.executemany(
         "UPDATE teams SET name = $2 WHERE id = $1", list(enumerate(names[:5], start=1))
     )

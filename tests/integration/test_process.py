@@ -7,9 +7,9 @@ import sys
 
 import aiohttp
 import psutil
-from tests.nodes import listening, nodes, until
 
 from scoreboardd.demo.servers import free_port
+from tests.nodes import listening, nodes, until
 
 
 async def test_sigterm_with_two_thousand_streams(platform, session, settings):
@@ -60,7 +60,11 @@ async def test_a_dead_child_is_replaced(platform, session, settings):
 
 
 async def test_config_mistakes_end_it_with_one_line_each():
-    environ = {"SCOREBOARDD_CONFIG": os.devnull, "SCOREBOARDD_SERVER__PORT": "x", "SCOREBOARDD_REBUILD__MAX_WAIT": "0.1"}
+    environ = {
+        "SCOREBOARDD_CONFIG": os.devnull,
+        "SCOREBOARDD_SERVER__PORT": "x",
+        "SCOREBOARDD_REBUILD__MAX_WAIT": "0.1",
+    }
     code, said = await _command("serve", environ=environ)
     assert code == 2
     assert len(said.splitlines()) == 2
@@ -73,11 +77,16 @@ async def test_a_port_in_use_ends_it_with_one_line(settings):
     async with server:
         code, said = await _command("serve", environ=_environ(settings) | {"SCOREBOARDD_SERVER__PORT": str(port)})
     assert code == 1
-    assert said.strip() == f"server: cannot listen on 127.0.0.1:{port}: Address already in use; see server.host and server.port"
+    assert (
+        said.strip()
+        == f"server: cannot listen on 127.0.0.1:{port}: Address already in use; see server.host and server.port"
+    )
 
 
 async def test_check_finds_everything_in_one_run(platform, settings):
-    await platform.connection.execute("ALTER TABLE teams RENAME COLUMN name TO title; DROP INDEX scoreboardd_submissions_correct")
+    await platform.connection.execute(
+        "ALTER TABLE teams RENAME COLUMN name TO title; DROP INDEX scoreboardd_submissions_correct"
+    )
     code, said = await _command("check", environ=_environ(settings))
     assert code == 1
     assert [line.split(":")[1].split(" is")[0] for line in said.splitlines()] == [
@@ -133,7 +142,9 @@ async def test_the_demo_leaves_nothing_behind(tmp_path):
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 5
     async with aiohttp.ClientSession() as session, listening(session, f"http://127.0.0.1:{ports + 1}") as (listener,):
-        await until(lambda: len([n for n in listener.heard if n.event == "scoreboard"]) > 1, "the contest moves the board")
+        await until(
+            lambda: len([n for n in listener.heard if n.event == "scoreboard"]) > 1, "the contest moves the board"
+        )
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(20):
         await process.communicate()
