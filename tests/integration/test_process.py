@@ -3,10 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
+from contextlib import suppress
 
 import aiohttp
 import psutil
+import pytest
 
 from scoreboardd.demo.servers import free_port
 from tests.nodes import listening, nodes, until
@@ -57,6 +60,31 @@ async def test_a_dead_child_is_replaced(platform, session, settings):
         os.kill(node.builder_pid, signal.SIGKILL)
         await platform.solve(1, 1)
         await until(lambda: listener.version > before, "another child has built")
+
+
+async def test_what_systemd_is_told(platform, settings, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.setblocking(False)
+        told: list[str] = []
+
+        def has_been_told(what: str) -> bool:
+            with suppress(BlockingIOError):
+                while True:
+                    told.append(notify.recv(4096).decode())
+            return what in told
+
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            async with nodes(1, **settings) as (node,):
+                await until(lambda: has_been_told("READY=1"), "it is up")
+                told.clear()
+                await until(lambda: has_been_told("WATCHDOG=1"), "its loop turns")
+                node.process.send_signal(signal.SIGTERM)
+                assert await node.end() == 0
+                assert has_been_told("STOPPING=1")
 
 
 async def test_config_mistakes_end_it_with_one_line_each():
