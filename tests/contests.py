@@ -76,7 +76,7 @@ TIMES = (
 
 
 @st.composite
-def challenges(draw: st.DrawFn, id: int) -> Challenge:  # noqa: A002
+def challenges(draw: st.DrawFn, id: int) -> Challenge:
     """A challenge worth 0 to `MOST_POINTS`, whose minimum may be above that or below zero."""
     initial = draw(st.sampled_from([0, 1, 100, 500]) | st.integers(0, 1000) | st.integers(0, MOST_POINTS))
     minimum = draw(

@@ -39,11 +39,11 @@ def solve(
     return Submission(next(_next_id), user_id, challenge_id, correct, first, at)
 
 
-def user(id: int, team_id: int | None = None, role: str | None = "user") -> User:  # noqa: A002
+def user(id: int, team_id: int | None = None, role: str | None = "user") -> User:
     return User(id, f"u{id}", role, team_id)
 
 
-def challenge(id: int, points: int = 500, minimum: int = 100) -> Challenge:  # noqa: A002
+def challenge(id: int, points: int = 500, minimum: int = 100) -> Challenge:
     return Challenge(id, f"c{id}", "web", points, minimum)
 
 

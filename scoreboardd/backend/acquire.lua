@@ -6,7 +6,7 @@ if holder and holder ~= ARGV[1] then
   return {0, redis.call('PTTL', KEYS[1])}
 end
 local epoch, number = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number'))
-if holder then
+if holder and epoch then
   -- The reply to our first try was lost, and the client sent it again: the same lease, the same number.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return {1, epoch, tonumber(number)}

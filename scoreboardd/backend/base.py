@@ -85,9 +85,10 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The build of `version` found the committed documents still true at `as_of`, and committed nothing."""
+    """The build of `version` found the documents of `committed` still true at `as_of`, and committed nothing."""
 
     version: Version
+    committed: Version
     as_of: float
 
 
@@ -138,8 +139,8 @@ class Store(Protocol):
 class Vault(Protocol):
     """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
 
-    async def digest(self, divisions: tuple[int, ...]) -> str | None:
-        """The committed documents' digest, or None unless every one of them is there."""
+    async def committed(self) -> tuple[Version, Catalogue] | None:
+        """The committed version, or None unless every one of its documents is there."""
 
     async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
         """Put documents where `commit` will find them. Returns the bytes written."""

@@ -1,6 +1,6 @@
 -- Make the staged documents visible all at once, release the lock, announce. Moves no document's bytes: only names.
 -- KEYS: lock, fence, version, catalogue, then pairs (staged, document), then documents to remove
--- ARGV: token, epoch, number, pairs, catalogue fields and values as JSON, rebuilt_channel, announcement
+-- ARGV: token, epoch, number, pairs, rebuilt_channel, announcement, then the catalogue's fields and values
 -- Returns 1, or 0 if it came too late: the token is not the holder's, the fence not newer, or a staged document is gone.
 local mine = ARGV[2] .. '-' .. ARGV[3]
 if redis.call('GET', KEYS[3]) == mine then
@@ -27,7 +27,7 @@ for i = last + 1, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
 redis.call('SET', KEYS[3], mine)
-redis.call('SET', KEYS[4], ARGV[5])
+redis.call('HSET', KEYS[4], unpack(ARGV, 7))
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[6], ARGV[7])
+redis.call('PUBLISH', ARGV[5], ARGV[6])
 return 1

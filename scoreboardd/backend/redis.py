@@ -6,9 +6,9 @@ Cluster all keys must live in one slot: give `redis.key_prefix` a hash tag, such
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -26,6 +26,8 @@ from scoreboardd.edition import Event, Version
 
 ANSWER = 5.0
 "Seconds within which the server must answer a command, or send or answer something on a subscription."
+BULK = 20.0
+"Seconds within which the server must take or give one document."
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -66,7 +68,8 @@ def _connect(url: str) -> aioredis.Redis:
     # be sent twice without harm. Whoever calls us does the waiting.
     return aioredis.Redis.from_url(
         url,
-        socket_timeout=ANSWER,
+        # Not its own: on Python 3.11 it may swallow a cancellation (asyncio.wait_for). `_answering` keeps the time.
+        socket_timeout=None,
         socket_connect_timeout=ANSWER,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=0,
@@ -74,11 +77,14 @@ def _connect(url: str) -> aioredis.Redis:
     )
 
 
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Whatever goes wrong on the way to Redis and back is `Unavailable`."""
+@asynccontextmanager
+async def _answering(within: float = ANSWER) -> AsyncIterator[None]:
+    """Whatever goes wrong on the way to Redis and back, or takes longer than `within` seconds, is `Unavailable`."""
     try:
-        yield
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(f"redis: no answer in {within:g} s; see that it runs and that redis.url is right") from error
     except (RedisError, OSError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise Unavailable(f"redis: {said}; see that it runs and that redis.url is right") from error
@@ -98,12 +104,13 @@ class RedisStore:
         self._acquire = _script(self._redis, "acquire")
         self._renew = _script(self._redis, "renew")
         self._commit = _script(self._redis, "commit")
-        self._release = _script(self._redis, "release")
+        self._confirm = _script(self._redis, "confirm")
+        self._abandon = _script(self._redis, "abandon")
 
     async def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
         names = self._names
         fresh_epoch = secrets.token_hex(4)
-        with _answering():
+        async with _answering():
             won, *rest = await self._acquire(
                 keys=[names.lock, names.fence],
                 args=[
@@ -121,15 +128,15 @@ class RedisStore:
         return Lease(token, Version(epoch.decode(), number))
 
     async def renew(self, lease: Lease) -> bool:
-        with _answering():
+        async with _answering():
             return bool(await self._renew(keys=[self._names.lock], args=[lease.token, self._ttl_ms]))
 
     async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
         names = self._names
         fresh = documents.keys(catalogue.divisions)
-        with _answering():
+        async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
-            before = _catalogue(await self._redis.get(names.catalogue))
+            before = _catalogue(await self._redis.hgetall(names.catalogue))
             gone = set(documents.keys(before.divisions)).difference(fresh) if before else set()
             return bool(
                 await self._commit(
@@ -146,31 +153,33 @@ class RedisStore:
                         lease.version.epoch,
                         lease.version.number,
                         len(fresh),
-                        orjson.dumps(catalogue),
                         names.channel(wire.REBUILT),
                         wire.announcement(lease.version, event),
+                        *(part for name, value in asdict(catalogue).items() for part in (name, orjson.dumps(value))),
                     ],
                 )
             )
 
     async def confirm(self, lease: Lease, as_of: float) -> bool:
-        return await self._let_go(lease, wire.confirmed(lease.version, as_of), repr(as_of))
-
-    async def abandon(self, lease: Lease) -> None:
-        await self._let_go(lease, wire.abandoned(lease.version), "")
-
-    async def _let_go(self, lease: Lease, message: bytes, as_of: str) -> bool:
-        names = self._names
-        with _answering():
+        names, version = self._names, lease.version
+        async with _answering():
             return bool(
-                await self._release(
-                    keys=[names.lock, names.catalogue],
-                    args=[lease.token, names.channel(wire.BUILDING), message, as_of],
+                await self._confirm(
+                    keys=[names.lock, names.version, names.catalogue],
+                    args=[lease.token, version.epoch, version.number, repr(as_of), names.channel(wire.BUILDING)],
                 )
             )
 
+    async def abandon(self, lease: Lease) -> None:
+        names, version = self._names, lease.version
+        async with _answering():
+            await self._abandon(
+                keys=[names.lock],
+                args=[lease.token, version.epoch, version.number, names.channel(wire.BUILDING)],
+            )
+
     async def publish(self, event: Event, id: str | None = None) -> None:
-        with _answering():
+        async with _answering():
             await self._redis.publish(self._names.channel(wire.EVENTS), wire.change(event, id))
 
     @asynccontextmanager
@@ -178,9 +187,8 @@ class RedisStore:
         async with self._redis.pubsub() as pubsub:
             # The events last: its confirmation says that all three are in force.
             channels = [self._names.channel(c) for c in (wire.BUILDING, wire.REBUILT, wire.EVENTS)]
-            with _answering():
-                async with asyncio.timeout(2 * ANSWER):
-                    await pubsub.subscribe(*channels)
+            async with _answering():
+                await pubsub.subscribe(*channels)
             yield self._messages(pubsub)
 
     async def _messages(self, pubsub: Any) -> AsyncIterator[Message]:
@@ -190,7 +198,7 @@ class RedisStore:
         asked = False
         while True:
             # redis-py does not notice a connection that is half open: ask, and expect an answer.
-            with _answering():
+            async with _answering(2 * ANSWER):
                 raw = await pubsub.get_message(timeout=ANSWER)
                 if raw is None:
                     if asked:
@@ -215,7 +223,7 @@ class RedisStore:
 
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
-        with _answering():
+        async with _answering():
             server: dict[str, Any] = await self._redis.info()
         wrong = []
         if server.get("role", "master") != "master":
@@ -241,56 +249,58 @@ class RedisVault:
         self._compress = encoding == "zstd"
         self._stage_ttl_ms = round(stage_ttl * 1000)
 
-    async def digest(self, divisions: tuple[int, ...]) -> str | None:
-        names = self._names
-        wanted = [names.document(name) for name in documents.keys(divisions)]
-        with _answering():
-            catalogue = _catalogue(await self._redis.get(names.catalogue))
-            present = await self._redis.exists(names.version, *wanted)
-        return catalogue.digest if catalogue and present == 1 + len(wanted) else None
+    async def committed(self) -> tuple[Version, Catalogue] | None:
+        version, catalogue = await self._head()
+        if version is None or catalogue is None:
+            return None
+        wanted = [self._names.document(name) for name in documents.keys(catalogue.divisions)]
+        async with _answering():
+            present = await self._redis.exists(*wanted)
+        return (version, catalogue) if present == len(wanted) else None
 
     async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
         written = 0
-        with _answering():
-            for name, document in documents:
-                payload = zstandard.compress(document) if self._compress else document
-                key = self._names.staged(lease.token, name)
-                await self._redis.set(key, payload, px=self._stage_ttl_ms)
-                written += len(payload)
+        for name, document in documents:
+            payload = zstandard.compress(document) if self._compress else document
+            async with _answering(BULK):
+                await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
+            written += len(payload)
         return written
 
     async def load(self) -> Stored | None:
         while True:
-            with _answering():
-                version, catalogue = await self._head()
-                if version is None or catalogue is None:
-                    return None
-                found = [
-                    (name, await self._redis.get(self._names.document(name)))
-                    for name in documents.keys(catalogue.divisions)
-                ]
-                # Nothing was committed meanwhile, so all are of this version. Commits are seconds apart: this ends.
-                if (await self._head())[0] != version:
-                    continue
+            version, catalogue = await self._head()
+            if version is None or catalogue is None:
+                return None
+            found = [(name, await self._document(name)) for name in documents.keys(catalogue.divisions)]
+            if (await self._head())[0] != version:
+                continue  # a commit came between; the next is seconds away
             if any(payload is None for _, payload in found):
                 return None
             return Stored(version, catalogue, [(name, _plain(payload)) for name, payload in found])
 
+    async def _document(self, name: str) -> Any:
+        async with _answering(BULK):
+            return await self._redis.get(self._names.document(name))
+
     async def _head(self) -> tuple[Version | None, Catalogue | None]:
-        found: list[Any] = await self._redis.mget(self._names.version, self._names.catalogue)
-        version, catalogue = found
+        async with _answering(), self._redis.pipeline(transaction=True) as both:
+            both.get(self._names.version)
+            both.hgetall(self._names.catalogue)
+            version, catalogue = await both.execute()
         return Version.parse(version.decode(errors="replace")) if version else None, _catalogue(catalogue)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
 
 
-def _catalogue(text: Any) -> Catalogue | None:
-    if text is None:
+def _catalogue(fields: Any) -> Catalogue | None:
+    """None for whatever we have not written: then nothing is committed."""
+    try:
+        found = {name.decode(): orjson.loads(value) for name, value in fields.items()}
+        return Catalogue(str(found["digest"]), float(found["as_of"]), tuple(map(int, found["divisions"])))
+    except (KeyError, TypeError, ValueError):
         return None
-    fields = orjson.loads(text)
-    # An empty Lua table, as `release.lua` may write it, is an object in JSON.
-    return Catalogue(fields["digest"], float(fields["as_of"]), tuple(fields["divisions"] or ()))
 
 
 def _plain(payload: Any) -> bytes:

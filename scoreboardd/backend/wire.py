@@ -1,7 +1,8 @@
 """What is said on the bus, as bytes: three channels of small JSON objects (contract §3 and §4).
 
 `scoreboard.events` and `scoreboard.rebuilt` are read and written by platforms and tools too. `scoreboard.building` is
-the daemon's own: `{"state": "begun" | "confirmed" | "abandoned", "epoch": …, "version": …, "as_of": …}`.
+the daemon's own, written by the scripts beside this file: `{"state": "begun" | "confirmed" | "abandoned", "epoch": …,
+"version": …}`, if confirmed with `"committed": "<epoch>-<version>", "as_of": <Unix time>`.
 
 Whatever arrives on `scoreboard.events` counts as a change; nothing that arrives anywhere raises.
 """
@@ -34,32 +35,22 @@ def change(event: Event, id: str | None) -> bytes:
 
 def building(payload: bytes) -> Begun | Confirmed | Abandoned | None:
     fields = _object(payload) or {}
+    version = _version(fields)
     match fields:
-        case {"state": "begun", "epoch": str(epoch), "version": int(number)}:
-            return Begun(Version(epoch, number))
-        case {"state": "confirmed", "epoch": str(epoch), "version": int(number), "as_of": float(as_of)}:
-            return Confirmed(Version(epoch, number), as_of)
-        case {"state": "abandoned", "epoch": str(epoch), "version": int(number)}:
-            return Abandoned(Version(epoch, number))
+        case {"state": "begun"} if version is not None:
+            return Begun(version)
+        case {"state": "confirmed", "committed": str(text), "as_of": int() | float() as as_of} if version is not None:
+            committed = Version.parse(text)
+            return Confirmed(version, committed, float(as_of)) if committed is not None else None
+        case {"state": "abandoned"} if version is not None:
+            return Abandoned(version)
     return None
-
-
-def confirmed(version: Version, as_of: float) -> bytes:
-    return orjson.dumps(
-        {"state": "confirmed", "epoch": version.epoch, "version": version.number, "as_of": float(as_of)}
-    )
-
-
-def abandoned(version: Version) -> bytes:
-    return orjson.dumps({"state": "abandoned", "epoch": version.epoch, "version": version.number})
 
 
 def rebuilt(payload: bytes) -> Rebuilt | None:
     fields = _object(payload) or {}
-    match fields:
-        case {"version": int(number)}:
-            return Rebuilt(number, _event(fields))
-    return None
+    number = _number(fields)
+    return None if number is None else Rebuilt(number, _event(fields))
 
 
 def announcement(version: Version, event: Event) -> bytes:
@@ -75,6 +66,16 @@ def _object(payload: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def _version(fields: dict[str, Any]) -> Version | None:
+    epoch, number = _field(fields, "epoch"), _number(fields)
+    return None if epoch is None or number is None else Version.parse(f"{epoch}-{number}")
+
+
+def _number(fields: dict[str, Any]) -> int | None:
+    number = fields.get("version")
+    return number if type(number) is int and number > 0 else None
 
 
 def _event(fields: dict[str, Any]) -> Event:

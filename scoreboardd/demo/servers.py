@@ -8,7 +8,6 @@ The processes are ours to stop, kill, restart, and freeze (`os.kill(server.pid, 
 - It dies with the owner, even one killed with SIGKILL (on Linux; the folder then stays).
 """
 
-import ctypes
 import os
 import pwd
 import secrets
@@ -277,7 +276,7 @@ class Postgres(_Server):
         # A killed server leaves the segment by which the next one knows whether children are still there.
         match self._pidfile():
             case [_, _, _, _, _, _, segment, *_]:
-                _remove_shared_memory(int(segment.split()[1]))
+                _remove_shared_memory(segment.split()[1])
         super()._discard()
 
 
@@ -332,7 +331,7 @@ class Valkey(_Server):
 
 
 def tied_to_owner(death_signal: str, *, as_root: bool = True) -> list[str]:
-    """The command prefix that ties a server to its owner and, unless it may run `as_root`, drops to `nobody`.
+    """The command prefix that ties a process to its owner and, unless it may run `as_root`, drops to `nobody`.
 
     PostgreSQL refuses to run as root. `nobody` exists everywhere, so no account is made. It keeps the one
     capability that lets it reach the binaries and the data under directories only root may enter, so no
@@ -377,7 +376,9 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def _remove_shared_memory(segment: int) -> None:
-    """Remove a System V segment; one that is gone already is fine."""
-    ipc_rmid = 0
-    ctypes.CDLL(None).shmctl(segment, ipc_rmid, None)
+def _remove_shared_memory(segment: str) -> None:
+    """Remove a System V segment by its id; one that is gone already is fine."""
+    # In a process of its own: only the user who made it may, for root in a container is less than root.
+    shmctl = "import ctypes, sys; IPC_RMID = 0; ctypes.CDLL(None).shmctl(int(sys.argv[1]), IPC_RMID, None)"
+    command = [*tied_to_owner("SIGKILL", as_root=False), sys.executable, "-ISc", shmctl, segment]
+    subprocess.run(command, check=True, timeout=KILL_TIMEOUT)  # noqa: S603

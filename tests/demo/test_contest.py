@@ -46,8 +46,8 @@ async def running(contest: Contest, dsn: str, redis: Redis, key_prefix: str = ""
 
 
 @asynccontextmanager
-async def subscribed(redis: Redis, key_prefix: str = "") -> AsyncIterator[PubSub]:
-    async with redis.pubsub() as channel:
+async def subscribed(redis_url: str, key_prefix: str = "") -> AsyncIterator[PubSub]:
+    async with Redis.from_url(redis_url, socket_timeout=None) as redis, redis.pubsub() as channel:
         await channel.subscribe(f"{key_prefix}scoreboard.events")
         assert await channel.get_message(timeout=10)
         yield channel
@@ -107,7 +107,7 @@ async def test_names_and_titles_do_not_run_out(database: str) -> None:
 
 
 async def test_an_event_follows_its_commit_and_the_tables_keep_the_rules(
-    database: str, redis_client: Redis, key_prefix: str
+    database: str, redis_url: str, redis_client: Redis, key_prefix: str
 ) -> None:
     contest = Contest(rate=100)
     reasons = set()
@@ -115,7 +115,7 @@ async def test_an_event_follows_its_commit_and_the_tables_keep_the_rules(
         await contest.seed(connection)
         await connection.execute(WITNESS)
         async with (
-            subscribed(redis_client, key_prefix) as channel,
+            subscribed(redis_url, key_prefix) as channel,
             running(contest, database, redis_client, key_prefix),
         ):
             for received in range(1, 401):
@@ -156,13 +156,13 @@ async def test_an_event_follows_its_commit_and_the_tables_keep_the_rules(
 
 
 async def test_a_contest_with_everything_solved_does_not_spin(
-    database: str, redis_client: Redis, key_prefix: str
+    database: str, redis_url: str, redis_client: Redis, key_prefix: str
 ) -> None:
     contest = Contest(teams=1, challenges=1, rate=20)
     async with connected(database) as connection:
         await contest.seed(connection)
         async with (
-            subscribed(redis_client, key_prefix) as channel,
+            subscribed(redis_url, key_prefix) as channel,
             running(contest, database, redis_client, key_prefix),
         ):
             while (await event(channel))["reason"] != "submission_correct":
@@ -191,11 +191,11 @@ async def test_it_plays_on_after_either_server_was_away(tmp_path: Path) -> None:
                 postgres.restart,
                 lambda: (postgres.kill(), postgres.start()),
             ):
-                async with subscribed(redis) as channel:
+                async with subscribed(valkey.url()) as channel:
                     await event(channel)
-                solves = contest.solves
                 await asyncio.to_thread(restart)
-                async with subscribed(redis) as channel:
+                solves = contest.solves
+                async with subscribed(valkey.url()) as channel:
                     while contest.solves <= solves:
                         await event(channel)
         async with connected(postgres.dsn()) as connection:
