@@ -204,8 +204,9 @@ def _listen(section: str, host: str, port: int, *, user_timeout: float) -> socke
         )[0]
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise CannotListen(
-            f"{section}: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; see {section}.host and {section}.port"
+            f"{section}: cannot listen on {host}:{port}: {why}; see {section}.host and {section}.port"
         ) from error
     # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
