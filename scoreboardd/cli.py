@@ -119,8 +119,8 @@ async def _rebuilt(store: RedisStore, event: Event) -> int:
                     begun = version.number
                 case Rebuilt(number) if begun is not None and number >= begun:
                     return number
-                case Confirmed(version) if begun is not None and version.number >= begun:
-                    return version.number
+                case Confirmed(version, committed) if begun is not None and version.number >= begun:
+                    return committed.number
     raise Unavailable("redis: the subscription ended; try again")
 
 

@@ -36,6 +36,15 @@ class Version:
         """True if this one, said by the store, is news to whoever has `other`."""
         return other is None or self.epoch != other.epoch or self.number > other.number
 
+    def replaces(self, served: "Version | None", asked: "Version | None") -> bool:
+        """True if this one, which the store said it had to whoever then served `asked`, is newer than `served`.
+
+        Of two epochs that is the one asked for later: an answer may have been on its way while the epoch changed.
+        """
+        if served is not None and self.epoch == served.epoch:
+            return self.number > served.number
+        return served == asked
+
     def includes(self, other: "Version") -> bool:
         """True if this one was begun as late as `other` or later, so that it contains all that `other` does."""
         return self.epoch == other.epoch and self.number >= other.number

@@ -7,7 +7,9 @@ coding, when first asked for, in a thread: zlib and zstd let go of Python's lock
 import asyncio
 import gzip
 import time
+import zlib
 from collections.abc import Callable
+from functools import cached_property
 
 import zstandard
 
@@ -26,6 +28,10 @@ class Representations:
     def __init__(self, identity: memoryview) -> None:
         self.identity = identity
         self._coded: dict[str, asyncio.Task[bytes]] = {}
+
+    @cached_property
+    def checksum(self) -> int:
+        return zlib.crc32(self.identity)
 
     async def coded(self, coding: str) -> bytes | memoryview:
         if coding == "identity":

@@ -1,5 +1,5 @@
 -- Take the lock and the next version number, or say how long it is still held.
--- KEYS: lock, fence    ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel
+-- KEYS: lock, fence, version    ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel
 -- Returns {1, epoch, number} or {0, remaining_ms}.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
@@ -11,13 +11,14 @@ if holder and epoch then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return {1, epoch, tonumber(number)}
 end
-number = tonumber(number)
-if not epoch or (epoch == ARGV[4] and number < tonumber(ARGV[5])) then
+local committed_epoch, committed = string.match(redis.call('GET', KEYS[3]) or '', '^(%w+)-(%d+)$')
+local latest = tonumber(committed_epoch == epoch and committed or number)
+if not epoch or (epoch == ARGV[4] and latest < tonumber(ARGV[5])) then
   -- This store has lost what it once told the caller: a new epoch, so that no version is ever given out twice.
   epoch = ARGV[3]
   number = 0
 end
-number = number + 1
+number = tonumber(number) + 1
 redis.call('HSET', KEYS[2], 'epoch', epoch, 'number', number)
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('PUBLISH', ARGV[6], cjson.encode({state = 'begun', epoch = epoch, version = number}))

@@ -112,7 +112,7 @@ class RedisStore:
         fresh_epoch = secrets.token_hex(4)
         async with _answering():
             won, *rest = await self._acquire(
-                keys=[names.lock, names.fence],
+                keys=[names.lock, names.fence, names.version],
                 args=[
                     token,
                     self._ttl_ms,
@@ -297,8 +297,8 @@ class RedisVault:
 def _catalogue(fields: Any) -> Catalogue | None:
     """None for whatever we have not written: then nothing is committed."""
     try:
-        found = {name.decode(): orjson.loads(value) for name, value in fields.items()}
-        return Catalogue(str(found["digest"]), float(found["as_of"]), tuple(map(int, found["divisions"])))
+        digest, as_of, divisions = (orjson.loads(fields[name]) for name in (b"digest", b"as_of", b"divisions"))
+        return Catalogue(str(digest), float(as_of), tuple(map(int, divisions)))
     except (KeyError, TypeError, ValueError):
         return None
 

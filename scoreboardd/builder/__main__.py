@@ -65,6 +65,7 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
                 "stages": work.stages,
                 "rows": work.rows,
                 "staged_bytes": work.staged_bytes,
+                "unchanged": work.unchanged,
             }
             if work.documents is None:
                 return answer, None
@@ -82,7 +83,7 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
                 raise ValueError("a cut needs the documents")
             documents_of = Parcel(descriptor, [tuple(place)])
             name = place[0]
-            document = builder.cut(Version(**version), name, Owner(owner), documents_of[name], since)
+            document = await builder.cut(Version(**version), name, Owner(owner), documents_of[name], since)
             parcel, manifest = pack([(name, document)])
             return {"manifest": manifest}, parcel
         case _:

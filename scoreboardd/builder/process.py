@@ -43,10 +43,11 @@ class BuilderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a build made. `documents` is None if they are what is committed already."""
+    """What a build made. `documents` is None if they are those of `unchanged`, which is committed already."""
 
     catalogue: Catalogue
     documents: Mapping[str, memoryview] | None
+    unchanged: Version | None
     stages: dict[str, float]
     rows: dict[str, int]
     staged_bytes: int
@@ -143,6 +144,7 @@ class BuilderProcess:
         return Build(
             catalogue=_catalogue(answer["catalogue"]),
             documents=None if descriptor is None else Parcel(descriptor, answer["manifest"]),
+            unchanged=Version(**answer["unchanged"]) if answer["unchanged"] else None,
             stages=answer["stages"],
             rows=answer["rows"],
             staged_bytes=answer["staged_bytes"],

@@ -5,8 +5,11 @@
   committed already, it says so and stages nothing.
 - `load` reads the committed documents from the store.
 - `cut` makes the timeline of a window out of a leaderboard document.
+
+What takes the processor long runs in a thread: a cut must not wait for a build, though both get slower.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 
 from scoreboardd.backend.base import Catalogue, Lease, Vault
 from scoreboardd.board import documents
+from scoreboardd.board.board import Board
 from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.rows import Micros
 from scoreboardd.edition import Version
@@ -38,13 +42,14 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The result of a build. `documents` is None if they are what is committed already."""
+    """The result of a build. `documents` is None if they are those of `unchanged`, which is committed already."""
 
     catalogue: Catalogue
-    documents: list[tuple[str, bytes]] | None
     stages: dict[str, float]
     rows: dict[str, int]
+    documents: list[tuple[str, bytes]] | None = None
     staged_bytes: int = 0
+    unchanged: Version | None = None
 
 
 class Builder:
@@ -60,32 +65,44 @@ class Builder:
         with stages.timed("read"):
             rows, as_of = await self._source.read()
         with stages.timed("build"):
-            boards = list(documents.boards_of(rows))
+            boards = await asyncio.to_thread(list, documents.boards_of(rows))
         with stages.timed("render"):
-            rendered = [document for board in boards for document in documents.render(*board)]
+            rendered = await asyncio.to_thread(_render, boards)
             catalogue = Catalogue(_digest(rendered), as_of, tuple(rows.divisions))
         counts = {name: len(getattr(rows, name)) for name in ("challenges", "teams", "users", "solves")}
         with stages.timed("commit"):
-            if quiet and await self._vault.digest(catalogue.divisions) == catalogue.digest:
-                return Work(catalogue, None, stages.seconds, counts)
+            if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:
+                return Work(catalogue, stages.seconds, counts, unchanged=unchanged)
             staged = await self._vault.stage(lease, rendered)
-        return Work(catalogue, rendered, stages.seconds, counts, staged)
+        return Work(catalogue, stages.seconds, counts, rendered, staged)
+
+    async def _same(self, version: Version, catalogue: Catalogue) -> Version | None:
+        """The committed version, if its documents are these. One of another epoch will not do: its numbers may come
+        after ones that the nodes had seen and the store has lost."""
+        committed, its = await self._vault.committed() or (None, None)
+        if committed is None or its is None or its.digest != catalogue.digest:
+            return None
+        return committed if committed.epoch == version.epoch else None
 
     async def load(self) -> tuple[Version, Catalogue, list[tuple[str, bytes]]] | None:
         stored = await self._vault.load()
         return (stored.version, stored.catalogue, stored.documents) if stored else None
 
-    def cut(self, version: Version, name: str, owner: Owner, leaderboard: memoryview, since: Micros) -> bytes:
+    async def cut(self, version: Version, name: str, owner: Owner, leaderboard: memoryview, since: Micros) -> bytes:
         """The timeline of the solves at or after `since` in `leaderboard`, which is document `name` of `version`."""
         kept, solves = self._solves.get(name, (None, []))
         if kept != version:
-            solves = documents.solves_of(owner, leaderboard)
+            solves = await asyncio.to_thread(documents.solves_of, owner, leaderboard)
             self._solves[name] = version, solves
-        return documents.timeline(owner, documents.since(solves, since))
+        return await asyncio.to_thread(documents.timeline, owner, documents.since(solves, since))
 
     async def aclose(self) -> None:
         await self._source.aclose()
         await self._vault.aclose()
+
+
+def _render(boards: Iterable[tuple[Board, int | None]]) -> list[tuple[str, bytes]]:
+    return [document for board in boards for document in documents.render(*board)]
 
 
 def _digest(rendered: Iterable[tuple[str, bytes]]) -> str:

@@ -15,12 +15,12 @@ that began after it arrived is under way, so that build's version contains it), 
     Resumed                      a change may have been missed, and a version: note a quiet change, load
     Heard(Begun v)               all changes so far are covered by v; look again when the lock could have run out
     Heard(Rebuilt n)             a version is out: load it; whoever waits for the lock may try
-    Heard(Confirmed v)           all that v covers is contained in what we have
+    Heard(Confirmed v, n)        all that v covers is contained in n, which is out: load it, if we have not
     Heard(Abandoned v)           what v covered waits again; whoever waits for the lock may try
     Won v / Busy / TryFailed     build / wait for word of the holder / back off
     Built, Unchanged / BuildFailed / LeaseLost    commit, confirm / abandon and back off / leave it to the next holder
     Committed / Refused / CommitFailed            serve and tell / what it covered waits again, back off, look
-    Loaded v / LoadFailed        serve and tell, if newer / back off
+    Loaded v / LoadFailed        serve and tell, if newer; what was stored waits again, if it is not / back off
     Tick                         nothing new: what was waited for is due
 
 Coverage, and why no clock is needed
@@ -98,7 +98,9 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The build found what is committed already."""
+    """The build found what is committed already, as this version."""
+
+    committed: Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +289,9 @@ class Coordinator:
         "The store may have a version that we do not serve."
         self._loading = False
         self._load_from: Version | None = None
-        "What was served when the store was last asked."
+        "What was served when the documents were last asked for."
+        self._commit_from: Version | None = None
+        "What was served when we last asked for a commit."
         self._load_at = 0.0
         self._load_failures = 0
 
@@ -380,9 +384,10 @@ class Coordinator:
                 self._cover(version, self.changes)
                 self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
                 self._reconcile_at = now + self._timing.reconcile * (1 + self._jitter() / 4)
-            case Confirmed(version):
+            case Confirmed(version, committed):
                 self._word_came()
                 self._settle(version)
+                self._news |= committed != self.served
             case Abandoned(version):
                 self._word_came()
                 if version != self.lease:
@@ -411,9 +416,11 @@ class Coordinator:
         match result:
             case Built():
                 self.phase = Phase.COMMITTING
+                self._commit_from = self.served
                 return [Commit(self._covered_cause, self.covered - self.stored)]
-            case Unchanged():
+            case Unchanged(committed):
                 self.phase = Phase.CONFIRMING
+                self._news |= committed != self.served
                 return [Confirm()]
             case BuildFailed():
                 self._give_up(now)
@@ -438,8 +445,12 @@ class Coordinator:
                 self._settle(version)
                 if confirmed:
                     return []
-                self.served = version
-                return [Tell(version, cause)]
+                if version.replaces(self.served, self._commit_from):
+                    self.served = version
+                    return [Tell(version, cause)]
+                # The answer was slow, and a later version has been loaded meanwhile.
+                self._news = True
+                return []
             case Refused():
                 self._give_up(now)
             case CommitFailed():
@@ -452,21 +463,17 @@ class Coordinator:
     def _loaded(self, version: Version | None, now: float) -> list[Action]:
         self._loading = False
         self._load_failures = 0
-        if version is None:
-            return []
-        if version.follows(self.served):
+        if version is not None and version.replaces(self.served, self._load_from):
             self.served = version
             self._settle(version)
             told = self._notice is not None and self._notice.number == version.number
             return [Tell(version, self._notice.event if self._notice and told else None)]
-        if version == self.served:
+        if version is not None and version == self.served:
             self._settle(version)
         elif self.served != self._load_from:
             self._news = True  # a commit of our own overtook the answer: ask again
-        else:
-            # The store has gone back behind what we have served: it has lost state. Whoever builds next tells it what
-            # was seen, and it starts a new epoch.
-            self._note(None, now)
+        elif not self._news and (self.served is not None or self.stored > self.contained):
+            self._lost(now)
         return []
 
     # What follows
@@ -504,7 +511,7 @@ class Coordinator:
     @property
     def behind(self) -> bool:
         """True if the store may have a version that this node does not serve."""
-        return self._news or self._loading or self._load_failures > 0
+        return self._news or self._loading or self._load_failures > 0 or self.phase is Phase.COMMITTING
 
     def _load_due(self) -> bool:
         return (self._news or self._load_failures > 0) and not self._loading
@@ -541,6 +548,14 @@ class Coordinator:
                 waiting = self._waiting_cause
                 self._waiting_cause = waiting.after(self._covered_cause) if waiting else self._covered_cause
                 self._covered_cause = None
+
+    def _lost(self, now: float) -> None:
+        """The store has less than we have served or heard of: it has lost state. What we do not contain has to come
+        again. Whoever builds next tells the store what was seen, and it starts a new epoch."""
+        if self._awaited is not None:
+            self._uncover(self._awaited, now)
+        self.covered = self.stored = self.contained
+        self._note(None, now)
 
     def _give_up(self, now: float) -> None:
         if self.lease is not None:

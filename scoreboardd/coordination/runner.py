@@ -28,7 +28,7 @@ from scoreboardd.backend.base import (
 )
 from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
 from scoreboardd.coordination import coordinator as c
-from scoreboardd.edition import Event, Version
+from scoreboardd.edition import Edition, Event, Version
 from scoreboardd.memory import Memory
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
@@ -171,7 +171,7 @@ class Runner:
                 self._feed(c.Noted(event))
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
-            case Confirmed(_, as_of):
+            case Confirmed(as_of=as_of):
                 self._feed(c.Heard(message))
                 if not self.coordinator.behind:
                     self._memory.confirm(as_of)
@@ -277,20 +277,21 @@ class Runner:
         for stage in ("read", "build", "render"):
             self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
         self._built = built
-        self._feed(c.Unchanged() if built.documents is None else c.Built())
+        self._feed(c.Built() if built.unchanged is None else c.Unchanged(built.unchanged))
 
     async def _renew(self) -> None:
-        assert self._lease is not None
+        lease = self._lease
+        assert lease is not None
         try:
-            ours = await self._store.renew(self._lease)
+            ours = await self._store.renew(lease)
         except Unavailable as error:
             self.health.redis = str(error)  # the lock may well outlive this, and the commit will tell
             return
-        if not ours:
+        if not ours and lease is self._lease:  # a slow answer may be about a lease before this one
             self._feed(c.LeaseLost())
 
     async def _commit(self, event: Event, changes: int) -> None:
-        lease, built = self._lease, self._built
+        lease, built, asked = self._lease, self._built, self._memory.version
         assert lease is not None and built is not None and built.documents is not None
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -306,7 +307,7 @@ class Runner:
             self._superseded(lease)
             return
         self._metrics.rebuilds.labels("committed").inc()
-        self._memory.install(built.edition(lease.version, built.documents))
+        self._serve(built.edition(lease.version, built.documents), asked)
         log.info(
             "rebuilt",
             version=str(lease.version),
@@ -353,6 +354,7 @@ class Runner:
             self.health.redis = str(error)  # the lock then ends by itself
 
     async def _load(self) -> None:
+        asked = self._memory.version
         try:
             edition = await self._builder.load()
         except BuilderError as error:
@@ -363,6 +365,9 @@ class Runner:
         if edition is None:
             self._feed(c.Loaded(None))
             return
-        if self._memory.install(edition):
+        if self._serve(edition, asked):
             log.info("loaded", version=str(edition.version))
         self._feed(c.Loaded(edition.version))
+
+    def _serve(self, edition: Edition, asked: Version | None) -> bool:
+        return edition.version.replaces(self._memory.version, asked) and self._memory.install(edition)

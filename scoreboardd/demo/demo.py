@@ -142,7 +142,7 @@ async def _process(node: Node, environ: dict[str, str]) -> AsyncIterator[asyncio
 async def _answering(session: aiohttp.ClientSession, node: Node) -> None:
     try:
         async with asyncio.timeout(START):
-            while await _ready(session, node) is None:
+            while await _ready(session, node) is None:  # noqa: ASYNC110  it is another process, and HTTP has no event
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise DemoError(f"the node on port {node.port} shows no document after {START:g} s") from None

@@ -35,6 +35,9 @@ def configure(level: str, format: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors, renderer],
         )
     )
+    # aiohttp logs a traceback for every request that it cannot parse, and strangers send those as they please.
+    seldom = Seldom()
+    logging.getLogger("aiohttp.server").addFilter(lambda record: seldom(record.getMessage()[:40]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

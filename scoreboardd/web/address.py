@@ -18,11 +18,15 @@ class Addresses:
         """The nearest address that is not a trusted proxy's; "" if there is none, as on a Unix socket."""
         peer = request.transport.get_extra_info("peername") if request.transport else None
         address = str(peer[0]) if isinstance(peer, tuple) else ""
-        # The last entry was added by the nearest proxy. Whatever stands left of an untrusted one is hearsay.
+        # The last entry was added by the nearest proxy. Whatever stands left of an untrusted one, or of one that is no
+        # address, is hearsay.
         for said in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
-            if not self._trusts(address):
+            if not said.strip():
+                continue
+            farther = _plain(said)
+            if farther is None or not self._trusts(address):
                 break
-            address = _plain(said) or address
+            address = farther
         return address
 
     def _trusts(self, address: str) -> bool:

@@ -11,6 +11,7 @@ def make(
     reads: documents.Documents, streams: stream.Streams, rebuilds: rebuild.Rebuild, *, cors_origins: Iterable[str]
 ) -> web.Application:
     app = web.Application(middlewares=[cors.middleware(cors_origins), errors.as_json])
+    app.on_response_prepare.append(cors.add)
     for path in documents.PATHS:
         app.router.add_get(path, reads.get)
     app.router.add_get(stream.PATH, streams.get)

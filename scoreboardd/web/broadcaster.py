@@ -5,8 +5,8 @@
   the place of all.
 - A client that lags and takes nothing for `stall_timeout` is cut off. What counts as taking is the kernel's accepting
   bytes, so a reader that stopped is found once its window and our send buffer (`SNDBUF`) are full.
-- The fan-out goes in slices and lets the loop turn between them. If a newer version is out before it is done, it
-  finishes the older one for nobody in particular: whoever was not yet told is told the newer.
+- The fan-out goes in slices and lets the loop turn between them. Versions that come while it is under way do not break
+  it off, or the last slices might starve; of those that wait for it, only the newest is sent.
 - Heartbeats go to clients that nothing was written to for `heartbeat`; one timer serves all.
 """
 
@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 
 import orjson
 
@@ -126,7 +126,6 @@ class Broadcaster:
         self._heartbeat = heartbeat
         self._stall_timeout = stall_timeout
         self._clients: dict[Client, None] = {}
-        "In the order in which they were last written to, but for those that lag."
         self._lagging: dict[Client, None] = {}
         self._per_address: dict[str, int] = {}
         self._frame: Frame | None = None
@@ -205,16 +204,19 @@ class Broadcaster:
             await self._told.wait()
             self._told.clear()
             frame, self._frame = self._frame, None
-            if frame is None:
-                continue
-            sent = 0
-            for part in _slices(list(self._clients)):
-                now = asyncio.get_running_loop().time()
-                for client in part:
-                    if frame.version.follows(client.version):
-                        sent += self._offer(client, frame, now)
-                await asyncio.sleep(0)
-            self._metrics.events_sent.inc(sent)
+            if frame is not None:
+                await self._send(frame)
+
+    async def _send(self, frame: Frame) -> None:
+        sent = 0
+        for part in _slices(list(self._clients)):
+            now = asyncio.get_running_loop().time()
+            for client in part:
+                # Some have left meanwhile, and uvloop's closed transports raise when written to.
+                if client in self._clients and frame.version.follows(client.version):
+                    sent += self._offer(client, frame, now)
+            await asyncio.sleep(0)
+        self._metrics.events_sent.inc(sent)
 
     def _offer(self, client: Client, frame: Frame, now: float) -> bool:
         client.version = frame.version
@@ -251,26 +253,20 @@ class Broadcaster:
         while True:
             await asyncio.sleep(period)
             self._cut_off_stalled()
+            await self._send_heartbeats()
+
+    async def _send_heartbeats(self) -> None:
+        quiet_since = asyncio.get_running_loop().time() - self._heartbeat
+        for part in _slices([client for client in self._clients if client.sent_at <= quiet_since]):
             now = asyncio.get_running_loop().time()
-            due = self._due(now)
-            for part in _slices(due):
-                now = asyncio.get_running_loop().time()
-                for client in part:
-                    self._ping(client, now)
-                await asyncio.sleep(0)
-
-    def _due(self, now: float) -> list[Client]:
-        return list(takewhile(lambda client: client.sent_at <= now - self._heartbeat, self._clients))
-
-    def _ping(self, client: Client, now: float) -> None:
-        if client not in self._clients:
-            return
-        del self._clients[client]
-        self._clients[client] = None
-        if client.blocked:
-            client.sent_at = now  # it has enough to take
-        elif client.sent_at <= now - self._heartbeat:
-            client.write(PING, now)
+            for client in part:
+                if client not in self._clients or client.sent_at > quiet_since:
+                    continue
+                if client.blocked:
+                    client.sent_at = now  # it has enough to take
+                else:
+                    client.write(PING, now)
+            await asyncio.sleep(0)
 
     def _cut_off_stalled(self) -> None:
         now = asyncio.get_running_loop().time()

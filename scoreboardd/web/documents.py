@@ -8,7 +8,6 @@ import asyncio
 import math
 import re
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ CUTS = 64
 LONGEST = 60 * 24 * 365 * 100
 "Minutes; a longer window is a century all the same."
 
-_POSITIVE = re.compile(r"0*[1-9][0-9]{0,15}", re.ASCII)
+_POSITIVE = re.compile(r"0*[1-9][0-9]{0,18}", re.ASCII)
 _FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
 
 
@@ -84,10 +83,11 @@ class Documents:
         body = self._memory.representations(name)
         if window is not None:
             try:
-                body = await self._windowed(edition, body, owner, division_id, window)
+                cut = await self._windowed(edition, body, owner, division_id, window)
             except BuilderError:
                 return errors.unavailable("the timeline cannot be cut right now", RETRY_AFTER)
-            etag = f'W/"{edition.version}-{window}-{zlib.crc32(body.identity):08x}"'
+            if cut is not body:
+                body, etag = cut, f'W/"{edition.version}-{window}-{cut.checksum:08x}"'
         return await self._answer(request, edition, body, etag)
 
     async def _answer(
@@ -110,7 +110,7 @@ class Documents:
             headers["Content-Encoding"] = coding
         if len(payload) <= PART:
             return web.Response(headers=headers, body=bytes(payload))
-        return await self._in_parts(request, headers | request.get("cors", {}), payload)
+        return await self._in_parts(request, headers, payload)
 
     async def _in_parts(
         self, request: web.Request, headers: dict[str, str], payload: bytes | memoryview
@@ -148,7 +148,12 @@ class Documents:
 
     async def _cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> Representations:
         async with self._cutting:
-            return Representations(await self._builder.cut(edition, owner, division_id, since))
+            try:
+                document = await self._builder.cut(edition, owner, division_id, since)
+            except BuilderError:
+                # A rebuild that is given up takes the builder process with it; the next one can do it.
+                document = await self._builder.cut(edition, owner, division_id, since)
+            return Representations(document)
 
 
 def _failed(made: "asyncio.Future[Representations]") -> bool:
@@ -182,7 +187,7 @@ def _coding(accepted: str) -> str:
             q = float(value) if name.strip().lower() == "q" else 1.0
         except ValueError:
             q = 0.0
-        quality[coding.strip().lower()] = q
+        quality[coding.strip().lower()] = q if 0 <= q <= 1 else 0.0  # nan is neither
     best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CODINGS), default=0.0)
     if best <= 0 or quality.get("identity", 0.0) > best:
         return "identity"

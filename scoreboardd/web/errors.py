@@ -42,5 +42,7 @@ async def as_json(request: web.Request, handler: Any) -> web.StreamResponse:
         raise  # the client has left: nobody to tell
     except Exception:
         log.exception("a request failed", path=request.path)
+        if request.writer.output_size and request.transport is not None:
+            request.transport.close()  # another answer cannot follow half of one
         return error(500, "internal error")
     return response

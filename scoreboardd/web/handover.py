@@ -33,9 +33,13 @@ def take(request: web.Request, make_protocol: Callable[[asyncio.Transport], P]) 
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
     protocol = make_protocol(transport)
-    handler.transport = None  # so that it cannot close what is no longer its own
-    transport.set_protocol(protocol)
-    handler.connection_lost(None)
-    if not transport.is_reading():
-        transport.resume_reading()  # aiohttp may have paused it; unread, a leaving client would go unnoticed
+    try:
+        handler.transport = None  # so that it cannot close what is no longer its own
+        transport.set_protocol(protocol)
+        handler.connection_lost(None)
+        if not transport.is_reading():
+            transport.resume_reading()  # aiohttp may have paused it; unread, a leaving client would go unnoticed
+    except Exception:
+        transport.abort()  # given up halfway it would be nobody's, and the client would wait for ever
+        raise
     return protocol

@@ -30,7 +30,10 @@ class Outbox(asyncio.Transport):
             self.client.pause_writing()
 
     def get_write_buffer_size(self) -> int:
-        return sum(map(len, self._pending))
+        """Counts twice what has been passed on but not taken: it shrinks as the client takes it, and that matters."""
+        transport = self._request.transport
+        passed_on = transport.get_write_buffer_size() if transport is not None else 0
+        return passed_on + sum(map(len, self._pending))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """There are none: a client is blocked as long as anything is pending."""
@@ -54,13 +57,13 @@ class Outbox(asyncio.Transport):
         self.client = client
         try:
             while self._pending or not self._closing:
-                if not self._pending:
-                    client.resume_writing()
+                if self._pending:
+                    await response.write(b"".join(self._pending))
+                    self._pending.clear()
+                else:
                     self._filled.clear()
+                    client.resume_writing()  # which fills it with what waited
                     await self._filled.wait()
-                    continue
-                await response.write(b"".join(self._pending))
-                self._pending.clear()
         finally:
             client.connection_lost(None)
 

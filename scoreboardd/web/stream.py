@@ -10,7 +10,7 @@ from aiohttp import web
 
 from scoreboardd.edition import Event, Version, now_rfc3339
 from scoreboardd.memory import Memory
-from scoreboardd.web import handover, plain
+from scoreboardd.web import cors, handover, plain
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.broadcaster import Broadcaster, Client, Full, ready_payload, scoreboard_frame
 from scoreboardd.web.errors import unavailable
@@ -48,9 +48,10 @@ class Streams:
         "Leave the connections with aiohttp."
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        headers = HEADERS | request.get("cors", {})
         if request.method == "HEAD":
-            return web.Response(headers=headers)
+            response = web.Response(headers=HEADERS)
+            response.force_close()  # as its headers say
+            return response
         address = self._addresses.of(request)
         try:
             self._broadcaster.admit(address)
@@ -66,8 +67,7 @@ class Streams:
             self._broadcaster.join(client, head + self._greeting(version, _last_event_id(request)), version)
 
         if self.plainly:
-            del headers["Connection"]
-            return await plain.stream(request, headers, make_client, join)
+            return await plain.stream(request, HEADERS, make_client, join)
         try:
             client = handover.take(request, make_client)
         except ConnectionResetError:
@@ -77,7 +77,7 @@ class Streams:
             log.exception("cannot take connections over from aiohttp, streams will cost more memory; please report")
             self.plainly = True
             raise
-        join(client, _head(headers))
+        join(client, _head(HEADERS | request.get(cors.HEADERS, {})))
         return handover.HandedOver()
 
     def _greeting(self, version: Version | None, last: Version | None) -> bytes:

@@ -1,0 +1,34 @@
+"""Editions as the builder delivers them: documents in a real parcel."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from scoreboardd.board.documents import boards_of, keys, render
+from scoreboardd.builder.parcel import Parcel, pack
+from scoreboardd.edition import Edition, Version
+from tests.contests import to_rows
+from tests.oracle import Tables
+
+
+def edition(
+    version: Version,
+    documents: Mapping[str, Any] | None = None,
+    *,
+    divisions: tuple[int, ...] = (),
+    as_of: float | None = None,
+) -> Edition:
+    """`documents` by name, as `bytes` or whatever JSON can say; small ones that tell each other apart stand in for
+    those not given. `as_of` is Unix time, now by default."""
+    given = {name: {"name": name, "version": str(version)} for name in keys(divisions)} | dict(documents or {})
+    bodies = [(name, body if isinstance(body, bytes) else orjson.dumps(body)) for name, body in given.items()]
+    return Edition(version, time.time() if as_of is None else as_of, divisions, Parcel(*pack(bodies)))
+
+
+def edition_of(version: Version, tables: Tables) -> Edition:
+    """What the real path makes of these tables."""
+    rows = to_rows(tables)
+    rendered = [document for board in boards_of(rows) for document in render(*board)]
+    return Edition(version, time.time(), tuple(rows.divisions), Parcel(*pack(rendered)))

@@ -1,0 +1,23 @@
+"""The loops the tests run on, and both ways to serve a stream."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+import uvloop
+
+BOTH_LOOPS = {"test_broadcaster", "test_handover", "test_stream"}
+"What leans on how a transport behaves runs on asyncio's own loop too; all else only on uvloop, as in production."
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.stem in BOTH_LOOPS:
+        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=[False, True], ids=["hand-over", "plain"])
+def plainly(request: pytest.FixtureRequest) -> bool:
+    return request.param

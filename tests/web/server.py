@@ -1,0 +1,204 @@
+"""The listeners of one node, in this process, on real sockets, without the cluster behind them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any, TypeVar
+
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from scoreboardd.edition import Edition, Event, Version
+from scoreboardd.memory import Memory
+from scoreboardd.telemetry.metrics import Metrics
+from scoreboardd.web import app as public
+from scoreboardd.web.address import Addresses
+from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
+from scoreboardd.web.documents import Documents
+from scoreboardd.web.rebuild import Rebuild
+from scoreboardd.web.stream import PATH, Streams
+from tests.editions import edition
+from tests.web.client import DEADLINE, Answer, Connection, Stream
+
+EPOCH = "7f3a"
+SOLVED = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+
+C = TypeVar("C", bound=Connection)
+
+
+def version(number: int, epoch: str = EPOCH) -> Version:
+    return Version(epoch, number)
+
+
+async def becomes(condition: Callable[[], Any]) -> None:
+    """Wait for something that no event tells of."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@dataclass
+class Listener:
+    """A bound listener and the connections that a test made to it."""
+
+    address: tuple[str, int]
+    runner: web.AppRunner
+    connections: list[Connection] = field(default_factory=list)
+
+    async def connect(self, kind: type[C] = Connection, **options: Any) -> C:
+        connection = await kind.open(self.address, **options)
+        self.connections.append(connection)
+        return connection
+
+    async def ask(
+        self, target: str, headers: dict[str, str | bytes] | None = None, *, method: str = "GET", **options: Any
+    ) -> Answer:
+        """One request on a connection of its own."""
+        connection = await self.connect(**options)
+        await connection.request(target, headers, method=method)
+        answer = await connection.answer(to=method)
+        connection.close()
+        return answer
+
+
+@dataclass
+class Node(Listener):
+    """The public listener and what is behind it."""
+
+    memory: Memory = field(default_factory=Memory)
+    metrics: Metrics = field(default_factory=Metrics)
+    broadcaster: Broadcaster = field(init=False)
+    streams: Streams = field(init=False)
+
+    async def stream(
+        self,
+        headers: dict[str, str | bytes] | None = None,
+        *,
+        query: str = "",
+        protocol: str = "HTTP/1.1",
+        **options: Any,
+    ) -> Stream:
+        """An open stream, of whose body nothing is read yet."""
+        stream = await self.connect(Stream, **options)
+        await stream.request(PATH + query, headers, protocol=protocol)
+        return await stream.greet()
+
+    async def greeted(self, **options: Any) -> Stream:
+        """An open stream whose greeting has been read."""
+        stream = await self.stream(**options)
+        await stream.frame()
+        assert b"event: ready\n" in await stream.frame()
+        return stream
+
+    def serve(self, served: int | Edition, epoch: str = EPOCH) -> None:
+        """Answer with this edition, or with some edition of that number, from now on."""
+        if isinstance(served, int):
+            served = edition(version(served, epoch))
+        assert self.memory.install(served)
+
+    def tell(self, number: int, event: Event = SOLVED, epoch: str = EPOCH) -> bytes:
+        """Tell everyone of a version; returns what they must get."""
+        frame = scoreboard_frame(version(number, epoch), event)
+        self.broadcaster.tell(frame)
+        return frame.payload
+
+    def publish(self, number: int, event: Event = SOLVED) -> bytes:
+        """Both, as the coordinator does."""
+        self.serve(number)
+        return self.tell(number, event)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Of a metric, as a monitor reads it."""
+        for family in text_string_to_metric_families(self.metrics.exposition().decode()):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return sample.value
+        raise KeyError(name)
+
+    def dropped(self, cause: str) -> float:
+        return self.value("scoreboardd_sse_dropped_total", cause=cause)
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application, *, idle: float = DEADLINE, user_timeout: float = DEADLINE
+) -> AsyncIterator[Listener]:
+    """`app` on a free port, with the limits that the daemon sets: `idle` is its `IDLE`, `user_timeout` (both in
+    seconds) how long the kernel puts up with a peer that takes nothing."""
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=idle, shutdown_timeout=1.0, handler_cancellation=True
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        bound = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
+        await web.SockSite(runner, bound).start()
+        listener = Listener(bound.getsockname(), runner)
+        try:
+            yield listener
+        finally:
+            for connection in listener.connections:
+                connection.close()
+
+
+@asynccontextmanager
+async def serving(
+    *,
+    plainly: bool = False,
+    first: int | None = 41,
+    builder: Any = None,
+    runner: Any = None,
+    stale: Callable[[], bool] = lambda: False,
+    token: str = "",
+    rebuild_timeout: float = DEADLINE,
+    cors_origins: Iterable[str] = (),
+    trusted: Iterable[str] = (),
+    max_clients: int = 1000,
+    max_clients_per_ip: int = 0,
+    queue: int = 16,
+    heartbeat: float = 15.0,
+    stall_timeout: float = 30.0,
+    retry: tuple[float, float] = (1.0, 5.0),
+    idle: float = DEADLINE,
+    user_timeout: float = DEADLINE,
+) -> AsyncIterator[Node]:
+    """A node that serves version `first` and sends what it is told to send."""
+    memory, metrics = Memory(), Metrics()
+    if first is not None:
+        memory.install(edition(version(first)))
+    broadcaster = Broadcaster(
+        metrics,
+        max_clients=max_clients,
+        max_clients_per_ip=max_clients_per_ip,
+        queue=queue,
+        heartbeat=heartbeat,
+        stall_timeout=stall_timeout,
+    )
+    streams = Streams(
+        memory,
+        broadcaster,
+        Addresses(map(ip_network, trusted)),
+        retry_min=retry[0],
+        retry_max=retry[1],
+        plainly=plainly,
+    )
+    app = public.make(
+        Documents(memory, builder, stale=stale, write_timeout=stall_timeout),
+        streams,
+        Rebuild(runner, memory, token=token, timeout=rebuild_timeout),
+        cors_origins=cors_origins,
+    )
+    async with listening(app, idle=idle, user_timeout=user_timeout) as bound:
+        node = Node(bound.address, bound.runner, bound.connections, memory, metrics)
+        node.broadcaster, node.streams = broadcaster, streams
+        sending = asyncio.create_task(broadcaster.run())
+        try:
+            yield node
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError):
+                await sending  # raises what ended it before its time

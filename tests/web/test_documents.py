@@ -1,0 +1,686 @@
+"""The four documents as the contract (§5) wants them served, and timelines cut to a window."""
+
+import asyncio
+import gzip
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from scoreboardd.board.documents import Owner
+from scoreboardd.builder.process import BuilderError, BuilderProcess
+from scoreboardd.edition import Edition
+from scoreboardd.memory import CODINGS
+from scoreboardd.web import documents
+from scoreboardd.web.documents import PART
+from tests import oracle
+from tests.contests import START, contests, questions
+from tests.editions import edition, edition_of
+from tests.web.client import Answer
+from tests.web.server import Node, becomes, serving, version
+
+NAMES = {
+    "/api/leaderboard": "leaderboard:users",
+    "/api/leaderboard/teams": "leaderboard:teams",
+    "/api/timeline": "timeline:users",
+    "/api/timeline/teams": "timeline:teams",
+}
+LARGE = orjson.dumps({"noise": os.urandom(900_000).hex()})
+"1.8 MB that compress to half of it: more than a part in each coding."
+HUGE = orjson.dumps({"noise": os.urandom(5_000_000).hex()})
+"Likewise more than the kernel takes for a reader that does not read."
+
+
+def decoded(answer: Answer) -> bytes:
+    match answer.headers.get("content-encoding"):
+        case None:
+            return answer.body
+        case "gzip":
+            return gzip.decompress(answer.body)
+        case "zstd":
+            return zstandard.decompress(answer.body)
+        case other:
+            raise AssertionError(other)
+
+
+# --- what is answered ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NAMES)
+async def test_each_path_has_its_document(path: str) -> None:
+    async with serving() as node:
+        body = orjson.dumps({"of": path, "names": ["<script>", "\u202e\U0001f600", 'a"b\\', "\\u0000"]})
+        node.serve(edition(version(42), {NAMES[path]: body}))
+        answer = await node.ask(path)
+        assert answer.status == 200
+        assert answer.body == body
+        assert answer.headers["content-type"] == "application/json; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-cache"
+        assert answer.headers["vary"] == "Accept-Encoding"
+        assert answer.headers["x-scoreboard-version"] == "7f3a-42"
+        assert answer.headers["x-scoreboard-cache"] == "memory"
+        assert answer.headers["age"] == "0"
+        assert answer.headers["etag"]
+
+
+@pytest.mark.parametrize("path", NAMES)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_before_the_first_document(path: str, method: str) -> None:
+    async with serving(first=None) as node:
+        answer = await node.ask(path, method=method)
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert answer.headers["cache-control"] == "no-store"
+        assert "etag" not in answer.headers
+        if method == "GET":
+            assert answer.json == {"error": "no scoreboard yet"}
+        node.serve(1)
+        assert (await node.ask(path, method=method)).status == 200
+
+
+@pytest.mark.parametrize("coding", ["identity", *CODINGS])
+@pytest.mark.parametrize("body", [b'{"small":true}', LARGE], ids=["small", "large"])
+async def test_head_is_get_without_the_body(body: bytes, coding: str) -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), {"leaderboard:users": body}))
+        connection = await node.connect()
+        answers = []
+        for method in ("HEAD", "GET", "HEAD"):
+            await connection.request("/api/leaderboard", {"Accept-Encoding": coding}, method=method)
+            answers.append(await connection.answer(to=method))
+        head, get, _ = answers
+        assert get.status == head.status == 200
+        assert decoded(get) == body
+        assert head.headers["content-length"] == str(len(get.body))
+        del head.headers["date"], get.headers["date"]
+        assert head.headers == get.headers
+
+
+async def test_age_is_how_long_ago_it_was_known_to_be_true() -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), as_of=time.time() - 100))
+        assert (await node.ask("/api/timeline")).headers["age"] in ("100", "101")
+        node.memory.confirm(time.time() - 50)
+        assert (await node.ask("/api/timeline")).headers["age"] in ("50", "51")
+        node.memory.confirm(time.time() - 70)
+        assert (await node.ask("/api/timeline")).headers["age"] in ("50", "51")
+        # A database whose clock is ahead of ours makes nothing younger than now.
+        node.serve(edition(version(43), as_of=time.time() + 100))
+        assert (await node.ask("/api/timeline")).headers["age"] == "0"
+
+
+async def test_what_is_out_of_date_says_so() -> None:
+    stale = False
+    async with serving(stale=lambda: stale) as node:
+        for path in NAMES:
+            for stale, label in ((False, "memory"), (True, "stale-memory")):  # noqa: B007
+                answer = await node.ask(path)
+                assert answer.headers["x-scoreboard-cache"] == label
+                unchanged = await node.ask(path, {"If-None-Match": answer.headers["etag"]})
+                assert unchanged.status == 304
+                assert unchanged.headers["x-scoreboard-cache"] == label
+
+
+async def test_what_is_answered_never_goes_backwards() -> None:
+    async with serving(first=42) as node:
+        for older in (41, 42):
+            node.memory.install(edition(version(older)))
+            assert (await node.ask("/api/leaderboard")).headers["x-scoreboard-version"] == "7f3a-42"
+        node.serve(43)
+        assert (await node.ask("/api/leaderboard")).headers["x-scoreboard-version"] == "7f3a-43"
+
+
+# --- what has not changed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("{etag}", 304),
+        ("{strong}", 304),
+        ('"other", {etag}', 304),
+        ('{strong},"other"', 304),
+        ('W/"other" ,\t{etag}', 304),
+        ("*", 304),
+        ('"other"', 200),
+        ('W/"7f3a-40", W/"7f3a-4"', 200),
+        ("7f3a-41", 200),
+        ("", 200),
+        (",,", 200),
+        ("\u00ff", 200),
+    ],
+)
+async def test_if_none_match(method: str, asked: str, status: int) -> None:
+    async with serving() as node:
+        first = await node.ask("/api/leaderboard")
+        etag = first.headers["etag"]
+        if_none_match = asked.format(etag=etag, strong=etag.removeprefix("W/"))
+        answer = await node.ask("/api/leaderboard", {"If-None-Match": if_none_match}, method=method)
+        assert answer.status == status
+        if status == 304:
+            assert answer.body == b""
+            for name in ("etag", "cache-control", "vary", "x-scoreboard-version", "x-scoreboard-cache", "age"):
+                assert answer.headers[name] == first.headers[name]
+            assert "content-encoding" not in answer.headers
+
+
+async def test_a_304_leaves_the_connection_usable() -> None:
+    async with serving() as node:
+        connection = await node.connect()
+        etag = (await node.ask("/api/leaderboard")).headers["etag"]
+        for _ in range(3):
+            await connection.request("/api/leaderboard", {"If-None-Match": etag})
+            assert (await connection.answer()).status == 304
+        await connection.request("/api/leaderboard")
+        assert (await connection.answer()).status == 200
+
+
+async def test_the_etag_changes_with_the_version() -> None:
+    async with serving() as node:
+        for path in NAMES:
+            seen = set()
+            for number in (100, 101, 102):
+                node.memory.install(edition(version(number, epoch=path.replace("/", ""))))
+                etag = (await node.ask(path)).headers["etag"]
+                assert (await node.ask(path, {"If-None-Match": ", ".join(seen)})).status == 200
+                seen.add(etag)
+            assert len(seen) == 3
+
+
+# --- codings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"{}", LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        (None, None),
+        ("", None),
+        ("identity", None),
+        ("gzip", "gzip"),
+        ("zstd", "zstd"),
+        ("GZip", "gzip"),
+        ("gzip, zstd", "zstd"),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip, deflate, br", "gzip"),
+        ("br, deflate, compress", None),
+        ("x-gzip", None),
+        ("*", "zstd"),
+        ("zstd;q=0, *", "gzip"),
+        ("*;q=0", None),
+        ("gzip;q=0", None),
+        ("gzip;q=0.000", None),
+        ("gzip; q=0.5", "gzip"),
+        ("gzip ;q=0.001", "gzip"),
+        ("gzip;Q=0", None),
+        ("gzip;q=1.0, zstd;q=0.5", "gzip"),
+        ("zstd;q=0.5, gzip;q=0.5", "zstd"),
+        ("gzip, zstd;q=0, br", "gzip"),
+        ("identity;q=0.5, gzip;q=0.4", None),
+        ("identity;q=0.4, gzip;q=0.5", "gzip"),
+        ("identity, gzip", "gzip"),
+        ("identity;q=0", None),  # what is served least unwillingly, since 406 helps nobody
+        # No quality, so nothing that was asked for.
+        ("zstd;q=nan", None),
+        ("gzip;q=nan, zstd;q=nan", None),
+        ("gzip;q=inf", None),
+        ("gzip;q=-1", None),
+        ("gzip;q=x", None),
+        ("gzip;q=", None),
+        (";;;,,=,q=1", None),
+        (", gzip ,", "gzip"),
+        ("\u00ff, gzip", "gzip"),
+        ("x, " * 2000 + "gzip", "gzip"),
+    ],
+)
+async def test_accept_encoding(accepted: str | None, coding: str | None, body: bytes) -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), {"timeline:teams": body}))
+        answer = await node.ask("/api/timeline/teams", {} if accepted is None else {"Accept-Encoding": accepted})
+        assert answer.status == 200
+        assert answer.headers.get("content-encoding") == coding
+        assert answer.headers["vary"] == "Accept-Encoding"
+        assert decoded(answer) == body
+
+
+async def test_each_coding_is_made_once_per_version_and_not_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, bytes]] = []
+    for coding, compress in CODINGS.items():
+
+        def counted(document: memoryview, coding: str = coding, compress: Any = compress) -> bytes:
+            assert threading.current_thread() is not threading.main_thread()
+            made.append((coding, bytes(document)))
+            return compress(document)
+
+        monkeypatch.setitem(CODINGS, coding, counted)
+    async with serving() as node:
+        for number in (42, 43):
+            bodies = {name: orjson.dumps([name, number]) for name in NAMES.values()}
+            node.serve(edition(version(number), bodies))
+            for path, name in NAMES.items():
+                for coding in CODINGS:
+                    asking = [node.ask(path, {"Accept-Encoding": coding}) for _ in range(10)]
+                    answers = await asyncio.gather(*asking)
+                    assert {decoded(answer) for answer in answers} == {bodies[name]}
+                    await node.ask(path, {"Accept-Encoding": coding}, method="HEAD")
+            await node.ask("/api/leaderboard")
+        expected = [
+            (coding, orjson.dumps([name, n])) for n in (42, 43) for name in NAMES.values() for coding in CODINGS
+        ]
+        assert sorted(made) == sorted(expected)
+
+
+async def test_what_nobody_needs_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[memoryview] = []
+    for coding in CODINGS:
+        monkeypatch.setitem(CODINGS, coding, lambda document: made.append(document) or b"")
+    async with serving() as node:
+        etag = (await node.ask("/api/leaderboard")).headers["etag"]
+        for coding in CODINGS:
+            answer = await node.ask("/api/leaderboard", {"Accept-Encoding": coding, "If-None-Match": etag})
+            assert answer.status == 304
+        assert made == []
+
+
+async def test_a_client_that_leaves_takes_no_coding_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    compress = CODINGS["gzip"]
+
+    def slow(document: memoryview) -> bytes:
+        begun.set()
+        assert go_on.wait(10)
+        return compress(document)
+
+    monkeypatch.setitem(CODINGS, "gzip", slow)
+    async with serving() as node:
+        leaves = await node.connect()
+        await leaves.request("/api/leaderboard", {"Accept-Encoding": "gzip"})
+        await becomes(begun.is_set)
+        stays = asyncio.create_task(node.ask("/api/leaderboard", {"Accept-Encoding": "gzip"}))
+        leaves.reset()
+        assert (await node.ask("/api/leaderboard")).status == 200  # and the loop turns meanwhile
+        go_on.set()
+        answer = await stays
+        assert answer.status == 200
+        assert decoded(answer) == (await node.ask("/api/leaderboard")).body
+
+
+# --- large documents ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nobody finds anything worth logging."""
+    with capture_logs() as said:
+        yield
+    assert said == caplog.get_records("call") == []
+
+
+@pytest.mark.parametrize("coding", ["identity", *CODINGS])
+async def test_a_large_document_reaches_a_slow_reader_whole(coding: str) -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), {"leaderboard:users": HUGE}))
+        connection = await node.connect(receive_buffer=8192)
+        await connection.request("/api/leaderboard", {"Accept-Encoding": coding})
+        head = await connection.head()
+        # What is installed meanwhile does not get into it.
+        node.serve(edition(version(43), {"leaderboard:users": b"[]"}))
+        size = int(head.headers["content-length"])
+        body = b""
+        while len(body) < size:
+            body += await connection.exactly(min(10_000, size - len(body)))
+            if len(body) % 1_000_000 < 10_000:
+                assert (await node.ask("/api/leaderboard")).body == b"[]"
+        assert decoded(Answer(head.protocol, 200, head.headers, body)) == HUGE
+        assert head.headers["x-scoreboard-version"] == "7f3a-42"
+
+
+async def test_many_read_a_large_document_at_once() -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), {"leaderboard:users": LARGE}))
+        asking = [
+            node.ask("/api/leaderboard", {"Accept-Encoding": coding}) for coding in ("identity", "gzip", "zstd") * 7
+        ]
+        for answer in await asyncio.gather(*asking):
+            assert decoded(answer) == LARGE
+
+
+async def test_a_reader_that_stops_is_cut_off_and_holds_a_part_at_most(quiet: None) -> None:
+    async with serving(stall_timeout=0.3) as node:
+        node.serve(edition(version(42), {"leaderboard:users": HUGE}))
+        connection = await node.connect(receive_buffer=4096)
+        await connection.request("/api/leaderboard")
+        start = time.monotonic()
+        await connection.head()
+        assert node.runner.server is not None
+        (handler,) = node.runner.server.connections
+        assert handler.transport is not None
+        assert handler.transport.get_write_buffer_size() <= PART
+        assert (await node.ask("/api/leaderboard/teams")).status == 200
+        await becomes(lambda: node.runner.server is not None and node.runner.server.connections == [])
+        assert time.monotonic() - start >= 0.25
+        assert len(await connection.rest()) < len(HUGE)
+
+
+@pytest.mark.parametrize("manner", ["close", "reset"])
+async def test_a_reader_that_leaves_is_no_error(manner: str, quiet: None) -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), {"leaderboard:users": HUGE}))
+        for coding in ("identity", "zstd") * 5:
+            connection = await node.connect(receive_buffer=4096)
+            await connection.request("/api/leaderboard", {"Accept-Encoding": coding})
+            await connection.head()
+            getattr(connection, manner)()
+        assert (await node.ask("/api/leaderboard")).body == HUGE
+        await becomes(lambda: node.runner.server is not None and node.runner.server.connections == [])
+
+
+# --- what is asked wrongly ----------------------------------------------------------------------------------
+
+
+def invalid(*fields: str) -> dict[str, Any]:
+    return {"error": "invalid input", "details": [{"field": field, "reason": "invalid"} for field in fields]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "0", "00", "-1", "+1", "1.0", "1e3", " 1", "1 ", "0x10", "one", "NaN", "1,2", "1_0", "1\0", "1\n",
+     "\u0661", "\uff11", "\u00b2", "9" * 30, "1' OR 1=1; --", "null", "true"],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["window", "division_id"])
+async def test_a_bad_value(field: str, value: str) -> None:
+    async with serving(first=None) as node:
+        for first in (None, edition(version(42), divisions=(1, 2))):
+            if first is not None:
+                node.serve(first)
+            for path in NAMES if field == "division_id" else ("/api/timeline", "/api/timeline/teams"):
+                answer = await node.ask(f"{path}?{field}={quote(value)}")
+                assert (answer.status, answer.json) == (400, invalid(field))
+
+
+async def test_all_bad_values_are_named() -> None:
+    async with serving() as node:
+        answer = await node.ask("/api/timeline?window=0&division_id=x")
+        assert (answer.status, answer.json) == (400, invalid("division_id", "window"))
+        answer = await node.ask("/api/timeline?window=1&window=2")
+        assert (answer.status, answer.json) == (400, invalid("window"))
+        answer = await node.ask("/api/leaderboard?division_id=1&division_id=1")
+        assert (answer.status, answer.json) == (400, invalid("division_id"))
+        answer = await node.ask("/api/timeline?window=%FF")
+        assert (answer.status, answer.json) == (400, invalid("window"))
+
+
+async def test_a_leaderboard_has_no_window_and_other_parameters_mean_nothing() -> None:
+    async with serving() as node:
+        whole = await node.ask("/api/leaderboard")
+        for query in ("window=x", "window=5", "page=2", "_=1772215200000", "&&=", "division=1"):
+            answer = await node.ask(f"/api/leaderboard?{query}")
+            assert (answer.status, answer.body) == (200, whole.body)
+
+
+# --- divisions ----------------------------------------------------------------------------------------------
+
+
+async def test_each_division_has_its_documents() -> None:
+    ids = (1, 7, 2**63 - 1)
+    async with serving() as node:
+        node.serve(edition(version(42), divisions=ids))
+        for path, name in NAMES.items():
+            assert (await node.ask(path)).json == {"name": name, "version": "7f3a-42"}
+            for division_id in ids:
+                answer = await node.ask(f"{path}?division_id={division_id}")
+                assert answer.status == 200
+                assert answer.json == {"name": f"{name}:div:{division_id}", "version": "7f3a-42"}
+            for division_id in (2, 17, 10**15):
+                answer = await node.ask(f"{path}?division_id={division_id}")
+                assert (answer.status, answer.json) == (404, {"error": "no such division"})
+
+
+async def test_where_there_are_no_divisions_there_is_one() -> None:
+    async with serving() as node:
+        for path, name in NAMES.items():
+            answer = await node.ask(f"{path}?division_id=3")
+            assert (answer.status, answer.json) == (200, {"name": name, "version": "7f3a-41"})
+
+
+# --- windows ------------------------------------------------------------------------------------------------
+
+
+class Builder(BuilderProcess):
+    """A real one, that needs no server for what is asked of it here; counts what it cut."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            source={"dsn": "postgresql://nowhere.invalid/ctf", "kind": "smctf", "statement_timeout": 1},
+            redis={"url": "redis://nowhere.invalid", "prefix": "", "encoding": "identity", "stage_ttl": 1},
+        )
+        self.cuts: list[tuple[Owner, int | None, int]] = []
+
+    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: int) -> memoryview:
+        self.cuts.append((owner, division_id, since))
+        return await super().cut(edition, owner, division_id, since)
+
+
+class Clock:
+    """What the documents are measured against, stopped."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now.timestamp()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(START)
+    monkeypatch.setattr(documents, "time", clock)
+    return clock
+
+
+@asynccontextmanager
+async def cutting() -> AsyncIterator[tuple[Node, Builder]]:
+    """A node with a builder process."""
+    builder = Builder()
+    running = asyncio.create_task(builder.run())
+    try:
+        async with serving(builder=builder) as node:
+            yield node, builder
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert running.cancelled()
+
+
+def contest(*solved: datetime) -> oracle.Tables:
+    """One user, one team; a challenge solved at each of these times."""
+    return oracle.Tables(
+        submissions=[oracle.Submission(n, 1, n, True, False, at) for n, at in enumerate(solved, start=1)],
+        users=[oracle.User(1, "ann", "user", 1)],
+        teams=[oracle.Team(1, "a-team")],
+        challenges=[oracle.Challenge(n, f"c{n}", "web", 100 * n, 100 * n) for n in range(1, len(solved) + 1)],
+    )
+
+
+def drawn(count: int) -> list[tuple[oracle.Tables, list[dict[str, Any]]]]:
+    """Contests and what is asked of them. Collected first: Hypothesis cannot wait for an answer."""
+    found = []
+
+    @st.composite
+    def asked(draw: st.DrawFn) -> tuple[oracle.Tables, list[dict[str, Any]]]:
+        tables = draw(contests())
+        return tables, [draw(questions(tables)) for _ in range(3)]
+
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @given(asked())
+    def collect(example: tuple[oracle.Tables, list[dict[str, Any]]]) -> None:
+        found.append(example)
+
+    collect()
+    return found
+
+
+async def test_every_document_of_every_window_is_what_the_oracle_says(clock: Clock) -> None:
+    async with cutting() as (node, builder):
+        for number, (tables, asked) in enumerate(drawn(60), start=100):
+            node.serve(edition_of(version(number), tables))
+            for question in asked:
+                # To the second: whoever asks within one shares a cut.
+                now = question["now"] and question["now"].replace(microsecond=0)
+                clock.now = now or START
+                expected = oracle.documents(tables, **question | {"now": now})
+                query = "&".join(f"{name}={question[name]}" for name in ("division_id", "window") if question[name])
+                for path, name in NAMES.items():
+                    answer = await node.ask(f"{path}?{query}")
+                    assert answer.status == 200
+                    assert answer.json == expected[name]
+        assert len(builder.cuts) > 50
+
+
+async def test_a_window_begins_on_the_microsecond(clock: Clock) -> None:
+    edge, a_microsecond = START, timedelta(microseconds=1)
+    async with cutting() as (node, _):
+        node.serve(edition_of(version(42), contest(edge - a_microsecond, edge, edge + a_microsecond)))
+        clock.now = edge + timedelta(minutes=30)
+        answer = await node.ask("/api/timeline?window=30")
+        assert answer.json == {
+            "submissions": [
+                {
+                    "timestamp": "2026-02-27T18:00:00Z",
+                    "user_id": 1,
+                    "username": "ann",
+                    "points": 500,
+                    "challenge_count": 2,
+                }
+            ]
+        }
+        clock.now = edge + timedelta(minutes=30, seconds=1)
+        assert (await node.ask("/api/timeline?window=30")).json == {"submissions": []}
+
+
+@pytest.mark.parametrize("window", [10**9, 10**12, 2**63 - 1])
+async def test_a_window_longer_than_time_is_no_window(clock: Clock, window: int) -> None:
+    clock.now = datetime.now(UTC)
+    async with serving() as node:  # nothing is cut
+        node.serve(edition_of(version(42), contest(START, datetime(1970, 1, 1, tzinfo=UTC))))
+        whole = await node.ask("/api/timeline")
+        answer = await node.ask(f"/api/timeline?window={window}")
+        assert (answer.status, answer.body) == (200, whole.body)
+        assert answer.headers["etag"] == whole.headers["etag"]
+
+
+async def test_a_windowed_timeline_is_served_as_any_document(clock: Clock) -> None:
+    clock.now = START + timedelta(minutes=30)
+    old, new = START, START + timedelta(minutes=20)
+    async with cutting() as (node, _):
+        node.serve(edition_of(version(42), contest(old, new)))
+        whole = await node.ask("/api/timeline")
+        answer = await node.ask("/api/timeline?window=15", {"Accept-Encoding": "gzip"})
+        assert orjson.loads(decoded(answer))["submissions"][0]["points"] == 200
+        for name in ("content-type", "cache-control", "vary", "x-scoreboard-version", "x-scoreboard-cache", "age"):
+            assert answer.headers[name] == whole.headers[name]
+        assert answer.headers["etag"] != whole.headers["etag"]
+        assert (await node.ask("/api/timeline?window=15", method="HEAD")).headers["etag"] == answer.headers["etag"]
+        again = {"If-None-Match": answer.headers["etag"]}
+        assert (await node.ask("/api/timeline?window=15", again)).status == 304
+        # Time goes by, first without a difference, then with one.
+        clock.now += timedelta(minutes=1)
+        assert (await node.ask("/api/timeline?window=15", again)).status == 304
+        clock.now += timedelta(minutes=10)
+        changed = await node.ask("/api/timeline?window=15", again)
+        assert (changed.status, changed.json) == (200, {"submissions": []})
+        # And a version makes one in any case.
+        node.serve(edition_of(version(43), contest(old, new)))
+        again = {"If-None-Match": changed.headers["etag"]}
+        assert (await node.ask("/api/timeline?window=15", again)).status == 200
+
+
+async def test_who_asks_within_a_second_shares_a_cut(clock: Clock) -> None:
+    clock.now = START + timedelta(minutes=30)
+    async with cutting() as (node, builder):
+        node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
+        for _ in range(2):
+            answers = await asyncio.gather(*(node.ask("/api/timeline?window=15") for _ in range(10)))
+            assert len({answer.body for answer in answers}) == 1
+        assert len(builder.cuts) == 1
+        await node.ask("/api/timeline/teams?window=15")
+        await node.ask("/api/timeline?window=16")
+        assert len(builder.cuts) == 3
+        clock.now += timedelta(seconds=1)
+        await node.ask("/api/timeline?window=15")
+        assert len(builder.cuts) == 4
+
+
+async def test_many_windows_are_each_their_own(clock: Clock) -> None:
+    clock.now = START + timedelta(hours=5)
+    async with cutting() as (node, _):
+        node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
+        windows = [*range(1, 300, 4), *range(1, 300, 4)]
+        answers = await asyncio.gather(*(node.ask(f"/api/timeline?window={window}") for window in windows))
+        for window, answer in zip(windows, answers, strict=True):
+            count = sum(row["challenge_count"] for row in orjson.loads(answer.body)["submissions"])
+            assert count == sum(1 for n in range(0, 300, 3) if 300 - n <= window)
+
+
+async def test_a_client_that_leaves_takes_no_cut_from_the_others(clock: Clock) -> None:
+    clock.now = START + timedelta(minutes=30)
+    async with cutting() as (node, builder):
+        node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
+        leaves = await node.connect()
+        await leaves.request("/api/timeline?window=15")
+        await becomes(lambda: builder.cuts)
+        stays = asyncio.create_task(node.ask("/api/timeline?window=15"))
+        leaves.reset()
+        assert (await stays).status == 200
+        assert len(builder.cuts) == 1
+
+
+async def test_a_builder_that_dies_over_a_cut_costs_no_answer(clock: Clock) -> None:
+    # It is killed whenever a rebuild is given up; documents are answered all the same.
+    clock.now = START + timedelta(minutes=30)
+    async with cutting() as (node, builder):
+        node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
+        await becomes(lambda: builder.pid)
+        first = builder.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        asking = asyncio.create_task(node.ask("/api/timeline?window=15"))
+        await becomes(lambda: builder._answers)
+        builder.kill()
+        answer = await asking
+        assert answer.status == 200
+        assert orjson.loads(answer.body)["submissions"][0]["points"] == 200
+        assert builder.pid != first
+
+
+async def test_a_cut_that_fails_is_tried_again_for_the_next_who_asks(clock: Clock) -> None:
+    clock.now = START + timedelta(minutes=30)
+    failing = True
+
+    async def cut(*_: object) -> memoryview:
+        if failing:
+            raise BuilderError("builder", "not today")
+        return memoryview(b'{"submissions":[]}')
+
+    async with serving(builder=SimpleNamespace(cut=cut)) as node:
+        node.serve(edition_of(version(42), contest(START)))
+        answer = await node.ask("/api/timeline?window=15")
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await node.ask("/api/timeline")).status == 200
+        failing = False
+        assert (await node.ask("/api/timeline?window=15")).json == {"submissions": []}

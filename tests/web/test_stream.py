@@ -1,0 +1,276 @@
+"""The stream as the contract (§6) words it, byte for byte, over both ways of serving it."""
+
+import re
+
+import orjson
+import pytest
+
+from scoreboardd.edition import Event
+from scoreboardd.web.stream import PATH
+from tests.web.client import Connection, Stream
+from tests.web.server import Node, becomes, serving
+
+RESUME = re.compile(
+    rb'id: 7f3a-42\nevent: scoreboard\ndata: (\{"scope":"all","reason":"resume",'
+    rb'"ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","version":42\})\n\n'
+)
+
+
+async def retry_of(stream: Stream) -> int:
+    match = re.fullmatch(rb"retry: (\d+)\n\n", await stream.frame())
+    assert match is not None
+    return int(match[1])
+
+
+# --- what is sent -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+async def test_a_client_is_greeted_and_then_told(plainly: bool, protocol: str) -> None:
+    async with serving(plainly=plainly) as node:
+        stream = await node.stream(protocol=protocol)
+        assert 1000 <= await retry_of(stream) <= 5000
+        assert await stream.frame() == b"id: 7f3a-41\nevent: ready\ndata: {}\n\n"
+        node.publish(42)
+        assert await stream.frame() == (
+            b"id: 7f3a-42\nevent: scoreboard\n"
+            b'data: {"scope":"all","reason":"submission_correct","ts":"2026-02-27T18:00:00Z","version":42}\n\n'
+        )
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+async def test_the_head_of_the_answer(plainly: bool, protocol: str) -> None:
+    async with serving(plainly=plainly) as node:
+        opening = (await node.stream(protocol=protocol)).opening
+        assert opening.headers["content-type"] == "text/event-stream"
+        assert opening.headers["cache-control"] == "no-cache"
+        assert opening.headers["x-accel-buffering"] == "no"
+        assert "content-length" not in opening.headers
+        assert "content-encoding" not in opening.headers
+        if protocol == "HTTP/1.0":
+            assert "transfer-encoding" not in opening.headers
+
+
+async def test_a_frame_stays_a_frame_whatever_the_event_says(plainly: bool) -> None:
+    event = Event("a\nid: 9-9\n\ndata: {}", "</script>\r\r\u2028\U0001f600\x00", "\u202e")
+    async with serving(plainly=plainly) as node:
+        stream = await node.greeted()
+        node.publish(42, event)
+        frame = await stream.frame()
+        assert frame.count(b"\n") == 4
+        assert b"\r" not in frame
+        data = frame.removeprefix(b"id: 7f3a-42\nevent: scoreboard\ndata: ")
+        assert orjson.loads(data) == event.as_dict() | {"version": 42}
+
+
+async def test_browsers_are_told_to_come_back_at_different_times(plainly: bool) -> None:
+    async with serving(plainly=plainly, retry=(0.5, 0.75)) as node:
+        retries = [await retry_of(await node.stream()) for _ in range(20)]
+        assert all(500 <= retry <= 750 for retry in retries)
+        assert len(set(retries)) > 10
+
+
+async def test_head_tells_of_a_stream_and_opens_none(plainly: bool) -> None:
+    async with serving(plainly=plainly, max_clients=1) as node:
+        await node.greeted()
+        connection = await node.connect()
+        await connection.request(PATH, method="HEAD")
+        answer = await connection.head()
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "text/event-stream"
+        assert answer.headers["cache-control"] == "no-cache"
+        assert answer.headers.get("content-length") is None
+        assert await connection.rest() == b""
+        assert len(node.broadcaster) == 1
+
+
+# --- what was missed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize(
+    "last",
+    ["7f3a-41", "7f3a-1", "7f3a-43", "0-42", "b0b-42", "b0b-7", "0-0"],
+)
+async def test_who_comes_back_from_another_version_is_told_of_this_one(plainly: bool, where: str, last: str) -> None:
+    async with serving(plainly=plainly, first=42) as node:
+        stream = await comes_back(node, where, last)
+        match = RESUME.fullmatch(await stream.frame())
+        assert match is not None
+        assert orjson.loads(match[1])["version"] == 42
+        assert await stream_goes_on(node, stream)
+
+
+@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "7f3a-42",
+        "",
+        "42",
+        "-",
+        "7f3a-",
+        "-42",
+        "7f3a-41;",
+        "7f3a--41",
+        "7F3A-41",
+        "7f3a-4x",
+        "7f3a-41, 7f3a-40",
+        "undefined",
+        "7f3a-" + "9" * 4000,
+        "a" * 8000,
+        "7f3a-\u0664\u0661",
+        "\U0001f600-1",
+        b"\xff\xfe-41",
+    ],
+    ids=lambda last: repr(last[:20]),
+)
+async def test_who_has_this_version_or_none_that_can_be_read_has_missed_nothing(
+    plainly: bool, where: str, last: str | bytes
+) -> None:
+    async with serving(plainly=plainly, first=42) as node:
+        stream = await comes_back(node, where, last)
+        assert await stream_goes_on(node, stream)
+
+
+async def comes_back(node: Node, where: str, last: str | bytes) -> Stream:
+    raw = last if isinstance(last, bytes) else last.encode()
+    if where == "header":
+        stream = await node.stream({"Last-Event-ID": raw})
+    else:
+        stream = await node.stream(query="?last_event_id=" + "".join(f"%{byte:02X}" for byte in raw[:2500]))
+    await retry_of(stream)
+    assert await stream.frame() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
+    return stream
+
+
+async def stream_goes_on(node: Node, stream: Stream) -> bool:
+    """Whether the next that it is told is the next version."""
+    payload = node.publish(43)
+    return await stream.frame() == payload
+
+
+@pytest.mark.parametrize("last", [None, "7f3a-41"])
+async def test_before_the_first_document_there_is_no_version_to_tell_of(plainly: bool, last: str | None) -> None:
+    async with serving(plainly=plainly, first=None) as node:
+        stream = await node.stream({"Last-Event-ID": last} if last else {})
+        await retry_of(stream)
+        assert await stream.frame() == b"event: ready\ndata: {}\n\n"
+        payload = node.publish(42)
+        assert await stream.frame() == payload
+
+
+# --- the version that greeted it ----------------------------------------------------------------------------
+
+
+async def test_a_version_is_told_once(plainly: bool) -> None:
+    async with serving(plainly=plainly) as node:
+        early = await node.greeted()
+        # What a node does between its commit and the fan-out: it serves 42 already, and a client joins.
+        node.serve(42)
+        late = await node.stream()
+        await retry_of(late)
+        assert await late.frame() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
+        first = node.tell(42)
+        assert await early.frame() == first
+        again = node.tell(42)
+        second = node.publish(43)
+        assert again == first
+        for stream in (early, late):
+            assert await stream.frame() == second
+        assert node.value("scoreboardd_sse_events_sent_total") == 3
+
+
+async def test_a_version_that_is_behind_is_not_told(plainly: bool) -> None:
+    async with serving(plainly=plainly) as node:
+        witness = await node.greeted()
+        node.serve(43)
+        stream = await node.greeted()
+        seen_by_witness = node.tell(42)
+        assert await witness.frame() == seen_by_witness
+        payload = node.publish(44)
+        assert await stream.frame() == payload
+
+
+async def test_another_epoch_is_news_whatever_its_number(plainly: bool) -> None:
+    async with serving(plainly=plainly) as node:
+        stream = await node.greeted()
+        node.serve(1, "b0b")
+        greeted = await node.stream()
+        await retry_of(greeted)
+        assert await greeted.frame() == b"id: b0b-1\nevent: ready\ndata: {}\n\n"
+        payload = node.tell(1, epoch="b0b")
+        assert await stream.frame() == payload
+
+
+# --- room ---------------------------------------------------------------------------------------------------
+
+
+async def assert_refused(connection: Connection) -> None:
+    await connection.request(PATH)
+    answer = await connection.answer()
+    assert answer.status == 503
+    assert answer.json == {"error": "too many streams"}
+    assert answer.headers["retry-after"] == "5"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_more_than_max_clients_are_refused(plainly: bool) -> None:
+    async with serving(plainly=plainly, max_clients=2) as node:
+        first, second = await node.greeted(), await node.greeted()
+        await assert_refused(await node.connect())
+        await assert_refused(await node.connect(local="127.0.0.2"))
+        assert node.dropped("limit") == 2
+        assert node.value("scoreboardd_sse_clients") == 2
+        first.close()
+        await becomes(lambda: len(node.broadcaster) == 1)
+        third = await node.greeted()
+        payload = node.publish(42)
+        assert await second.frame() == await third.frame() == payload
+
+
+async def test_more_than_max_clients_per_ip_are_refused(plainly: bool) -> None:
+    async with serving(plainly=plainly, max_clients_per_ip=2) as node:
+        mine = [await node.greeted() for _ in range(2)]
+        await assert_refused(await node.connect())
+        await node.greeted(local="127.0.0.2")
+        assert node.dropped("limit") == 1
+        mine.pop().close()
+        await becomes(lambda: len(node.broadcaster) == 2)
+        await node.greeted()
+
+
+async def test_behind_a_trusted_proxy_it_is_the_client_s_address_that_counts(plainly: bool) -> None:
+    async with serving(plainly=plainly, max_clients_per_ip=1, trusted=["127.0.0.1"]) as node:
+        await node.greeted(headers={"X-Forwarded-For": "203.0.113.1"})
+        await node.greeted(headers={"X-Forwarded-For": "203.0.113.2"})
+        connection = await node.connect()
+        await connection.request(PATH, {"X-Forwarded-For": "203.0.113.1"})
+        assert (await connection.answer()).status == 503
+        # From an address that is no proxy's, the header is hearsay.
+        await node.greeted(headers={"X-Forwarded-For": "203.0.113.1"}, local="127.0.0.2")
+        connection = await node.connect(local="127.0.0.2")
+        await connection.request(PATH, {"X-Forwarded-For": "203.0.113.9"})
+        assert (await connection.answer()).status == 503
+
+
+async def test_a_refused_client_may_use_its_connection_for_reads(plainly: bool) -> None:
+    async with serving(plainly=plainly, max_clients=1) as node:
+        await node.greeted()
+        connection = await node.connect()
+        await assert_refused(connection)
+        await connection.request("/api/leaderboard")
+        assert (await connection.answer()).status == 200
+
+
+# --- who may read -------------------------------------------------------------------------------------------
+
+
+async def test_a_page_of_a_permitted_origin_may_read_the_stream(plainly: bool) -> None:
+    async with serving(plainly=plainly, cors_origins=["https://ctf.example"]) as node:
+        permitted = (await node.stream({"Origin": "https://ctf.example"})).opening
+        assert permitted.headers["access-control-allow-origin"] == "https://ctf.example"
+        assert permitted.headers["vary"] == "Origin"
+        other = (await node.stream({"Origin": "https://evil.example"})).opening
+        assert "access-control-allow-origin" not in other.headers
+        assert other.headers["vary"] == "Origin"
