@@ -115,7 +115,7 @@ def test_only_the_default_file_may_be_missing(tmp_path: Path, monkeypatch: pytes
     assert problems(missing) == [f"{missing}: no such file; create it, or name another"]
     assert problems(None, {"SCOREBOARDD_CONFIG": str(missing)}) == problems(missing)
     assert Path("/etc/scoreboardd/config.toml") == DEFAULT_PATH
-    monkeypatch.setattr("scoreboardd.config.DEFAULT_PATH", missing)
+    monkeypatch.setattr("scoreboardd.config.loading.DEFAULT_PATH", missing)
     assert load(None, {}) == load(None, {"SCOREBOARDD_CONFIG": ""}) == Settings()
 
 

@@ -1,0 +1,234 @@
+"""What may be configured: every section, key, default and bound.
+
+A value out of bounds is told in the words of its validator: what it is not, and what to write instead, never the value.
+Durations are in seconds.
+"""
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+
+# --- what a value may be ------------------------------------------------------------------------------------
+
+
+def _host(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", value):
+            raise ValueError("not an address; name one IP address or host name, without a port") from None
+    return value
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", value):
+        raise ValueError('not an origin; write "*" or scheme://host[:port], in lower case, without a path')
+    return value
+
+
+def _network(value: object) -> object:
+    try:
+        return value if isinstance(value, IPv4Network | IPv6Network) else ip_network(str(value))
+    except ValueError:
+        raise ValueError("not an address or network; write it like 10.1.2.3 or 10.1.0.0/16") from None
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    host_and_database = r"([^/?#\s]*@)?([^/?#@:\s]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9]{0,5})?(\?\S*)?"
+    if not re.fullmatch(rf"rediss?://{host_and_database}|unix://\S*/\S+", secret.get_secret_value()):
+        mend = "write redis://user:password@host:6379/0, rediss://… or unix:///path"
+        raise ValueError(f"not a Redis URL; {mend}, with special characters of the password %-encoded")
+    return secret
+
+
+def _dsn(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"postgres(ql)?://\S*", secret.get_secret_value()):
+        mend = "write postgresql://user:password@host:5432/database"
+        raise ValueError(f"not a PostgreSQL URL; {mend}, with special characters of the password %-encoded")
+    return secret
+
+
+def _key_prefix(value: str) -> str:
+    if not re.fullmatch(r"[!-~]{0,64}", value):
+        raise ValueError("not a prefix; use at most 64 ASCII characters without spaces")
+    return value
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]{0,512}", secret.get_secret_value()):
+        raise ValueError("cannot be sent in a header; use at most 512 ASCII characters without spaces")
+    return secret
+
+
+def _source_kind(value: str) -> str:
+    known = sorted(folder.name for folder in (Path(__file__).parents[1] / "source").glob("[a-z]*/"))
+    if value not in known:
+        raise ValueError(f"no such source; there is {', '.join(known)}")
+    return value
+
+
+# A day: whoever writes more has mistaken the unit.
+Duration = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Host = Annotated[str, AfterValidator(_host)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Networks = Annotated[tuple[Network, ...], Field(strict=False)]
+
+
+# --- the sections -------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """One table of the file. Defaults are validated too: a key may be impossible beside another's default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class Server(Section):
+    """The public listener."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+    cors_origins: Origins = ()
+    trusted_proxies: Networks = (ip_network("127.0.0.1"), ip_network("::1"))
+    drain: Duration = 5
+
+
+class Admin(Section):
+    """The listener for `/healthz`, `/readyz` and `/metrics`."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8081
+
+
+class Redis(Section):
+    """The shared state and the bus. `url` is resolved: it holds what `url_file` or a credential said."""
+
+    url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://127.0.0.1:6379/0")
+    url_file: str = ""
+    key_prefix: Annotated[str, AfterValidator(_key_prefix)] = ""
+    encoding: Literal["identity", "zstd"] = "identity"
+
+
+class Postgres(Section):
+    """The platform's database. `dsn` is resolved: it holds what `dsn_file` or a credential said."""
+
+    dsn: Annotated[SecretStr, AfterValidator(_dsn)] = SecretStr("postgresql://127.0.0.1/ctf")
+    dsn_file: str = ""
+    statement_timeout: Duration = 30
+
+
+class Source(Section):
+    """Which platform's tables are read."""
+
+    kind: Annotated[str, AfterValidator(_source_kind)] = "smctf"
+
+
+class Rebuild(Section):
+    """When a rebuild happens. `token` is resolved, and empty where the endpoint is switched off."""
+
+    debounce: Duration = 0.3
+    max_wait: Duration = 2.0
+    lock_ttl: Annotated[Duration, Field(ge=1)] = 10
+    timeout: Duration = 60
+    reconcile: Duration = 60
+    token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
+    token_file: str = ""
+
+    @field_validator("max_wait")
+    @classmethod
+    def _not_below_debounce(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("debounce", 0):
+            raise ValueError("below rebuild.debounce; raise it, or lower debounce")
+        return value
+
+
+class Cache(Section):
+    """How old a document may grow."""
+
+    persist: bool = False
+    persist_interval: Duration = 15
+    stale_after: Duration = 120
+
+    @field_validator("persist")
+    @classmethod
+    def _not_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("not available in this release yet; set it to false")
+        return value
+
+
+class Sse(Section):
+    """The stream's clients."""
+
+    max_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 18_000
+    max_clients_per_ip: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    queue: Annotated[int, Field(ge=1, le=1_024)] = 16
+    # Proxies give up on a silent upstream after 60 s.
+    heartbeat: Annotated[Duration, Field(lt=60)] = 15
+    stall_timeout: Duration = 30
+    retry_min: Duration = 1
+    retry_max: Duration = 5
+
+    @field_validator("retry_max")
+    @classmethod
+    def _not_below_retry_min(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("retry_min", 0):
+            raise ValueError("below sse.retry_min; raise it, or lower retry_min")
+        return value
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class Coordination(Section):
+    """Who holds the lock and carries the bus."""
+
+    backend: Literal["redis", "postgres"] = "redis"
+
+    @field_validator("backend")
+    @classmethod
+    def _not_yet(cls, value: str) -> str:
+        if value == "postgres":
+            raise ValueError('not available in this release yet; set it to "redis"')
+        return value
+
+
+class Settings(Section):
+    """Everything the daemon can be told. Build it with `load`; `Settings()` is the defaults."""
+
+    server: Server = Server()
+    admin: Admin = Admin()
+    redis: Redis = Redis()
+    postgres: Postgres = Postgres()
+    source: Source = Source()
+    rebuild: Rebuild = Rebuild()
+    cache: Cache = Cache()
+    sse: Sse = Sse()
+    log: Log = Log()
+    coordination: Coordination = Coordination()
+
+    @field_validator("admin")
+    @classmethod
+    def _not_the_public_listener(cls, admin: Admin, info: ValidationInfo) -> Admin:
+        server = info.data.get("server")
+        if server and admin.port and (admin.host, admin.port) == (server.host, server.port):
+            raise ValueError("the same address as [server]; give one of them another port")
+        return admin
