@@ -19,7 +19,7 @@ import structlog
 from scoreboardd.backend.base import Catalogue, Lease
 from scoreboardd.board.documents import Owner, leaderboard_key
 from scoreboardd.board.rows import Micros
-from scoreboardd.builder.channel import Channel, close_descriptor, pair
+from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.parcel import Parcel
 from scoreboardd.edition import Edition, Version
 
@@ -62,7 +62,7 @@ class BuilderProcess:
     def __init__(self, *, source: dict[str, Any], redis: dict[str, Any]) -> None:
         self._opening = {"source": source, "redis": redis}
         self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], int | None]]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], Parcel | None]]] = {}
         self._channel: asyncio.Future[Channel] | None = None
         self.pid: int | None = None
         "The child's, while there is one."
@@ -100,11 +100,13 @@ class BuilderProcess:
                 self.kill(child.pid)
                 await asyncio.shield(child.wait())
         finally:
-            self._channel = None
             channel.close()
-            for waiting in self._answers.values():
-                if not waiting.done():
-                    waiting.set_exception(BuilderError("builder", "the builder process died"))
+            # A channel that did not come to be open has taken no request: who waits for it gets the next child's.
+            if self._channel is not None and self._channel.done():
+                self._channel = None
+                for waiting in self._answers.values():
+                    if not waiting.done():
+                        waiting.set_exception(BuilderError("builder", "the builder process died"))
 
     def _open(self) -> "asyncio.Future[Channel]":
         if self._channel is None:
@@ -112,11 +114,11 @@ class BuilderProcess:
         return self._channel
 
     def _deliver(self, answer: dict[str, Any], descriptor: int | None) -> None:
+        # Owned from here on: if nobody waits any more it goes at once.
+        parcel = None if descriptor is None else Parcel(descriptor, answer["manifest"])
         waiting = self._answers.get(answer["id"])
-        if waiting is None or waiting.done():
-            close_descriptor(descriptor)
-        else:
-            waiting.set_result((answer, descriptor))
+        if waiting is not None and not waiting.done():
+            waiting.set_result((answer, parcel))
 
     def kill(self, pid: int | None = None) -> None:
         """End the child; `run` starts another."""
@@ -130,7 +132,7 @@ class BuilderProcess:
     async def build(self, lease: Lease, *, quiet: bool, timeout: float) -> Build:
         """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned."""
         try:
-            answer, descriptor = await self._ask(
+            answer, parcel = await self._ask(
                 timeout, {"op": "build", "token": lease.token, "version": lease.version, "quiet": quiet}
             )
         except asyncio.CancelledError:
@@ -143,7 +145,7 @@ class BuilderProcess:
             ) from error
         return Build(
             catalogue=_catalogue(answer["catalogue"]),
-            documents=None if descriptor is None else Parcel(descriptor, answer["manifest"]),
+            documents=parcel,
             unchanged=Version(**answer["unchanged"]) if answer["unchanged"] else None,
             stages=answer["stages"],
             rows=answer["rows"],
@@ -153,45 +155,40 @@ class BuilderProcess:
     async def load(self) -> Edition | None:
         """The committed documents, or None if the store has none."""
         try:
-            answer, descriptor = await self._ask(LOAD, {"op": "load"})
+            answer, parcel = await self._ask(LOAD, {"op": "load"})
         except TimeoutError as error:
             raise BuilderError("redis", f"redis: documents not read within {LOAD:g} s") from error
-        if descriptor is None:
+        if parcel is None:
             return None
         catalogue = _catalogue(answer["catalogue"])
-        return Edition(
-            Version(**answer["version"]),
-            catalogue.as_of,
-            catalogue.divisions,
-            Parcel(descriptor, answer["manifest"]),
-        )
+        return Edition(Version(**answer["version"]), catalogue.as_of, catalogue.divisions, parcel)
 
     async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> memoryview:
         """The timeline of the solves at or after `since`."""
         name = leaderboard_key(owner, division_id)
-        parcel = edition.documents
-        if not isinstance(parcel, Parcel):
+        documents = edition.documents
+        if not isinstance(documents, Parcel):
             raise TypeError("a cut needs documents that came in a parcel")
         request = {
             "op": "cut",
             "version": edition.version,
-            "place": (name, *parcel.places[name]),
+            "place": (name, *documents.places[name]),
             "owner": owner,
             "since": since,
         }
         try:
-            answer, descriptor = await self._ask(CUT, request, parcel.descriptor)
+            _, parcel = await self._ask(CUT, request, documents.descriptor)
         except TimeoutError as error:
             raise BuilderError("builder", f"timeline not cut within {CUT:g} s") from error
-        if descriptor is None:
+        if parcel is None:
             raise BuilderError("builder", "the builder sent no document")
-        return Parcel(descriptor, answer["manifest"])[name]
+        return parcel[name]
 
     async def _ask(
         self, timeout: float, request: dict[str, Any], descriptor: int | None = None
-    ) -> tuple[dict[str, Any], int | None]:
+    ) -> tuple[dict[str, Any], Parcel | None]:
         number = next(self._ids)
-        waiting = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[tuple[dict[str, Any], Parcel | None]] = asyncio.get_running_loop().create_future()
         self._answers[number] = waiting
         try:
             async with asyncio.timeout(timeout):

@@ -39,7 +39,8 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float) -> AsyncIte
                 async for problem in _table_problems(connection, table, columns, kind):
                     yield problem
         for index in wanted["indexes"]:
-            if not await _has_index(connection, index):
+            exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", index["table"])
+            if exists and not await _has_index(connection, index):
                 yield (
                     f"postgres: no index on {index['table']} ({', '.join(index['columns'])}) WHERE {index['where']}: "
                     f"rebuilds scan the whole table; {_create(index)}"
@@ -70,9 +71,9 @@ async def _table_problems(connection: Any, table: str, columns: list[str], kind:
 
 
 async def _has_index(connection: Any, wanted: dict[str, Any]) -> bool:
-    names = wanted["columns"]
+    names, where = wanted["columns"], wanted["where"]
     return any(
-        columns[: len(names)] == names and (condition is None or wanted["where"] in condition)
+        columns[: len(names)] == names and condition in (None, where, f"({where} = true)")
         for columns, condition in await connection.fetch(_INDEXES, wanted["table"])
     )
 
