@@ -17,7 +17,7 @@ import redis.asyncio as aioredis
 import zstandard
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from scoreboardd.backend import wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
@@ -85,7 +85,8 @@ async def _answering(within: float = ANSWER) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise Unavailable(f"redis: no answer in {within:g} s; see that it runs and that redis.url is right") from error
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, RuntimeError) as error:
+        # RuntimeError is how uvloop says that a connection was reset before we wrote to it.
         said = " ".join(str(error).split()) or type(error).__name__
         raise Unavailable(f"redis: {said}; see that it runs and that redis.url is right") from error
 
@@ -269,15 +270,24 @@ class RedisVault:
 
     async def load(self) -> Stored | None:
         while True:
+            run = await self._run()
             version, catalogue = await self._head()
             if version is None or catalogue is None:
                 return None
             found = [(name, await self._document(name)) for name in documents.keys(catalogue.divisions)]
-            if (await self._head())[0] != version:
-                continue  # a commit came between; the next is seconds away
+            if (await self._head())[0] != version or await self._run() != run:
+                continue  # a commit came between, the next is seconds away; or another server, which may be behind
             if any(payload is None for _, payload in found):
                 return None
             return Stored(version, catalogue, [(name, _plain(payload)) for name, payload in found])
+
+    async def _run(self) -> str | None:
+        """Which run of which server answers; None if we may not ask."""
+        async with _answering():
+            try:
+                return str((await self._redis.info("server")).get("run_id"))
+            except ResponseError:
+                return None
 
     async def _document(self, name: str) -> Any:
         async with _answering(BULK):

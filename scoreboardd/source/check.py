@@ -4,9 +4,7 @@ import tomllib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
-
-from scoreboardd.source.postgres import connect, explain, folder_of
+from scoreboardd.source.postgres import FAILURES, connect, explain, folder_of
 
 _COLUMNS = """
 SELECT a.attname, has_column_privilege(a.attrelid, a.attnum, 'SELECT')
@@ -27,7 +25,7 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float) -> AsyncIte
     wanted = tomllib.loads((folder_of(kind) / "source.toml").read_text())
     try:
         connection = await connect(dsn, statement_timeout=statement_timeout)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+    except FAILURES as error:
         yield explain(error, kind)
         return
     try:
@@ -45,7 +43,7 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float) -> AsyncIte
                     f"postgres: no index on {index['table']} ({', '.join(index['columns'])}) WHERE {index['where']}: "
                     f"rebuilds scan the whole table; {_create(index)}"
                 )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except FAILURES as error:
         yield explain(error, kind)
     finally:
         connection.terminate()

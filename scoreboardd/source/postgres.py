@@ -17,6 +17,16 @@ from scoreboardd.board.rows import Challenge, Rows, Solve, Team, User
 CONNECT = 5.0
 "Seconds to reach the database."
 
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asyncpg, surprised by a connection that was cut in the middle of a message
+    OSError,
+    RuntimeError,  # uvloop, asked to write to a connection that was reset
+    ValueError,  # a DSN that cannot be parsed
+)
+"All that reading a database over a network may raise."
+
 
 class SourceError(Exception):
     """The facts could not be read; one line: what, where, and how to mend it."""
@@ -38,7 +48,7 @@ class PostgresSource:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 as_of = time.time()
                 return await self._read(connection), as_of
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind)) from error
 

@@ -91,12 +91,15 @@ class Member:
         self.version: Version | None = None
 
     async def start(self) -> None:
-        self.node = Node(self._environ)
-        self._answered = False
-        self.board, self.version = frozenset(), None
-        await self.node.start()
+        node = Node(self._environ)
+        try:
+            await node.start()
+        finally:
+            self.node, self._answered, self._killed = node, False, False
+            self.board, self.version = frozenset(), None
 
     async def kill(self) -> None:
+        self._killed = True
         await self.node.end(signal.SIGKILL)
 
     @property
@@ -106,6 +109,9 @@ class Member:
     async def read(self, session: aiohttp.ClientSession, *, at_least: Version | None = None) -> None:
         """Read the board, if the node can be reached, and hold it against what it showed before."""
         node = self.node
+        if node.process.returncode is not None and not self._killed:
+            self._killed = True
+            self._history.violated(f"I6: {self.url} ended by itself: {node.log[-1]['event']}")
         try:
             async with session.get(f"{self.url}/api/leaderboard") as response:
                 status, text = response.status, response.headers.get("X-Scoreboard-Version", "")

@@ -1,0 +1,27 @@
+"""The real documents and the oracle's, in the same form."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from scoreboardd.board import documents
+from scoreboardd.board.rows import Rows
+from tests import oracle
+
+
+def rendered(rows: Rows) -> dict[str, bytes]:
+    """Every document of these rows, by name."""
+    return dict(document for board in documents.boards_of(rows) for document in documents.render(*board))
+
+
+def parsed(bodies: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
+    return {name: json.loads(bytes(body)) for name, body in bodies.items()}
+
+
+def expected(tables: oracle.Tables) -> dict[str, Any]:
+    """What the oracle says of everyone and every division, by the names that the documents have."""
+    return {
+        name if division_id is None else f"{name}:div:{division_id}": body
+        for division_id in (None, *(division.id for division in tables.divisions or []))
+        for name, body in oracle.documents(tables, division_id=division_id).items()
+    }

@@ -1,0 +1,176 @@
+"""The real documents, beside the oracle's."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from scoreboardd.board import documents
+from scoreboardd.board.documents import Owner, keys, micros, rfc3339
+from scoreboardd.board.rows import Challenge, Rows, Solve, Team, User
+from tests import oracle
+from tests.board.expected import expected, parsed, rendered
+from tests.contests import EPOCH, MICROSECOND, contests, questions, to_rows
+
+NOTHING = Rows(challenges=[], teams=[], users=[], solves=[], divisions=[])
+
+
+@given(contests())
+@settings(max_examples=200)
+def test_for_everyone_and_every_division_they_are_the_oracle_s(tables: oracle.Tables):
+    assert parsed(rendered(to_rows(tables))) == expected(tables)
+
+
+@given(st.data())
+@settings(max_examples=200)
+def test_a_window_can_be_cut_from_the_leaderboard_alone(data: st.DataObject):
+    tables = data.draw(contests())
+    question = data.draw(questions(tables))
+    assume(question["window"] is not None)
+    mine, theirs = rendered(to_rows(tables)), oracle.documents(tables, **question)
+    since = (question["now"] - EPOCH) // MICROSECOND - question["window"] * 60 * 1_000_000
+    for owner in Owner:
+        leaderboard = mine[documents.leaderboard_key(owner, question["division_id"])]
+        solves = documents.solves_of(owner, memoryview(leaderboard))
+        cut = documents.timeline(owner, documents.since(solves, since))
+        assert json.loads(cut) == theirs[documents.timeline_key(owner)]
+
+
+@given(contests())
+def test_a_window_that_begins_before_everything_is_the_whole_timeline(tables: oracle.Tables):
+    mine = rendered(to_rows(tables))
+    for owner in Owner:
+        solves = documents.solves_of(owner, mine[documents.leaderboard_key(owner)])
+        first = min((solve.at for solve in solves), default=0)
+        assert documents.timeline(owner, documents.since(solves, first)) == mine[documents.timeline_key(owner)]
+        assert documents.since(solves, max((solve.at for solve in solves), default=0) + 1) == []
+
+
+@given(st.data())
+def test_the_order_in_which_rows_are_read_does_not_matter(data: st.DataObject):
+    rows = to_rows(data.draw(contests()))
+    shuffled = Rows(
+        challenges=data.draw(st.permutations(rows.challenges)),
+        teams=data.draw(st.permutations(rows.teams)),
+        users=data.draw(st.permutations(rows.users)),
+        solves=data.draw(st.permutations(rows.solves)),
+        divisions=rows.divisions,
+    )
+    # To the byte: equal documents have equal digests.
+    assert rendered(shuffled) == rendered(rows)
+
+
+class TestNames:
+    def test_without_divisions(self):
+        assert sorted(keys([])) == ["leaderboard:teams", "leaderboard:users", "timeline:teams", "timeline:users"]
+
+    def test_with_divisions_there_are_four_more_of_each(self):
+        assert set(keys([3, 12])) == {
+            *keys([]),
+            *(f"{name}:div:{division_id}" for name in keys([]) for division_id in (3, 12)),
+        }
+
+    def test_are_those_of_the_documents(self):
+        rows = Rows([], [Team(1, "a", 3)], [], [], divisions=[3, 12])
+        assert sorted(rendered(rows)) == sorted(keys(rows.divisions))
+
+
+class TestEmptiness:
+    def test_nothing_is_empty_lists(self):
+        assert parsed(rendered(NOTHING)) == {
+            "leaderboard:users": {"challenges": [], "entries": []},
+            "leaderboard:teams": {"challenges": [], "entries": []},
+            "timeline:users": {"submissions": []},
+            "timeline:teams": {"submissions": []},
+        }
+
+    def test_a_team_without_anybody_is_listed_at_zero(self):
+        rows = Rows([], [Team(1, "ghosts")], [], [], [])
+        assert parsed(rendered(rows))["leaderboard:teams"]["entries"] == [
+            {"team_id": 1, "team_name": "ghosts", "score": 0, "solves": []}
+        ]
+
+    def test_solves_of_strangers_and_of_challenges_that_are_gone_count_for_nothing(self):
+        rows = Rows(
+            [Challenge(1, "c", "web", 500, 100)],
+            [Team(1, "t")],
+            [User(1, "u", 1), User(2, "no team"), User(3, "a team that is gone", 99)],
+            [Solve(7, 1, 0), Solve(1, 7, 0), Solve(3, 1, 0)],
+            [],
+        )
+        found = parsed(rendered(rows))
+        assert found["leaderboard:teams"]["challenges"][0]["points"] == 500
+        assert found["leaderboard:teams"]["entries"][0]["score"] == 0
+        assert [entry["score"] for entry in found["leaderboard:users"]["entries"]] == [500, 0, 0]
+
+
+class TestText:
+    @pytest.mark.parametrize(
+        "text", ["<script>alert(1)</script>", "\"'\\", "😀", "\\u0000", "\u202eמלום", "a\nb\t\x1f\x7f", "\u2028", ""]
+    )
+    def test_is_exact(self, text: str):
+        rows = Rows([Challenge(1, text, text, 5, 1)], [Team(1, text)], [User(1, text, 1)], [Solve(1, 1, 0)], [])
+        found = parsed(rendered(rows))
+        assert found["leaderboard:users"]["entries"][0]["username"] == text
+        assert found["leaderboard:teams"]["entries"][0]["team_name"] == text
+        assert found["timeline:users"]["submissions"][0]["username"] == text
+        assert found["timeline:teams"]["submissions"][0]["team_name"] == text
+        assert found["leaderboard:teams"]["challenges"][0] == {"id": 1, "title": text, "category": text, "points": 1}
+
+    def test_is_ordered_bytewise(self):
+        names = ["b", "a", "B", "é", "z", "😀", "～", "10", "9", ""]
+        rows = Rows([], [Team(id, name) for id, name in enumerate(names)], [], [], [])
+        ordered = [entry["team_name"] for entry in parsed(rendered(rows))["leaderboard:teams"]["entries"]]
+        assert ordered == sorted(names, key=lambda name: name.encode())
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("at", "text"),
+        [
+            (datetime(2026, 2, 27, 18, 0, tzinfo=UTC), "2026-02-27T18:00:00Z"),
+            (datetime(2026, 2, 27, 18, 0, 0, 100_000, tzinfo=UTC), "2026-02-27T18:00:00.1Z"),
+            (datetime(2026, 2, 27, 18, 0, 0, 120_300, tzinfo=UTC), "2026-02-27T18:00:00.1203Z"),
+            (datetime(2026, 2, 27, 18, 0, 0, 1, tzinfo=UTC), "2026-02-27T18:00:00.000001Z"),
+            (datetime(2026, 2, 27, 18, 0, 10, tzinfo=UTC), "2026-02-27T18:00:10Z"),
+            (EPOCH, "1970-01-01T00:00:00Z"),
+            (EPOCH - MICROSECOND, "1969-12-31T23:59:59.999999Z"),
+        ],
+    )
+    def test_as_the_contract_has_them(self, at: datetime, text: str):
+        assert rfc3339((at - EPOCH) // MICROSECOND) == text
+
+    @given(st.datetimes(timezones=st.just(UTC)))
+    def test_there_and_back(self, at: datetime):
+        exact = (at - EPOCH) // MICROSECOND
+        assert rfc3339(exact) == oracle.rfc3339(at)
+        assert micros(rfc3339(exact)) == exact
+
+    def test_buckets_are_ten_minutes_of_utc(self):
+        start = datetime(2026, 2, 27, 18, 0, tzinfo=UTC)
+        moments = [start, start + timedelta(minutes=10) - MICROSECOND, start + timedelta(minutes=10)]
+        rows = Rows(
+            [Challenge(number, "c", "web", 100, 100) for number in range(3)],
+            [],
+            [User(1, "u")],
+            [Solve(1, number, (at - EPOCH) // MICROSECOND) for number, at in enumerate(moments)],
+            [],
+        )
+        assert parsed(rendered(rows))["timeline:users"]["submissions"] == [
+            {
+                "timestamp": "2026-02-27T18:00:00Z",
+                "user_id": 1,
+                "username": "u",
+                "points": 200,
+                "challenge_count": 2,
+            },
+            {
+                "timestamp": "2026-02-27T18:10:00Z",
+                "user_id": 1,
+                "username": "u",
+                "points": 100,
+                "challenge_count": 1,
+            },
+        ]

@@ -1,0 +1,393 @@
+"""The builder process: a real child, a real database, a real store."""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from scoreboardd.backend.base import Lease
+from scoreboardd.backend.redis import Names, RedisStore
+from scoreboardd.board.documents import Owner
+from scoreboardd.builder import process
+from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
+from scoreboardd.demo.servers import free_port
+from scoreboardd.edition import Edition, Event, Version
+from tests import oracle
+from tests.board.expected import expected, parsed
+from tests.builder.platform import CONTEST, locked, stuck
+from tests.contests import EPOCH, MICROSECOND, SCHEMA_SQL, START, insert
+from tests.nodes import until
+
+EXPECTED = expected(CONTEST)
+TIMEOUT = 20.0
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[Any]:
+    """The platform's connection to its database, which has a contest."""
+    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
+    await connection.execute(SCHEMA_SQL(divisions=True))
+    await insert(connection, CONTEST)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+def options(admin: Any, database: str, redis_url: str, key_prefix: str) -> dict[str, Any]:
+    return {
+        "source": {"dsn": database, "kind": "smctf", "statement_timeout": TIMEOUT},
+        "redis": {"url": redis_url, "prefix": key_prefix, "encoding": "identity", "stage_ttl": 30},
+    }
+
+
+@asynccontextmanager
+async def running(builder: BuilderProcess) -> AsyncIterator[BuilderProcess]:
+    task = asyncio.create_task(builder.run())
+    try:
+        yield builder
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def builder(options: dict[str, Any]) -> AsyncIterator[BuilderProcess]:
+    async with running(BuilderProcess(**options)) as builder:
+        yield builder
+
+
+@pytest.fixture
+async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(redis_url, prefix=key_prefix, lock_ttl=30)
+    yield store
+    await store.aclose()
+    found = [key async for key in redis_client.scan_iter(match=f"{key_prefix}*")]
+    if found:
+        await redis_client.delete(*found)
+
+
+def build(builder: BuilderProcess, lease: Lease | None = None, **options: Any) -> Awaitable[Build]:
+    return builder.build(lease or Lease("token", Version("e", 1)), **{"quiet": False, "timeout": TIMEOUT} | options)
+
+
+async def commit(builder: BuilderProcess, store: RedisStore) -> Version:
+    lease = await store.acquire("token", None)
+    assert isinstance(lease, Lease)
+    built = await build(builder, lease)
+    assert await store.commit(lease, built.catalogue, Event.updated())
+    return lease.version
+
+
+class TestBuild:
+    async def test_returns_the_documents_and_has_staged_them(self, builder, redis_client: Redis, key_prefix: str):
+        built = await build(builder)
+        assert parsed(built.documents) == EXPECTED
+        assert built.catalogue.divisions == (1, 2)
+        assert built.rows == {"challenges": 1, "teams": 2, "users": 2, "solves": 1}
+        assert set(built.stages) == {"read", "build", "render", "commit"}
+        assert built.unchanged is None
+        names = Names(key_prefix)
+        for name, body in built.documents.items():
+            assert await redis_client.get(names.staged("token", name)) == bytes(body)
+        assert built.staged_bytes == sum(map(len, built.documents.values()))
+
+    async def test_quietly_finds_what_is_committed(self, builder, store, admin, redis_client: Redis, key_prefix: str):
+        version = await commit(builder, store)
+        lease = Lease("next", Version(version.epoch, version.number + 1))
+        built = await build(builder, lease, quiet=True)
+        assert built.unchanged == version
+        assert built.documents is None
+        assert await redis_client.keys(f"{key_prefix}scoreboard:staged:*") == []
+        # Not if somebody has said that something changed, not if something has, and not in another epoch.
+        assert (await build(builder, lease, quiet=False)).unchanged is None
+        assert (await build(builder, Lease("next", Version("new", 1)), quiet=True)).unchanged is None
+        await redis_client.delete(f"{key_prefix}timeline:teams:div:2")
+        assert (await build(builder, lease, quiet=True)).unchanged is None
+        await commit(builder, store)
+        await admin.execute("UPDATE users SET username = 'eve' WHERE id = 2")
+        assert (await build(builder, lease, quiet=True)).unchanged is None
+
+    async def test_says_what_is_wrong_with_the_database(self, builder: BuilderProcess, admin):
+        await admin.execute("ALTER TABLE users RENAME TO people")
+        with pytest.raises(BuilderError, match='postgres: relation "users" does not exist') as raised:
+            await build(builder)
+        assert raised.value.part == "postgres"
+        await admin.execute("ALTER TABLE people RENAME TO users")
+        await build(builder)
+
+    async def test_says_what_is_wrong_with_the_store(self, options: dict[str, Any]):
+        options["redis"]["url"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
+        async with running(BuilderProcess(**options)) as builder:
+            for work in (build(builder), builder.load()):
+                with pytest.raises(BuilderError, match="redis: ") as raised:
+                    await work
+                assert raised.value.part == "redis"
+                assert "s3cret" not in str(raised.value)
+
+
+class TestLoad:
+    async def test_nothing(self, builder: BuilderProcess):
+        assert await builder.load() is None
+
+    async def test_what_is_committed(self, builder: BuilderProcess, store: RedisStore):
+        version = await commit(builder, store)
+        edition = await builder.load()
+        assert edition is not None
+        assert edition.version == version
+        assert edition.divisions == (1, 2)
+        assert parsed(edition.documents) == EXPECTED
+
+    async def test_goes_on_beside_a_build_that_does_not(self, builder, store: RedisStore, admin, database: str):
+        version = await commit(builder, store)
+        async with asyncio.TaskGroup() as tasks, locked(database):
+            building = tasks.create_task(build(builder))
+            await until(lambda: stuck(admin), "the build waits")
+            edition = await builder.load()
+            assert not building.done()
+        assert edition is not None
+        assert edition.version == version
+
+
+class TestCut:
+    @pytest.mark.parametrize("owner", Owner)
+    @pytest.mark.parametrize("division_id", [None, 1, 2])
+    async def test_a_window_of_what_is_served(self, builder, store, owner: Owner, division_id: int | None):
+        await commit(builder, store)
+        edition = await builder.load()
+        at = (START - EPOCH) // MICROSECOND
+        name = f"timeline:{owner}"
+        whole = await builder.cut(edition, owner, division_id, at)
+        assert json.loads(bytes(whole)) == oracle.documents(CONTEST, division_id=division_id)[name]
+        none = await builder.cut(edition, owner, division_id, at + 1)
+        assert json.loads(bytes(none)) == {"submissions": []}
+
+    async def test_of_an_old_version_is_of_that_version(self, builder: BuilderProcess, store: RedisStore, admin):
+        await commit(builder, store)
+        old = await builder.load()
+        await admin.execute("UPDATE users SET username = 'eve'")
+        await commit(builder, store)
+        new = await builder.load()
+        for edition, name in ((old, "ada"), (new, "eve"), (old, "ada")):
+            cut = json.loads(bytes(await builder.cut(edition, Owner.USERS, None, 0)))
+            assert cut["submissions"][0]["username"] == name
+
+
+class TestTheChild:
+    async def test_killed_fails_what_is_pending_and_the_next_request_is_well(
+        self, builder: BuilderProcess, admin, database: str
+    ):
+        async with locked(database):
+            building = asyncio.create_task(build(builder))
+            await until(lambda: stuck(admin), "the build waits")
+            first = builder.pid
+            os.kill(first, signal.SIGKILL)
+            with pytest.raises(BuilderError, match="died") as raised:
+                await building
+            assert raised.value.part == "builder"
+        assert parsed((await build(builder)).documents) == EXPECTED
+        assert builder.pid != first
+
+    async def test_is_killed_if_a_build_is_out_of_time(self, builder: BuilderProcess, admin, database: str):
+        await build(builder)
+        first = builder.pid
+        async with locked(database):
+            with pytest.raises(BuilderError, match=r"not built within 0\.2 s.*rebuild\.timeout"):
+                await build(builder, timeout=0.2)
+            await until(lambda: _gone(first), "the child is gone")
+        await until(lambda: builder.pid not in (None, first), "there is another")
+        await build(builder)
+
+    async def test_is_killed_if_a_build_is_given_up(self, builder: BuilderProcess, admin, database: str):
+        async with locked(database):
+            building = asyncio.create_task(build(builder))
+            await until(lambda: stuck(admin), "the build waits")
+            first = builder.pid
+            building.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await building
+            await until(lambda: _gone(first), "the child is gone")
+        await until(lambda: builder.pid not in (None, first), "there is another")
+        await build(builder)
+
+    async def test_lets_the_signals_pass_that_end_the_daemon(self, builder: BuilderProcess):
+        await build(builder)
+        first = builder.pid
+        os.kill(first, signal.SIGTERM)
+        os.kill(first, signal.SIGINT)
+        await build(builder)
+        assert builder.pid == first
+
+    async def test_that_is_not_there_yet_is_waited_for(self, options: dict[str, Any]):
+        builder = BuilderProcess(**options)
+        early = asyncio.create_task(build(builder))
+        async with running(builder):
+            assert parsed((await early).documents) == EXPECTED
+
+    async def test_that_dies_before_it_listens_keeps_nobody_waiting(self, options, monkeypatch):
+        opened = []
+
+        class Channel(process.Channel):
+            async def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
+                opened.append(message)
+                if len(opened) == 1:
+                    raise BrokenPipeError
+                await super().send(message, descriptor)
+
+        monkeypatch.setattr(process, "Channel", Channel)
+        builder = BuilderProcess(**options)
+        early = asyncio.create_task(build(builder))
+        async with running(builder):
+            assert parsed((await early).documents) == EXPECTED
+
+    async def test_ends_with_run(self, options: dict[str, Any]):
+        async with running(BuilderProcess(**options)) as builder:
+            await build(builder)
+            pid = builder.pid
+        assert _gone(pid)
+        assert builder.pid is None
+
+    @pytest.mark.parametrize("busy", [False, True], ids=["idle", "building"])
+    async def test_ends_when_its_parent_is_killed(self, options, admin, database: str, tmp_path: Path, busy: bool):
+        script = tmp_path / "parent.py"
+        script.write_text(PARENT)
+        async with locked(database):
+            parent = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(script), json.dumps(options), "build" if busy else "load"),
+                stdout=asyncio.subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+            try:
+                assert parent.stdout is not None
+                async with asyncio.timeout(TIMEOUT):
+                    child = int(await parent.stdout.readline())
+                if busy:
+                    await until(lambda: stuck(admin), "the build waits")
+                assert not _gone(child)
+            finally:
+                parent.kill()
+                await parent.wait()
+            await until(lambda: _gone(child), "the child is gone")
+
+
+PARENT = textwrap.dedent("""
+    import asyncio, json, sys
+    from scoreboardd.backend.base import Lease
+    from scoreboardd.builder.process import BuilderProcess
+    from scoreboardd.edition import Version
+
+    async def main():
+        builder = BuilderProcess(**json.loads(sys.argv[1]))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(builder.run())
+            await builder.load()
+            print(builder.pid, flush=True)
+            if sys.argv[2] == "build":
+                await builder.build(Lease("token", Version("e", 1)), quiet=False, timeout=60)
+
+    asyncio.run(main())
+""")
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class TestMemory:
+    """Documents live as long as somebody holds one of them, and not longer."""
+
+    async def test_is_freed_when_the_documents_are_dropped(self, builder: BuilderProcess, store: RedisStore):
+        before = held()
+        editions: list[Edition | None] = []
+        for _ in range(5):
+            await commit(builder, store)
+            editions.append(await builder.load())
+            await builder.cut(editions[-1], Owner.TEAMS, 1, 0)
+        assert held() >= before + 5
+        editions.clear()
+        await until(lambda: held() == before, "all memory is freed")
+        await until(lambda: held(builder.pid) == 0, "the child holds none of it either")
+
+    async def test_of_one_document_outlives_the_others(self, builder: BuilderProcess, store: RedisStore):
+        before = held()
+        await commit(builder, store)
+        edition = await builder.load()
+        document = edition.documents["leaderboard:users:div:1"]
+        del edition
+        await until(lambda: held() == before + 1, "nothing holds the rest")
+        assert json.loads(bytes(document)) == EXPECTED["leaderboard:users:div:1"]
+        del document
+        await until(lambda: held() == before, "all memory is freed")
+
+    async def test_cannot_be_written(self, builder: BuilderProcess):
+        built = await build(builder)
+        with pytest.raises(TypeError):
+            built.documents["leaderboard:users"][0] = 0
+
+    async def test_is_freed_if_nobody_waits_for_the_answer(self, builder: BuilderProcess, store: RedisStore):
+        before = held()
+        await commit(builder, store)
+        for _ in range(20):
+            loading = asyncio.create_task(builder.load())
+            await asyncio.sleep(0)
+            loading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await loading
+        assert await builder.load() is not None
+        await until(lambda: held() == before and held(builder.pid) == 0, "all memory is freed")
+
+    async def test_is_freed_if_who_waits_leaves_as_the_answer_comes(self, options, builder, store: RedisStore):
+        before = held()
+
+        class Leaving(BuilderProcess):
+            leaver: asyncio.Task[Any]
+
+            def _deliver(self, answer: dict[str, Any], descriptor: int | None) -> None:
+                super()._deliver(answer, descriptor)
+                self.leaver.cancel()
+
+        await commit(builder, store)
+        async with running(Leaving(**options)) as other:
+            other.leaver = asyncio.create_task(other.load())
+            with pytest.raises(asyncio.CancelledError):
+                await other.leaver
+            await until(lambda: held() == before, "all memory is freed")
+
+    async def test_is_ours_if_the_child_is_killed(self, builder: BuilderProcess, store: RedisStore):
+        await commit(builder, store)
+        edition = await builder.load()
+        first = builder.pid
+        builder.kill()
+        await until(lambda: builder.pid not in (None, first), "there is another child")
+        assert parsed(edition.documents) == EXPECTED
+        cut = await builder.cut(edition, Owner.USERS, None, 0)
+        assert json.loads(bytes(cut)) == EXPECTED["timeline:users"]
+
+
+def held(pid: int | str = "self") -> int:
+    """How many parcels a process has descriptors of, or has mapped."""
+    gc.collect()
+    folder = Path(f"/proc/{pid}")
+    links = []
+    for descriptor in (folder / "fd").iterdir():
+        with suppress(FileNotFoundError):  # the one of the folder itself
+            links.append(descriptor.readlink().name)
+    inodes = (line.split(maxsplit=5) for line in (folder / "maps").read_text().splitlines())
+    mapped = {inode[4] for inode in inodes if "scoreboardd-parcel" in inode[-1]}
+    descriptors = sum("scoreboardd-parcel" in link for link in links)
+    return max(len(mapped), descriptors)

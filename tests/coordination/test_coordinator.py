@@ -1,0 +1,581 @@
+"""The state machine of one node, row by row of its table, and what no sequence of inputs may break.
+
+Time is what a test says it is: nothing here waits, and `jitter` is 0 unless said otherwise.
+"""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoreboardd.backend.base import Abandoned, Begun, Confirmed, Rebuilt
+from scoreboardd.coordination.coordinator import (
+    NEVER,
+    Abandon,
+    Action,
+    Build,
+    BuildFailed,
+    Built,
+    Busy,
+    CancelBuild,
+    Commit,
+    CommitFailed,
+    Committed,
+    Confirm,
+    Coordinator,
+    Heard,
+    Input,
+    LeaseLost,
+    Load,
+    Loaded,
+    LoadFailed,
+    Noted,
+    Phase,
+    Refused,
+    Renew,
+    Resumed,
+    Tell,
+    Tick,
+    Timing,
+    TryFailed,
+    TryLock,
+    Unchanged,
+    Won,
+)
+from scoreboardd.edition import Event, Version
+
+TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=9.0, reconcile=60.0, backoff_min=0.5, backoff_max=4.0)
+SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+BAN = Event("all", "user_blocked", "2026-02-27T18:00:01Z")
+
+
+def v(number: int, epoch: str = "e") -> Version:
+    return Version(epoch, number)
+
+
+class Machine:
+    """A coordinator and its clock, which only goes forward."""
+
+    def __init__(self, jitter: float = 0.0) -> None:
+        self.coordinator = Coordinator(TIMING, jitter=lambda: jitter)
+        self.now = 0.0
+
+    def __call__(self, received: Input, at: float | None = None) -> list[Action]:
+        """Feed it, `at` a time or now."""
+        self.now = self.now if at is None else at
+        return self.coordinator.handle(received, self.now)
+
+    def wake(self) -> list[Action]:
+        """Let the time come for which it asked."""
+        return self(Tick(), at=self.coordinator.wake)
+
+    def at_wake(self, *expected: Action, at: float) -> None:
+        """The next thing it does by itself, and when."""
+        assert self.coordinator.wake == pytest.approx(at)
+        assert self.wake() == list(expected)
+
+
+@pytest.fixture
+def node() -> Machine:
+    """Connected, serves version 1, and knows of no change; its clock stands at 10."""
+    node = Machine()
+    assert node(Resumed()) == [Load()]
+    assert node(Loaded(v(1))) == [Tell(v(1), None)]
+    assert node.wake() == [TryLock(v(1))]
+    assert node(Won(v(2))) == [Build(v(2), quiet=True)]
+    assert node(Unchanged(v(1))) == [Confirm()]
+    assert node(Heard(Begun(v(2)))) == []
+    assert node(Heard(Confirmed(v(2), v(1), 0.0))) == []
+    assert node(Committed()) == []
+    assert node(Tick(), at=10) == []
+    return node
+
+
+@pytest.fixture
+def builder(node: Machine) -> Machine:
+    """Has heard of one solve, and builds version 3 for it; its clock stands at 10.3."""
+    node(Noted(SOLVE))
+    node.at_wake(TryLock(v(1)), at=10.3)
+    assert node(Won(v(3))) == [Build(v(3), quiet=False)]
+    assert node(Heard(Begun(v(3)))) == []
+    return node
+
+
+@pytest.fixture
+def loser(node: Machine) -> Machine:
+    """Has heard of one solve, and that another node builds version 3 since; its clock stands at 10.2."""
+    node(Noted(SOLVE))
+    assert node(Heard(Begun(v(3))), at=10.2) == []
+    return node
+
+
+class TestNoted:
+    def test_waits_until_nothing_more_comes(self, node: Machine):
+        assert node(Noted(SOLVE)) == []
+        assert node(Noted(SOLVE), at=10.2) == []
+        node.at_wake(TryLock(v(1)), at=10.5)
+
+    def test_but_not_longer_than_max_wait(self, node: Machine):
+        for number in range(10):
+            assert node(Noted(SOLVE), at=10 + number * 0.2) == []
+        node.at_wake(TryLock(v(1)), at=12.0)
+
+    def test_tells_of_one_cause_or_of_a_batch(self, builder: Machine):
+        assert builder(Built()) == [Commit(SOLVE, changes=1)]
+
+    def test_a_batch(self, node: Machine):
+        for event in (SOLVE, BAN, None):
+            node(Noted(event))
+        node.wake()
+        node(Won(v(3)))
+        assert node(Built()) == [Commit(Event("all", "batch", BAN.ts), changes=3)]
+
+    def test_makes_what_is_served_stale(self, node: Machine):
+        assert not node.coordinator.stale
+        node(Noted(SOLVE))
+        assert node.coordinator.stale
+
+    def test_nothing_in_particular_does_not(self, node: Machine):
+        node(Noted(None))
+        assert not node.coordinator.stale
+        node.wake()
+        assert node(Won(v(3))) == [Build(v(3), quiet=True)]
+
+    def test_during_a_build_waits_for_the_next(self, builder: Machine):
+        builder(Noted(BAN))
+        assert builder(Built()) == [Commit(SOLVE, changes=1)]
+        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        builder.at_wake(TryLock(v(3)), at=10.6)
+        assert builder(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert builder(Built()) == [Commit(BAN, changes=1)]
+
+
+class TestResumed:
+    def test_looks_for_a_version_and_builds_quietly(self):
+        node = Machine()
+        assert node.coordinator.wake == NEVER
+        assert node(Resumed()) == [Load()]
+        node.at_wake(TryLock(None), at=0.3)
+        assert node(Won(v(1))) == [Build(v(1), quiet=True)]
+        assert not node.coordinator.stale
+
+    def test_again_is_the_same(self, node: Machine):
+        assert node(Resumed()) == [Load()]
+        assert node(Loaded(v(1))) == []
+        node.at_wake(TryLock(v(1)), at=10.3)
+
+    def test_wakes_who_waits_for_the_lock(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        node(Busy(5.0))
+        assert node(Resumed()) == [Load()]
+        node.at_wake(TryLock(v(1)), at=10.6)
+
+
+class TestBegun:
+    def test_covers_all_that_came_before(self, loser: Machine):
+        # A loser of the lock does nothing, unless the builder is not heard of again.
+        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
+
+    def test_and_nothing_that_came_after(self, loser: Machine):
+        loser(Noted(BAN))
+        loser.at_wake(TryLock(v(1)), at=10.5)
+        assert loser(Busy(8.7)) == []
+        assert loser(Heard(Rebuilt(3, SOLVE)), at=11) == [TryLock(v(1)), Load()]
+        assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert loser(Built()) == [Commit(BAN, changes=1)]
+
+    def test_is_said_while_we_ask_for_the_lock_ourselves(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        node(Heard(Begun(v(3))))
+        node(Busy(8.9))
+        node.at_wake(TryLock(v(1)), at=10.3 + 8.9)
+
+    def test_said_twice_covers_nothing_new(self, loser: Machine):
+        loser(Noted(BAN))
+        loser(Heard(Begun(v(3))))
+        loser.at_wake(TryLock(v(1)), at=10.5)
+
+    def test_of_a_new_epoch_counts(self, loser: Machine):
+        loser(Noted(BAN))
+        loser(Heard(Begun(v(1, "f"))))
+        assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.lock_ttl)
+
+    def test_of_our_own_build_may_come_before_the_answer(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        node(Heard(Begun(v(3))))
+        assert node(Won(v(3))) == [Build(v(3), quiet=False)]
+        assert node(Built()) == [Commit(SOLVE, changes=1)]
+
+    def test_puts_off_the_next_look_for_what_nobody_told(self, node: Machine):
+        node(Heard(Begun(v(3))), at=50)
+        assert node.coordinator.wake == 50 + TIMING.reconcile
+
+
+class TestRebuilt:
+    def test_is_loaded_and_told(self, loser: Machine):
+        assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
+        assert loser.coordinator.stale
+        assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+        assert not loser.coordinator.stale
+        assert loser.coordinator.contained == loser.coordinator.changes
+
+    def test_the_cause_is_told_only_of_the_version_it_belongs_to(self, loser: Machine):
+        loser(Heard(Rebuilt(3, SOLVE)))
+        assert loser(Loaded(v(5))) == [Tell(v(5), None)]
+
+    def test_while_loading_is_loaded_after_that(self, loser: Machine):
+        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(Heard(Begun(v(4))))
+        assert loser(Heard(Rebuilt(4, BAN))) == []
+        assert loser(Loaded(v(3))) == [Tell(v(3), None), Load()]
+        assert loser(Loaded(v(4))) == [Tell(v(4), BAN)]
+
+    def test_without_having_heard_it_begin_is_loaded_and_settles_nothing(self, node: Machine):
+        node(Noted(SOLVE))
+        assert node(Heard(Rebuilt(3, BAN))) == [Load()]
+        assert node(Loaded(v(3))) == [Tell(v(3), BAN)]
+        assert node.coordinator.stale
+        node.at_wake(TryLock(v(3)), at=10.3)
+
+    def test_of_our_own_commit_is_an_echo(self, builder: Machine):
+        builder(Built())
+        assert builder(Heard(Rebuilt(3, SOLVE))) == []
+        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+
+    def test_of_our_own_commit_after_its_answer_is_no_news(self, builder: Machine):
+        builder(Built())
+        builder(Committed())
+        assert builder(Heard(Rebuilt(3, SOLVE))) == []
+
+    def test_of_a_version_before_the_one_that_covers_us_does_not_settle_ours(self, loser: Machine):
+        loser(Noted(BAN))
+        loser(Heard(Begun(v(4))))
+        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(Loaded(v(3)))
+        assert loser.coordinator.stale
+
+    def test_is_word_for_who_was_told_that_the_lock_is_busy(self, loser: Machine):
+        loser(Noted(BAN))
+        loser.wake()
+        # The word overtakes the answer: that the lock was busy is out of date.
+        assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
+        assert loser(Busy(8.0)) == [TryLock(v(1))]
+
+
+class TestConfirmed:
+    def test_contains_what_it_covers_and_tells_nobody(self, loser: Machine):
+        assert loser(Heard(Confirmed(v(3), v(1), 0.0))) == []
+        assert not loser.coordinator.stale
+        assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.reconcile)
+
+    def test_of_a_version_that_we_do_not_serve_is_loaded(self, loser: Machine):
+        # The announcement was lost. Until it is loaded, nothing of it is contained in what we serve.
+        assert loser(Heard(Confirmed(v(4), v(3), 0.0))) == [Load()]
+        assert loser.coordinator.stale
+        assert loser(Loaded(v(3))) == [Tell(v(3), None)]
+        assert not loser.coordinator.stale
+
+    def test_says_nothing_of_what_came_after(self, loser: Machine):
+        loser(Noted(BAN))
+        loser(Heard(Confirmed(v(3), v(1), 0.0)))
+        assert loser.coordinator.stale
+        loser.at_wake(TryLock(v(1)), at=10.5)
+
+
+class TestAbandoned:
+    def test_is_taken_over_at_once(self, loser: Machine):
+        assert loser(Heard(Abandoned(v(3))), at=11) == [TryLock(v(1))]
+        assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert loser(Built()) == [Commit(SOLVE, changes=1)]
+
+    def test_but_not_by_who_has_failed_just_now(self, loser: Machine):
+        loser(Heard(Abandoned(v(3))), at=11)
+        loser(TryFailed())
+        loser(Heard(Begun(v(4))))
+        assert loser(Heard(Abandoned(v(4)))) == []
+        loser.at_wake(TryLock(v(1)), at=11 + TIMING.backoff_min)
+
+    def test_of_another_than_the_one_that_covers_us_changes_nothing(self, loser: Machine):
+        loser(Heard(Begun(v(4))))
+        assert loser(Heard(Abandoned(v(3)))) == []
+        assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.lock_ttl)
+
+
+class TestTheLock:
+    def test_busy_is_tried_again_when_it_could_have_run_out(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        assert node(Busy(4.0)) == []
+        node.at_wake(TryLock(v(1)), at=10.3 + 4.0)
+
+    def test_failing_is_tried_ever_more_seldom(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        for pause in (0.5, 1, 2, 4, 4):
+            node(TryFailed())
+            node.at_wake(TryLock(v(1)), at=node.now + pause)
+        assert node.coordinator.failing
+
+    def test_failing_together_is_not_trying_together(self):
+        wakes = set()
+        for jitter in (0.0, 0.5, 0.99):
+            node = Machine(jitter)
+            node(Resumed())
+            node(Loaded(None))
+            node.wake()
+            node(TryFailed())
+            wakes.add(round(node.coordinator.wake - node.now, 3))
+        assert len(wakes) == 3
+        assert all(TIMING.backoff_min / 2 <= wake <= TIMING.backoff_min for wake in wakes)
+
+    def test_is_renewed_three_times_in_its_life_while_we_build(self, builder: Machine):
+        for number in (1, 2, 3):
+            builder.at_wake(Renew(), at=10.3 + number * TIMING.lock_ttl / 3)
+        builder(Built())
+        assert builder.coordinator.wake > builder.now + TIMING.lock_ttl
+
+    def test_lost_while_we_build_is_left_to_the_next_holder(self, builder: Machine):
+        assert builder(LeaseLost()) == [CancelBuild()]
+        assert builder(Built()) == []  # it was on the way
+        assert builder.coordinator.lease is None
+        builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
+
+    def test_lost_to_a_node_whose_build_covers_us_is_no_reason_to_go_again(self, builder: Machine):
+        builder(Heard(Begun(v(4))), at=20)
+        assert builder(LeaseLost()) == [CancelBuild()]
+        builder.at_wake(TryLock(v(1)), at=20 + TIMING.lock_ttl)
+
+
+class TestTheBuild:
+    def test_that_failed_is_abandoned_and_tried_again_for_the_same_cause(self, builder: Machine):
+        assert builder(BuildFailed()) == [Abandon()]
+        assert builder(Heard(Abandoned(v(3)))) == []
+        assert builder.coordinator.failing
+        builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
+        assert builder(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert builder(Built()) == [Commit(SOLVE, changes=1)]
+        assert builder(Committed()) == [Tell(v(4), SOLVE)]
+        assert not builder.coordinator.failing
+
+    def test_that_found_what_is_committed_confirms_it(self, node: Machine):
+        node(Noted(None))
+        node.wake()
+        node(Won(v(3)))
+        assert node(Unchanged(v(1))) == [Confirm()]
+        assert node(Committed()) == []
+        assert node.coordinator.contained == node.coordinator.changes
+
+    def test_that_found_what_is_committed_but_not_served_loads_it(self, node: Machine):
+        node(Noted(None))
+        node.wake()
+        node(Won(v(4)))
+        assert node(Unchanged(v(3))) == [Confirm(), Load()]
+        assert node(Committed()) == []
+        assert node.coordinator.contained < node.coordinator.changes
+        assert node(Loaded(v(3))) == [Tell(v(3), None)]
+        assert node.coordinator.contained == node.coordinator.changes
+
+    def test_of_a_lock_won_after_others_began_is_theirs(self, node: Machine):
+        # The answer was slow: our lock has run out, and another node is at it.
+        node(Noted(SOLVE))
+        node.wake()
+        node(Heard(Begun(v(3))))
+        node(Heard(Begun(v(4))), at=20)
+        assert node(Won(v(3))) == [Build(v(3), quiet=False)]
+        assert node(LeaseLost()) == [CancelBuild()]
+        assert node.coordinator.wake == pytest.approx(20 + TIMING.lock_ttl)
+
+
+class TestTheCommit:
+    def test_is_served_and_told(self, builder: Machine):
+        builder(Built())
+        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder.coordinator.served == v(3)
+        assert not builder.coordinator.stale
+        assert builder.coordinator.wake == pytest.approx(10.3 + TIMING.reconcile)
+
+    def test_refused_goes_again_after_a_look_at_what_is_there(self, builder: Machine):
+        builder(Built())
+        assert builder(Refused()) == [Load()]
+        assert builder(Loaded(v(1))) == []
+        builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
+        assert builder(Won(v(4))) == [Build(v(4), quiet=False)]
+
+    def test_of_unknown_outcome_frees_the_lock_and_looks(self, builder: Machine):
+        builder(Built())
+        assert builder(CommitFailed()) == [Abandon(), Load()]
+        assert builder(Loaded(v(3))) == [Tell(v(3), None)]
+
+    def test_unanswered_contains_nothing_whatever_others_say(self, builder: Machine):
+        builder(Built())
+        builder(Heard(Begun(v(4))))
+        builder(Heard(Confirmed(v(4), v(3), 0.0)))
+        assert builder.coordinator.stale
+
+    def test_answered_when_a_later_version_is_served_takes_nothing_back(self, builder: Machine):
+        builder(Built())
+        builder(Heard(Rebuilt(3, SOLVE)))
+        builder(Heard(Begun(v(4))))
+        assert builder(Heard(Rebuilt(4, BAN))) == [Load()]
+        assert builder(Loaded(v(4))) == [Tell(v(4), BAN)]
+        assert Tell(v(3), SOLVE) not in builder(Committed())
+        assert builder.coordinator.served == v(4)
+
+    def test_answered_when_the_epoch_has_changed_takes_nothing_back(self, builder: Machine):
+        builder(Built())
+        builder(Resumed())
+        assert builder(Loaded(v(1, "f"))) == [Tell(v(1, "f"), None)]
+        actions = builder(Committed())
+        assert Load() in actions
+        assert Tell(v(3), SOLVE) not in actions
+        assert builder.coordinator.served == v(1, "f")
+
+    def test_of_a_new_epoch_is_served(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        node(Won(v(1, "f")))
+        node(Built())
+        assert node(Committed()) == [Tell(v(1, "f"), SOLVE)]
+
+
+class TestLoaded:
+    def test_that_is_served_already_tells_nothing(self, node: Machine):
+        node(Resumed())
+        assert node(Loaded(v(1))) == []
+
+    def test_nothing_before_the_first_document_is_no_surprise(self):
+        node = Machine()
+        node(Resumed())
+        assert node(Loaded(None)) == []
+        assert node.coordinator.changes == 1
+
+    @pytest.mark.parametrize("found", [None, v(0)])
+    def test_less_than_was_served_means_that_the_store_lost_state(self, node: Machine, found: Version | None):
+        node(Resumed())
+        node.wake()
+        node(Won(v(3)))
+        node(Unchanged(v(1)))
+        node(Committed())
+        before = node.coordinator.changes
+        assert node(Loaded(found)) == []
+        assert node.coordinator.changes == before + 1
+        node.at_wake(TryLock(v(1)), at=node.now + TIMING.debounce)
+
+    def test_less_than_was_announced_means_that_the_store_lost_state(self, loser: Machine):
+        loser(Heard(Rebuilt(3, SOLVE)))
+        assert loser(Loaded(None)) == []
+        assert loser.coordinator.stale
+        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.debounce)
+
+    def test_of_another_epoch_is_what_the_store_says_now(self, node: Machine):
+        node(Resumed())
+        assert node(Loaded(v(1, "f"))) == [Tell(v(1, "f"), None)]
+
+    def test_that_a_commit_of_our_own_overtook_is_asked_again(self, builder: Machine):
+        builder(Resumed())
+        builder(Built())
+        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder(Loaded(v(1))) == [Load()]
+        assert builder(Loaded(v(3))) == []
+
+    def test_of_another_epoch_that_a_commit_of_our_own_overtook_is_asked_again(self, node: Machine):
+        node(Resumed())
+        node.wake()
+        node(Won(v(1, "f")))
+        node(Built())
+        assert node(Committed()) == [Tell(v(1, "f"), None)]
+        assert node(Loaded(v(9))) == [Load()]
+        assert node.coordinator.served == v(1, "f")
+
+    def test_not_is_tried_again_ever_more_seldom(self, loser: Machine):
+        loser(Heard(Rebuilt(3, SOLVE)))
+        for pause in (0.5, 1, 2, 4):
+            assert loser(LoadFailed()) == []
+            assert loser.coordinator.stale
+            loser.at_wake(Load(), at=loser.now + pause)
+        assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+
+
+class TestTick:
+    def test_too_early_does_nothing(self, node: Machine):
+        node(Noted(SOLVE))
+        assert node(Tick(), at=10.29) == []
+
+    def test_looks_for_what_nobody_told(self, node: Machine):
+        due = 0.3 + TIMING.reconcile
+        node.at_wake(at=due)
+        node.at_wake(TryLock(v(1)), at=due + TIMING.debounce)
+        assert node(Won(v(3))) == [Build(v(3), quiet=True)]
+
+    def test_takes_over_from_a_builder_that_is_not_heard_of(self, loser: Machine):
+        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
+        assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert loser(Built()) == [Commit(SOLVE, changes=1)]
+
+    def test_leaves_a_builder_alone_that_has_renewed_the_lock(self, loser: Machine):
+        loser.wake()
+        loser(Busy(6.0))
+        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl + 6.0)
+
+
+versions = st.builds(Version, st.sampled_from("ef"), st.integers(1, 9))
+events = st.none() | st.sampled_from([SOLVE, BAN])
+heard = st.one_of(
+    st.builds(Begun, versions),
+    st.builds(Rebuilt, st.integers(1, 9), st.just(SOLVE)),
+    st.builds(Confirmed, versions, versions, st.just(0.0)),
+    st.builds(Abandoned, versions),
+)
+unasked = st.one_of(st.builds(Noted, events), st.just(Resumed()), st.builds(Heard, heard), st.just(Tick()))
+#: What may be said to each question, in whatever state of the store.
+answers = {
+    TryLock: st.one_of(st.builds(Won, versions), st.builds(Busy, st.floats(0, TIMING.lock_ttl)), st.just(TryFailed())),
+    Build: st.one_of(st.sampled_from([Built(), BuildFailed(), LeaseLost()]), st.builds(Unchanged, versions)),
+    Commit: st.sampled_from([Committed(), Refused(), CommitFailed()]),
+    Confirm: st.sampled_from([Committed(), Refused(), CommitFailed()]),
+    Load: st.one_of(st.builds(Loaded, st.none() | versions), st.just(LoadFailed())),
+}
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_no_sequence_of_inputs_breaks_it(data: st.DataObject):
+    """Even if what the store and the others say makes no sense together."""
+    jitter = data.draw(st.sampled_from([0.0, 0.5, 0.999]))
+    node = Machine(jitter)
+    mine = node.coordinator
+    asked: list[Action] = []
+    told: list[Version] = []
+    for _ in range(data.draw(st.integers(1, 60))):
+        if asked and data.draw(st.booleans()):
+            question = asked.pop(data.draw(st.integers(0, len(asked) - 1)))
+            received = data.draw(answers[type(question)])
+        else:
+            received = data.draw(unasked)
+        leased = mine.lease
+        later = node.now + data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, 70.0]))
+        actions = node(received, at=max(node.now, min(later, mine.wake)))
+
+        assert 0 <= mine.contained <= mine.stored <= mine.covered <= mine.changes
+        assert (mine.lease is not None) == (mine.phase in (Phase.BUILDING, Phase.COMMITTING, Phase.CONFIRMING))
+        assert leased is None or mine.lease in (None, leased), "a second lease while it had one"
+        for action in actions:
+            match action:
+                case Tell(version):
+                    assert version == mine.served
+                    told.append(version)
+                case TryLock(seen):
+                    assert mine.phase is Phase.TRYING
+                    assert seen == mine.served
+                case CancelBuild():
+                    asked = [question for question in asked if not isinstance(question, Build)]
+            if type(action) in answers:
+                assert type(action) not in map(type, asked), "asked twice at a time"
+                asked.append(action)
+        assert mine.wake > node.now, "a timer that rings for nothing would eat the loop"
+    for before, after in pairwise(told):
+        assert before.epoch != after.epoch or before.number < after.number

@@ -1,0 +1,48 @@
+"""A platform's database, and somebody to connect to it who may do only what a test lets them."""
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+import pytest
+
+from tests.contests import SCHEMA_SQL
+
+
+@dataclass(frozen=True)
+class Role:
+    name: str
+    dsn: str
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[Any]:
+    """A connection to the platform's database, as its owner."""
+    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+async def platform(admin: Any, database: str) -> str:
+    """The DSN of a platform with divisions and no contest yet."""
+    await admin.execute(SCHEMA_SQL(divisions=True))
+    return database
+
+
+@pytest.fixture
+async def role(admin: Any, platform: str) -> AsyncIterator[Role]:
+    """Who may connect and nothing else."""
+    name, password = f"test_{secrets.token_hex(8)}", secrets.token_hex(8)
+    await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+    yield Role(name, as_user(platform, name, password))
+    await admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def as_user(dsn: str, name: str, password: str) -> str:
+    parts = urlsplit(dsn)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{quote(name)}:{quote(password)}@{place}").geturl()
