@@ -89,17 +89,23 @@ class Member:
         self.board: frozenset[Solve] = frozenset()
         "What it showed when last read."
         self.version: Version | None = None
+        self._life = 0
+        "Grows with every process that is killed."
+        self._answered = False
+        "This process has shown a document."
+        self._killed = False
 
     async def start(self) -> None:
         node = Node(self._environ)
         try:
             await node.start()
         finally:
-            self.node, self._answered, self._killed = node, False, False
-            self.board, self.version = frozenset(), None
+            self.node, self._killed = node, False
 
     async def kill(self) -> None:
         self._killed = True
+        self._life += 1
+        self._answered, self.board, self.version = False, frozenset(), None
         await self.node.end(signal.SIGKILL)
 
     @property
@@ -108,7 +114,7 @@ class Member:
 
     async def read(self, session: aiohttp.ClientSession, *, at_least: Version | None = None) -> None:
         """Read the board, if the node can be reached, and hold it against what it showed before."""
-        node = self.node
+        node, life = self.node, self._life
         if node.process.returncode is not None and not self._killed:
             self._killed = True
             self._history.violated(f"I6: {self.url} ended by itself: {node.log[-1]['event']}")
@@ -118,8 +124,8 @@ class Member:
                 body = await response.json() if status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return  # dead, or stopped, and so not answering: no answer is not a wrong one
-        if node is not self.node:
-            return  # another process by now
+        if life != self._life:
+            return  # what answered may have been killed since, and replaced
         self._history.reads += 1
         if body is None:
             if self._answered:
