@@ -7,7 +7,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
 
-.PHONY: help demo test chaos lint types lock clean
+.PHONY: help demo test simulate chaos lint types lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -17,6 +17,9 @@ demo: $(READY) ## a simulated contest on real servers; NODES=3 for a cluster, Ct
 
 test: $(READY) ## the test suite, against real servers
 	.venv/bin/python -m pytest $(ARGS)
+
+simulate: $(READY) ## clusters in virtual time, a seed each; SEEDS=100000 FIRST=0
+	.venv/bin/python -m tests.simulation $(or $(SEEDS),10000) $(or $(FIRST),0)
 
 chaos: $(READY) ## every fault at real processes, over and over; MINUTES=10 NODES=4 SEED=1
 	.venv/bin/python -m tests.chaos $(or $(MINUTES),10) $(or $(NODES),4) $(or $(SEED),1)
