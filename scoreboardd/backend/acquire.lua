@@ -5,21 +5,28 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   return {0, redis.call('PTTL', KEYS[1])}
 end
-local epoch, number = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number'))
+local epoch, number, run = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number', 'run'))
 if holder and epoch then
   -- The reply to our first try was lost, and the client sent it again: the same lease, the same number.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return {1, epoch, tonumber(number)}
 end
 local committed_epoch, committed = string.match(redis.call('GET', KEYS[3]) or '', '^(%w+)-(%d+)$')
+local info = redis.pcall('INFO', 'server') -- which not every user may ask for
+local this_run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 local latest = tonumber(committed_epoch == epoch and committed or number)
 if not epoch or (epoch == ARGV[4] and latest < tonumber(ARGV[5])) then
   -- This store has lost what it once told the caller: a new epoch, so that no version is ever given out twice.
   epoch = ARGV[3]
   number = 0
+elseif run ~= this_run then
+  -- The server has restarted, or another took over: it may have forgotten the latest numbers. Pass over them, and over
+  -- those that were passed to in a run that is forgotten as well.
+  local seconds, micros = unpack(redis.call('TIME'))
+  number = math.max(number, seconds * 1000 + math.floor(micros / 1000))
 end
 number = tonumber(number) + 1
-redis.call('HSET', KEYS[2], 'epoch', epoch, 'number', number)
+redis.call('HSET', KEYS[2], 'epoch', epoch, 'number', number, 'run', this_run)
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('PUBLISH', ARGV[6], cjson.encode({state = 'begun', epoch = epoch, version = number}))
 return {1, epoch, number}

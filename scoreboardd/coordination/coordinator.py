@@ -20,7 +20,7 @@ that began after it arrived is under way, so that build's version contains it), 
     Won v / Busy / TryFailed     build / wait for word of the holder / back off
     Built, Unchanged / BuildFailed / LeaseLost    commit, confirm / abandon and back off / leave it to the next holder
     Committed / Refused / CommitFailed            serve and tell / what it covered waits again, back off, look
-    Loaded v / LoadFailed        serve and tell, if newer; what was stored waits again, if it is not / back off
+    Loaded v / LoadFailed        serve and tell, if newer; what was stored waits again, if v lacks it / back off
     Tick                         nothing new: what was waited for is due
 
 Coverage, and why no clock is needed
@@ -261,8 +261,14 @@ class Coordinator:
         "The build that covers the changes up to `covered`; set exactly while `covered > stored`."
         self._begun: Version | None = None
         "The latest build heard of."
+        self._begun_numbers: dict[str, int] = {}
+        "Of the latest build heard of, by epoch."
         self._tried = 0
         "`changes` when the lock was last asked for."
+        self._stored_in: tuple[Version, ...] = ()
+        "What contains the changes up to `stored`: the version that first did, and the last build heard to begin since."
+        self._confirmed: Version | None = None
+        "What we found unchanged; set exactly while the phase is CONFIRMING."
         self._waiting_cause: Event | None = None
         "What the waiting changes were, merged."
         self._covered_cause: Event | None = None
@@ -378,15 +384,17 @@ class Coordinator:
     def _hear(self, message: Begun | Confirmed | Abandoned | Rebuilt, now: float) -> None:
         match message:
             case Begun(version):
-                if self._begun is not None and not version.follows(self._begun):
+                if version.number <= self._begun_numbers.get(version.epoch, 0):
                     return  # said twice
+                self._begun_numbers[version.epoch] = version.number
                 self._begun = version
+                self._stored_in = (*self._stored_in[:1], version) if self._stored_in else ()
                 self._cover(version, self.changes)
                 self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
                 self._reconcile_at = now + self._timing.reconcile * (1 + self._jitter() / 4)
             case Confirmed(version, committed):
                 self._word_came()
-                self._settle(version)
+                self._settle(version, committed)
                 self._news |= committed != self.served
             case Abandoned(version):
                 self._word_came()
@@ -400,7 +408,7 @@ class Coordinator:
                 if ended is not None and ended == self.lease:
                     return  # the echo of our own commit, whose answer is on its way
                 if ended is not None:
-                    self._settle(ended)
+                    self._settle(ended, ended)
                 if ended is None or ended.follows(self.served):
                     self._news = True
 
@@ -420,6 +428,7 @@ class Coordinator:
                 return [Commit(self._covered_cause, self.covered - self.stored)]
             case Unchanged(committed):
                 self.phase = Phase.CONFIRMING
+                self._confirmed = committed
                 self._news |= committed != self.served
                 return [Confirm()]
             case BuildFailed():
@@ -435,15 +444,15 @@ class Coordinator:
         actions: list[Action] = []
         if self.lease is None:
             return actions
-        version, confirmed = self.lease, self.phase is Phase.CONFIRMING
+        version, confirmed, self._confirmed = self.lease, self._confirmed, None
         match result:
             case Committed():
                 cause = self._covered_cause
                 self.phase = Phase.IDLE
                 self.lease = None
                 self._failures = 0
-                self._settle(version)
-                if confirmed:
+                self._settle(version, confirmed or version)
+                if confirmed is not None:
                     return []
                 if version.replaces(self.served, self._commit_from):
                     self.served = version
@@ -464,12 +473,16 @@ class Coordinator:
         self._loading = False
         self._load_failures = 0
         if version is not None and version.replaces(self.served, self._load_from):
+            if self.served is not None and self.served.epoch != version.epoch and not self._has_stored(version):
+                self.contained = 0  # the store was taken back, into an epoch that it had left, and we follow
             self.served = version
-            self._settle(version)
+            self._settle(version, version)
+            self._look_back(version, now)
             told = self._notice is not None and self._notice.number == version.number
             return [Tell(version, self._notice.event if self._notice and told else None)]
         if version is not None and version == self.served:
-            self._settle(version)
+            self._settle(version, version)
+            self._look_back(version, now)
         elif self.served != self._load_from:
             self._news = True  # a commit of our own overtook the answer: ask again
         elif not self._news and (self.served is not None or self.stored > self.contained):
@@ -530,10 +543,11 @@ class Coordinator:
         if self.covered > self.stored and (self._awaited is None or version.follows(self._awaited)):
             self._awaited = version
 
-    def _settle(self, version: Version) -> None:
-        """`version` is in the store, or what it would have said is."""
+    def _settle(self, version: Version, committed: Version) -> None:
+        """`version` is in the store, or what it would have said is: as `committed`."""
         if self._awaited is not None and version.includes(self._awaited):
             self.stored = self.covered
+            self._stored_in = (committed,)
             self._awaited = self._covered_cause = None
             self._watch_at = NEVER
 
@@ -549,12 +563,22 @@ class Coordinator:
                 self._waiting_cause = waiting.after(self._covered_cause) if waiting else self._covered_cause
                 self._covered_cause = None
 
+    def _has_stored(self, version: Version) -> bool:
+        """True if `version` contains the changes that are stored."""
+        return not self._stored_in or any(version.includes(known) for known in self._stored_in)
+
+    def _look_back(self, version: Version, now: float) -> None:
+        """Serving `version`, which is all that the store has: it may have gone back, or to another epoch."""
+        if not self._news and not self._has_stored(version):
+            self._lost(now)
+
     def _lost(self, now: float) -> None:
         """The store has less than we have served or heard of: it has lost state. What we do not contain has to come
         again. Whoever builds next tells the store what was seen, and it starts a new epoch."""
         if self._awaited is not None:
             self._uncover(self._awaited, now)
         self.covered = self.stored = self.contained
+        self._stored_in = () if self.served is None else (self.served,)
         self._note(None, now)
 
     def _give_up(self, now: float) -> None:

@@ -1,0 +1,14 @@
+"""Whole clusters in no time: real coordinators over a model of the store, the bus and the database.
+
+    world       virtual time, the one source of chance, and the history of a run
+    store       the model of Redis: keys, scripts, messages (`test_conformance` holds it to the real one)
+    bus         from the store to the nodes: in order, or broken, or lost, or twice
+    node        a real `Coordinator` with the hands that `coordination.runner` gives it
+    clients     browsers that come, leave and return
+    judge       what must be true of the store at every step, whatever is asked of it
+    cluster     all of these together, a platform that writes, and what must have come true in the end
+    faults      what goes wrong, when and to whom
+    mutants     coordinators, hands and stores that are broken on purpose
+
+A seed is a history: `python -m tests.simulation SEEDS [FIRST]` runs many, and tells that of the one that fails.
+"""

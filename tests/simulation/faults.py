@@ -1,0 +1,126 @@
+"""What goes wrong: how likely each small thing is, and the calamities that strike a node, the store or the database.
+
+A seed draws its own mix, so that some runs are quiet but for one thing, and in some everything fails at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+
+LATE = 25.0
+"Seconds after which whatever was on the way has arrived or is lost."
+
+
+@dataclass(slots=True)
+class Faults:
+    """Probabilities, each for one request, build, message or step."""
+
+    slow: float = 0.0
+    "Something takes seconds to arrive, a build longer than the lock's TTL."
+    lost: float = 0.0
+    "A request is lost, or late, or done twice, or its answer is lost."
+    failing: float = 0.0
+    "A build or a load fails, at any of its steps."
+    swallowed: float = 0.0
+    "A message of the bus is lost, and nothing tells."
+    twice: float = 0.0
+    "A message comes a second time."
+    stumble: float = 0.0
+    "A node crashes or freezes between an input and what it leads to."
+
+    def travel(self, random: Random) -> float:
+        """How long something is on the way."""
+        if self.slow and random.random() < self.slow:
+            return random.uniform(0.2, 4.0)
+        return 0.0002 + 0.002 * random.random()
+
+    def building(self, random: Random) -> float:
+        if self.slow and random.random() < self.slow:
+            return random.uniform(0.5, 15.0)
+        return 0.05 + 0.15 * random.random()
+
+    def cease(self) -> None:
+        self.slow = self.lost = self.failing = self.swallowed = self.twice = self.stumble = 0.0
+
+
+def draw(random: Random) -> Faults:
+    def some(*chances: float) -> float:
+        return random.choice((0.0, 0.0, *chances))
+
+    return Faults(
+        slow=some(0.02, 0.2),
+        lost=some(0.02, 0.2),
+        failing=some(0.05, 0.4),
+        swallowed=some(0.01, 0.1) if random.random() < 0.5 else 0.0,
+        twice=some(0.05, 0.3),
+        stumble=some(0.005, 0.03),
+    )
+
+
+# Calamities
+
+
+def crash(cluster: "Cluster") -> None:
+    cluster.some_node().crash()
+
+
+def stop(cluster: "Cluster") -> None:
+    cluster.some_node().stop()
+
+
+def freeze(cluster: "Cluster") -> None:
+    node, random = cluster.some_node(), cluster.world.random
+    node.freeze(random.uniform(0.1, 2.5 * cluster.timing.lock_ttl), with_child=random.random() < 0.5)
+
+
+def reset(cluster: "Cluster") -> None:
+    cluster.some_node().reset()
+
+
+def part_from_store(cluster: "Cluster") -> None:
+    cluster.some_node().part(cluster.world.random.uniform(0.5, 25))
+
+
+def part_from_database(cluster: "Cluster") -> None:
+    node, world = cluster.some_node(), cluster.world
+    seconds = world.random.uniform(0.5, 25)
+    world.note("{} is parted from the database for {:.1f} s", node, seconds)
+    node.blind_until = max(node.blind_until, world.now + seconds)
+
+
+def restart(cluster: "Cluster") -> None:
+    cluster.restart_store(None)
+
+
+def restart_empty(cluster: "Cluster") -> None:
+    cluster.restart_store("empty")
+
+
+def flush(cluster: "Cluster") -> None:
+    cluster.flush()
+
+
+def fail_over(cluster: "Cluster") -> None:
+    """To a replica that lags: the store is taken back in time, to what it is now."""
+    world = cluster.world
+    world.note("the replica stops following")
+    dump = cluster.store.dump()
+    world.after(world.random.choice((0.1, 1, 5, 15)) * world.random.random(), cluster.restart_store, dump)
+
+
+HARMLESS_TO_DATA: tuple[Callable[["Cluster"], None], ...] = (
+    crash,
+    stop,
+    freeze,
+    freeze,
+    reset,
+    reset,
+    part_from_store,
+    part_from_database,
+    restart,
+)
+LOSING_DATA: tuple[Callable[["Cluster"], None], ...] = (*HARMLESS_TO_DATA, restart_empty, flush, fail_over, fail_over)

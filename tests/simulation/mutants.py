@@ -1,0 +1,223 @@
+"""Coordinators, hands and stores that are broken on purpose: if the simulation lets one pass, it proves nothing."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from scoreboardd.backend.base import Catalogue, Lease, Rebuilt
+from scoreboardd.coordination import coordinator as c
+from scoreboardd.edition import Event, Version
+from tests.simulation.cluster import Parts
+from tests.simulation.node import Node
+from tests.simulation.store import Store
+
+# Coordinators
+
+
+class DropsWhenBusy(c.Coordinator):
+    """Somebody else builds, so there is nothing to do."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        actions = super().handle(received, now)
+        if isinstance(received, c.Busy):
+            self._awaited = None
+            self.covered = self.stored = self.changes
+        return actions
+
+
+class MissesReconnects(c.Coordinator):
+    """No resync on resubscribe."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        again = isinstance(received, c.Resumed) and self.changes > 0
+        return super().handle(c.Tick() if again else received, now)
+
+
+class AnnouncesBeforeRefresh(c.Coordinator):
+    """A version is out: tell, and then load it."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        actions = super().handle(received, now)
+        match received:
+            case c.Heard(Rebuilt(number, event)) if self.served is not None:
+                return [c.Tell(Version(self.served.epoch, number), event), *actions]
+        return actions
+
+
+class NeverTiresOfWaiting(c.Coordinator):
+    """No `max_wait`."""
+
+    def __init__(self, timing: c.Timing, **options: Any) -> None:
+        super().__init__(replace(timing, max_wait=1e9), **options)
+
+
+class CoversTooMuch(c.Coordinator):
+    """What came while a build was under way is in it, surely."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        match received:
+            case c.Heard(Rebuilt()) if self._begun is not None:
+                self._cover(self._begun, self.changes)
+        return super().handle(received, now)
+
+
+class ForgetsTheAbandoned(c.Coordinator):
+    """What an abandoned build covered is not given back."""
+
+    def _uncover(self, version: Version, now: float) -> None:
+        if self._awaited == version:
+            self._awaited = None
+            self._watch_at = c.NEVER
+
+
+class TrustsTheHolder(c.Coordinator):
+    """Never looks after a builder that is not heard of again."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        actions = super().handle(received, now)
+        self._watch_at = c.NEVER
+        return actions
+
+
+class HearsTwice(c.Coordinator):
+    """Takes the beginning of a build, said again after those of another epoch, for a new one."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        if self._begun is not None:
+            self._begun_numbers = {self._begun.epoch: self._begun.number}
+        return super().handle(received, now)
+
+
+class BelievesTheStore(c.Coordinator):
+    """Does not see that the store has gone back."""
+
+    def _has_stored(self, version: Version) -> bool:
+        return True
+
+
+# Hands
+
+
+class ReadsOnce(Node):
+    """Does not look whether the version moved while the documents were read."""
+
+    def _moved(self, elsewhere: bool) -> bool:
+        return False
+
+
+# Stores
+
+
+class TakesAnyToken(Store):
+    """No fence: the lock is whoever's, and a commit is accepted from anybody."""
+
+    def _may_commit(self, lease: Lease) -> bool:
+        return True
+
+
+class TakesAnyFence(Store):
+    """Half a fence: the token is compared, the number is not."""
+
+    def _may_commit(self, lease: Lease) -> bool:
+        return self._owns(lease)
+
+
+class ReleasesByKey(Store):
+    """Who has done with the lock deletes it, whoever has it by now."""
+
+    def abandon(self, lease: Lease) -> None:
+        self.data.lock = None
+        super().abandon(lease)
+
+
+class RepeatsNumbers(Store):
+    """A server that was taken back gives the numbers out again that it has forgotten."""
+
+    def restart(self) -> None:
+        pass
+
+
+# The reference, of which the design document says how it works
+
+
+class Reference(c.Coordinator):
+    """A trailing timer, and whoever gets the lock when it fires rebuilds. All else is dropped."""
+
+    def __init__(self, timing: c.Timing, **options: Any) -> None:
+        super().__init__(timing, **options)
+        self._fires_at = c.NEVER
+
+    @property
+    def wake(self) -> float:
+        return self._fires_at
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        match received:
+            case c.Noted() | c.Resumed() if self.served is None or isinstance(received, c.Noted):
+                self.changes += 1
+                self._fires_at = now + self._timing.debounce
+            case c.Tick() if now >= self._fires_at:
+                self._fires_at = c.NEVER
+                if self.phase is c.Phase.IDLE:
+                    self.phase = c.Phase.TRYING
+                    return [c.TryLock(None)]
+            case c.Busy() | c.TryFailed():
+                self.phase = c.Phase.IDLE
+            case c.Won(version):
+                self.phase, self.lease = c.Phase.BUILDING, version
+                return [c.Build(version, quiet=False)]
+            case c.Built():
+                self.phase = c.Phase.COMMITTING
+                return [c.Commit(None, 0)]
+            case c.Committed():
+                version, self.lease, self.phase = self.lease, None, c.Phase.IDLE
+                if version is not None and version.follows(self.served):
+                    self.served = version
+                    return [c.Tell(version, None)]
+            case c.BuildFailed() | c.Refused() | c.CommitFailed():
+                self.phase, self.lease = c.Phase.IDLE, None
+                return [c.Abandon()]
+            case c.Heard(Rebuilt()):
+                return [c.Load()]
+            case c.Loaded(version) if version is not None and version.follows(self.served):
+                self.served = version
+                return [c.Tell(version, None)]
+        return []
+
+
+class ReferenceStore(TakesAnyToken, ReleasesByKey):
+    """Says nothing of a commit: the holder does, when it has released the lock."""
+
+    def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+        say, self._say = self._say, lambda message: None
+        try:
+            return super().commit(lease, catalogue, event)
+        finally:
+            self._say = say
+
+
+class ReferenceNode(Node):
+    def _feed(self, received: c.Input, database: int = 0) -> None:
+        super()._feed(received, database)
+        if isinstance(received, c.Committed) and self._lease is not None:
+            rebuilt = Rebuilt(self._lease.version.number, Event("all", "scoreboard_updated", ""))
+            self._ask(partial(self.cluster.bus.publish, rebuilt), lambda _: None, lambda: None)
+
+
+MUTANTS = {
+    "drops the change when the lock is busy": Parts(coordinator=DropsWhenBusy),
+    "does not resync when it subscribes again": Parts(coordinator=MissesReconnects),
+    "announces before it has refreshed": Parts(coordinator=AnnouncesBeforeRefresh),
+    "has no max_wait": Parts(coordinator=NeverTiresOfWaiting),
+    "covers what was heard after the build began": Parts(coordinator=CoversTooMuch),
+    "does not give back what an abandoned build covered": Parts(coordinator=ForgetsTheAbandoned),
+    "never looks after a dead holder": Parts(coordinator=TrustsTheHolder),
+    "hears a message twice": Parts(coordinator=HearsTwice),
+    "does not see that the store went back": Parts(coordinator=BelievesTheStore),
+    "mixes documents of two versions": Parts(node=ReadsOnce),
+    "has no fence": Parts(store=TakesAnyToken),
+    "compares the token only": Parts(store=TakesAnyFence),
+    "releases the lock by its key": Parts(store=ReleasesByKey),
+    "gives numbers out twice": Parts(store=RepeatsNumbers),
+    "is the reference": Parts(coordinator=Reference, store=ReferenceStore, node=ReferenceNode),
+}

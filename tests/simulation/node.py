@@ -1,0 +1,613 @@
+"""A node: a real coordinator and memory, a clock of its own, and the hands that `coordination.runner` gives it.
+
+What it asks of the store takes its time, or goes wrong. A build and a load are the child's, step by step, one document
+after another. Whatever reaches the node comes by `_reach`: to nobody if it has crashed, and if it is frozen when it
+thaws, what came on the subscription in order, the rest in any.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from scoreboardd.backend.base import Begun, Busy, Catalogue, Changed, Confirmed, Lease, Rebuilt, Subscribed
+from scoreboardd.board.documents import keys
+from scoreboardd.coordination import coordinator as c
+from scoreboardd.edition import Edition, Event, Version
+from scoreboardd.memory import Memory
+from tests.simulation.bus import Said, Subscription
+from tests.simulation.clients import Client
+from tests.simulation.faults import LATE
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+
+ANSWER = 5.0
+"Seconds of its own clock after which the client library takes a request, or a connection, for lost."
+BULK = 20.0
+"The same, for one document."
+BUILD_TIMEOUT = 60.0
+LOAD_TIMEOUT = 30.0
+CHILD_RESTART = 0.2
+RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
+
+NAMES = tuple(keys(()))
+LEASED = (c.Phase.BUILDING, c.Phase.COMMITTING, c.Phase.CONFIRMING)
+
+
+@dataclass
+class Built:
+    content: int
+    as_of: float
+    unchanged: Version | None = None
+
+
+class Node:
+    def __init__(self, name: str, cluster: "Cluster", *, rate: float) -> None:
+        self.name = name
+        self.cluster = cluster
+        self.world = cluster.world
+        self.rate = rate
+        "Seconds of its clock in a second."
+        self.alive = True
+        self.blind_until = 0.0
+        "It cannot reach the database before."
+        self.clients: list[Client] = []
+        self.memory = Memory()
+        self.coordinator = cluster.make_coordinator(cluster.timing, jitter=self.world.random.random)
+        self.told: Version | None = None
+
+        self._clock = self.world.random.uniform(0, 1e6)
+        self._timer = 0
+        self._needs = [0]
+        "What one has to have who contains the changes up to that one."
+        self._frozen_until = 0.0
+        self._child_frozen_until = 0.0
+        self._heard: deque[Callable[[], None]] = deque()
+        self._other: list[Callable[[], None]] = []
+        self._draining = False
+        self._interrupted: list[c.Action] = []
+        "What it was about to do when it froze."
+        self._parted_until = 0.0
+        self._subscription: Subscription | None = None
+        self._attempts = 0
+        self._tokens = itertools.count()
+        self._token = self._new_token()
+        self._lease: Lease | None = None
+        self._built: Built | None = None
+        self._build_number = 0
+        "Of the build whose result is awaited."
+        self._child = 0
+        "Which child this is: work of an earlier one is no more."
+        self._child_ready_at = 0.0
+        self._connect()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def _new_token(self) -> str:
+        return f"{self.name}.{next(self._tokens)}"
+
+    @property
+    def content(self) -> int:
+        """What it serves contains."""
+        edition = self.memory.edition
+        return edition.documents[NAMES[0]] if edition else 0  # type: ignore[return-value]
+
+    # Faults
+
+    def crash(self) -> None:
+        if self.alive:
+            self.world.note("{} crashes", self)
+            self._die()
+
+    def stop(self) -> None:
+        """It is told to end, and gives back the lock as `Runner.run` does."""
+        if self.alive and not self.frozen:
+            self.world.note("{} stops", self)
+            if self.coordinator.lease is not None:
+                self._perform(c.Abandon())
+            self._die()
+
+    def _die(self) -> None:
+        self.alive = False
+        self._child += 1
+        if self._subscription is not None:
+            self._subscription.ends_at = self.world.now
+            self.cluster.bus.close(self._subscription)
+        for client in list(self.clients):
+            client.leave()
+
+    @property
+    def frozen(self) -> bool:
+        return self.world.now < self._frozen_until
+
+    def freeze(self, seconds: float, *, with_child: bool) -> None:
+        self.world.note("{} freezes for {:.1f} s{}", self, seconds, ", its child too" if with_child else "")
+        self._frozen_until = max(self._frozen_until, self.world.now + seconds)
+        if with_child:
+            self._child_frozen_until = self._frozen_until
+        self.world.at(self._frozen_until, self._drain)
+
+    def thaw(self) -> None:
+        self._frozen_until = self._child_frozen_until = 0.0
+        self._drain()
+
+    def reset(self) -> None:
+        """Its subscription breaks: with what is on the way, or with the part of it that comes later."""
+        subscription = self._subscription
+        if subscription is not None and subscription.open:
+            self.cluster.bus.close(subscription)
+            self.lose_subscription(subscription)
+
+    def lose_subscription(self, subscription: Subscription) -> None:
+        """It is closed at the other end, and soon known to be."""
+        self.world.note("{} loses its subscription", self)
+        subscription.ends_at = min(subscription.ends_at, self.world.now + self.cluster.faults.travel(self.world.random))
+        self.world.at(subscription.ends_at, self._reach, partial(self._reconnect, subscription))
+
+    def part(self, seconds: float) -> None:
+        """Nothing gets to the store or back. If that lasts until the silence is noticed, the subscription is given up:
+        half-open till then."""
+        world, subscription = self.world, self._subscription
+        world.note("{} is parted from the store for {:.1f} s", self, seconds)
+        self._parted_until = max(self._parted_until, world.now + seconds)
+        if subscription is not None:
+            subscription.held_until = self._parted_until
+            deadline = world.now + world.random.uniform(ANSWER, 2 * ANSWER) / self.rate
+            world.at(deadline, self._reach, partial(self._silent, subscription))
+
+    def _silent(self, subscription: Subscription) -> None:
+        if not self.parted or subscription is not self._subscription:
+            return  # it has answered meanwhile
+        subscription.ends_at = self.world.now
+        self.world.note("{} gives up a silent subscription", self)
+        self.world.sometimes["half-open subscription"] += 1
+        self.cluster.bus.close(subscription)
+        self._reconnect(subscription)
+
+    @property
+    def parted(self) -> bool:
+        return self.world.now < self._parted_until
+
+    def reunite(self) -> None:
+        self._parted_until = self.blind_until = 0.0
+        if self._subscription is not None:
+            self._subscription.held_until = 0.0
+
+    # What reaches it
+
+    def _reach(self, what: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        if self.world.now < self._frozen_until or self._draining:
+            self._other.append(what)
+        else:
+            what()
+
+    def _reach_in_order(self, what: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        if self.world.now < self._frozen_until or self._draining:
+            self._heard.append(what)
+        else:
+            what()
+
+    def _drain(self) -> None:
+        if self.frozen or not self.alive:
+            return
+        self._draining = True
+        if self._interrupted:
+            actions, self._interrupted = self._interrupted, []
+            self._act(actions)
+        while self.alive and not self.frozen and (self._heard or self._other):
+            if self._heard and (not self._other or self.world.random.random() < 0.5):
+                self._heard.popleft()()
+            else:
+                self._other.pop(self.world.random.randrange(len(self._other)))()
+        self._draining = False
+
+    # The bus
+
+    def _connect(self) -> None:
+        world = self.world
+        if self.parted or self.cluster.down:
+            self._attempts += 1
+            after = world.random.uniform(0, ANSWER) if self.parted else 0.0
+            after += min(RECONNECT_MAX, RECONNECT_MIN * 2**self._attempts) * world.random.uniform(0.5, 1)
+            world.after(after / self.rate, self._reach, self._connect)
+            return
+        self._attempts = 0
+        self._subscription = self.cluster.bus.subscribe(self._receive)
+
+    def _reconnect(self, broken: Subscription) -> None:
+        if self._subscription is broken:
+            self._subscription = None
+            # At once, as redis-py does by itself, or after the runner's pause.
+            pause = self.world.random.choice((0.0, RECONNECT_MIN)) + self.cluster.faults.travel(self.world.random)
+            self.world.after(pause, self._reach, self._connect)
+
+    def _receive(self, subscription: Subscription, said: Said) -> None:
+        self._reach_in_order(partial(self._hear, said))
+
+    def _hear(self, said: Said) -> None:
+        match said.message:
+            case Subscribed():
+                self._feed(c.Resumed(), said.database)
+            case Changed(event):
+                self._feed(c.Noted(event), said.database)
+            case message:
+                self._watch_losers(message)
+                self._feed(c.Heard(message))
+                if isinstance(message, Confirmed) and not self.coordinator.behind:
+                    self.memory.confirm(message.as_of)
+                    self._check_age()
+
+    def _watch_losers(self, message: Any) -> None:
+        mine, sometimes = self.coordinator, self.world.sometimes
+        if mine.phase in LEASED:
+            return
+        if isinstance(message, Begun) and mine.changes > mine.covered:
+            sometimes["covered loser"] += 1
+        if isinstance(message, Rebuilt | Confirmed) and mine.covered > mine.stored and mine.changes > mine.covered:
+            sometimes["uncovered loser"] += 1
+        if isinstance(message, Confirmed) and mine.covered > mine.stored:
+            sometimes["confirm by another node"] += 1
+
+    # The coordinator
+
+    def _feed(self, received: c.Input, database: int = 0) -> None:
+        mine, world = self.coordinator, self.world
+        before = mine.changes
+        actions = mine.handle(received, self._clock + world.now * self.rate)
+        # What it thought of by itself has no place in the order of the bus, so nothing is promised of it.
+        needs = self._needs
+        for number in range(mine.changes - before):
+            needs.append(max(needs[-1], 0 if number else database))
+        world.note("{} {} → {}", self, received, actions)
+        self._check_counters()
+        self._act(actions)
+
+    def _act(self, actions: list[c.Action]) -> None:
+        world, stumble = self.world, self.cluster.faults.stumble
+        for number, action in enumerate(actions):
+            if stumble and world.random.random() < stumble:
+                if world.random.random() < 0.5:
+                    self.crash()
+                else:
+                    self._interrupted = actions[number:]
+                    seconds = world.random.uniform(0.5, 2.5) * self.cluster.timing.lock_ttl
+                    self.freeze(seconds, with_child=world.random.random() < 0.5)
+                return
+            self._perform(action)
+        self._timer += 1
+        if (wake := self.coordinator.wake) < c.NEVER:
+            world.at((wake - self._clock) / self.rate + 1e-6, self._ring, self._timer)
+
+    def _ring(self, timer: int) -> None:
+        if timer == self._timer:
+            self._reach(partial(self._tick, timer))
+
+    def _tick(self, timer: int) -> None:
+        if timer == self._timer:
+            self._feed(c.Tick())
+
+    def _check_counters(self) -> None:
+        mine, demand = self.coordinator, self.world.demand
+        counted = 0 <= mine.contained <= mine.stored <= mine.covered <= mine.changes
+        if not counted:
+            counters = (mine.contained, mine.stored, mine.covered, mine.changes)
+            demand(False, "{} counts {}", self, counters)
+        if (mine.lease is not None) != (mine.phase in LEASED):
+            demand(False, "{} has {} in {}", self, mine.lease, mine.phase)
+        if mine.served != self.memory.version:
+            demand(False, "{} serves {}, not {}", self, self.memory.version, mine.served)
+        if self.content < self._needs[mine.contained]:
+            demand(False, "{} says it contains {}, and has {}", self, self._needs[mine.contained], self.content)
+
+    def _check_age(self) -> None:
+        had = self.cluster.database_at(self.memory.as_of)
+        demand = self.world.demand
+        demand(self.content >= had, "{} says {} is true when there was {}", self, self.content, had)
+
+    # Its hands
+
+    def _perform(self, action: c.Action) -> None:
+        match action:
+            case c.TryLock(seen):
+                acquire = partial(self.cluster.judge.acquire, self._token, seen)
+                self._ask(acquire, self._answered, partial(self._feed, c.TryFailed()))
+            case c.Build(version, quiet):
+                self._build(version, quiet)
+            case c.CancelBuild():
+                self._build_number += 1
+                self._kill_child()
+            case c.Renew():
+                lease = self._leased()
+                self._ask(partial(self.cluster.judge.renew, lease), partial(self._renewed, lease), _nothing)
+            case c.Commit(event, _):
+                self._commit(event or Event("all", "scoreboard_updated", ""))
+            case c.Confirm():
+                lease, built = self._leased(), self._result()
+                confirm = partial(self.cluster.judge.confirm, lease, built.as_of)
+                self._ask(confirm, self._confirmed, partial(self._feed, c.CommitFailed()))
+            case c.Abandon():
+                lease = self._leased()
+                self._ask(partial(self.cluster.judge.abandon, lease), _ignore, _nothing)
+            case c.Load():
+                self._load()
+            case c.Tell(version, _):
+                self._tell(version)
+
+    def _leased(self) -> Lease:
+        assert self._lease is not None
+        return self._lease
+
+    def _result(self) -> Built:
+        assert self._built is not None
+        return self._built
+
+    def _answered(self, answer: Lease | Busy) -> None:
+        if isinstance(answer, Busy):
+            self._feed(c.Busy(answer.remaining))
+            return
+        if self.cluster.store.holder != answer.token:
+            self.world.sometimes["late lease reply"] += 1
+        if any(other is not self and other.alive and other.coordinator.lease for other in self.cluster.nodes):
+            self.world.sometimes["takeover during a build"] += 1
+        self._token = self._new_token()
+        self._lease = answer
+        self._feed(c.Won(answer.version))
+
+    def _renewed(self, lease: Lease, ours: bool) -> None:
+        if not ours and lease is self._lease:
+            self._feed(c.LeaseLost())
+
+    def _commit(self, event: Event) -> None:
+        lease, built, asked = self._leased(), self._result(), self.memory.version
+        commit = partial(self.cluster.judge.commit, lease, Catalogue(str(built.content), built.as_of, ()), event)
+
+        def answered(committed: bool) -> None:
+            if committed:
+                self._serve(lease.version, dict.fromkeys(NAMES, built.content), built.as_of, asked)
+            self._feed(c.Committed() if committed else c.Refused())
+
+        self._ask(commit, answered, partial(self._feed, c.CommitFailed()))
+
+    def _confirmed(self, confirmed: bool) -> None:
+        self._feed(c.Committed() if confirmed else c.Refused())
+
+    def _serve(self, version: Version, documents: dict[str, int], as_of: float, asked: Version | None) -> None:
+        before, contained = self.memory.version, self.content
+        if not version.replaces(before, asked) or not self.memory.install(
+            Edition(version, as_of, (), documents)  # type: ignore[arg-type]
+        ):
+            return
+        demand = self.world.demand
+        whole = len(documents) == len(NAMES) and len(set(documents.values())) == 1
+        demand(whole, "{} is no cut: {}", version, documents)
+        if before is not None and before.epoch == version.epoch:
+            demand(self.content >= contained, "{} has {} after {}", self, self.content, contained)
+        if before is not None and before.epoch != version.epoch:
+            self.world.sometimes["reload after regress"] += 1
+        self._check_age()
+
+    def _tell(self, version: Version) -> None:
+        demand = self.world.demand
+        demand(version == self.memory.version, "{} tells of {}, and serves {}", self, version, self.memory.version)
+        if self.told is not None and self.told.epoch == version.epoch:
+            demand(version.number > self.told.number, "{} tells of {} after {}", self, version, self.told)
+        self.told = version
+        for client in self.clients:
+            if version.follows(client.told):
+                client.tell(version)
+
+    # Requests
+
+    def _ask(
+        self, execute: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None], within: float = ANSWER
+    ) -> None:
+        """The client library sends a request a second time if the connection breaks, and gives up after `within`."""
+        world, faults = self.world, self.cluster.faults
+        random = world.random
+        gives_up = within / self.rate
+        there, back = faults.travel(random), faults.travel(random)
+        if self.parted:
+            if random.random() < 0.5:
+                world.at(self._parted_until + there, self._arrive, execute, None, None, 0.0)
+            world.after(gives_up, self._reach, fail)
+            return
+        if faults.lost and random.random() < faults.lost:
+            fate = random.randrange(7)
+            if fate == 0:  # lost
+                world.after(gives_up, self._reach, fail)
+                return
+            if fate == 1:  # late
+                world.after(random.uniform(gives_up, LATE), self._arrive, execute, None, None, 0.0)
+                world.after(gives_up, self._reach, fail)
+                return
+            if fate == 2:  # its answer is lost
+                world.after(there, self._arrive, execute, None, None, 0.0)
+                world.after(gives_up, self._reach, fail)
+                return
+            if fate == 3:  # the connection breaks after it was done
+                world.after(there, self._arrive, execute, None, None, 0.0)
+                there += faults.travel(random)
+            elif fate <= 5:  # the connection breaks, and what was sent on it is yet to be read
+                world.after(LATE * random.random() ** 2, self._arrive, execute, None, None, 0.0)
+            else:  # the answer is slow
+                back += random.uniform(0, 0.9 * gives_up)
+        if there + back >= gives_up:
+            world.after(there, self._arrive, execute, None, None, 0.0)
+            world.after(gives_up, self._reach, fail)
+        else:
+            world.after(there, self._arrive, execute, then, fail, back)
+
+    def _arrive(
+        self,
+        execute: Callable[[], Any],
+        then: Callable[[Any], None] | None,
+        fail: Callable[[], None] | None,
+        back: float,
+    ) -> None:
+        if self.cluster.down:
+            if fail is not None:
+                self.world.after(back, self._reach, fail)
+            return
+        result = execute()
+        if then is not None:
+            self.world.after(back, self._reach, partial(then, result))
+
+    # The child
+
+    def _step(self, child: int, fail: Callable[[], None], what: Callable[[], None], delay: float = 0.0) -> None:
+        """One step of what the child does, after `delay`, unless it is no more or the step fails."""
+        faults, random = self.cluster.faults, self.world.random
+        if faults.failing and random.random() < faults.failing / 6:
+            self.world.after(delay + faults.travel(random), self._reach, fail)
+        else:
+            self.world.after(delay + faults.travel(random), self._do_step, child, what)
+
+    def _do_step(self, child: int, what: Callable[[], None]) -> None:
+        if child != self._child:
+            return
+        if self.world.now < self._child_frozen_until:
+            self.world.at(self._child_frozen_until, self._do_step, child, what)
+        else:
+            what()
+
+    def _request(
+        self, child: int, fail: Callable[[], None], execute: Callable[[], Any], then: Callable[[Any], None]
+    ) -> None:
+        """A request of the child's to the store."""
+
+        def arrive() -> None:
+            if self.parted or self.cluster.down:
+                self.world.after(self.world.random.uniform(0, BULK) / self.rate, self._reach, fail)
+            else:
+                then(execute())
+
+        self._step(child, fail, arrive)
+
+    def _kill_child(self) -> None:
+        self._child += 1
+        self._child_ready_at = self.world.now + CHILD_RESTART
+        if self.coordinator._loading:
+            self.world.after(0.001, self._reach, self._load_failed)
+
+    def _build(self, version: Version, quiet: bool) -> None:
+        world, lease = self.world, self._leased()
+        self._build_number += 1
+        number, child = self._build_number, self._child
+        documents: list[str] = list(NAMES)
+        built = Built(0, 0.0)
+
+        def end(result: c.Input) -> None:
+            if number != self._build_number:
+                return
+            self._build_number += 1
+            self._built = built
+            self._feed(result)
+
+        def fail() -> None:
+            end(c.BuildFailed())
+
+        def read() -> None:
+            if world.now < self.blind_until:
+                world.after(world.random.uniform(0.01, 30) / self.rate, self._reach, fail)
+                return
+            built.content, built.as_of = self.cluster.database, world.now
+            self._step(child, fail, compare if quiet else stage, self.cluster.faults.building(world.random))
+
+        def compare() -> None:
+            self._request(child, fail, self.cluster.store.head, compared)
+
+        def compared(head: tuple[Version | None, Catalogue | None]) -> None:
+            committed, catalogue = head
+            same = committed is not None and catalogue is not None and catalogue.digest == str(built.content)
+            if same and committed is not None and committed.epoch == version.epoch:
+                built.unchanged = committed
+                world.after(0.001, self._reach, partial(end, c.Unchanged(committed)))
+            else:
+                stage()
+
+        def stage(_: None = None) -> None:
+            if documents:
+                put = partial(self.cluster.store.stage, lease, documents.pop(), built.content)
+                self._request(child, fail, put, stage)
+            else:
+                world.after(0.001, self._reach, partial(end, c.Built()))
+
+        def out_of_time() -> None:
+            if number == self._build_number:
+                self._kill_child()
+                fail()
+
+        self._step(child, fail, read, max(0.0, self._child_ready_at - world.now))
+        world.after(BUILD_TIMEOUT / self.rate, self._reach, out_of_time)
+
+    def _load(self) -> None:
+        world, child, store, asked = self.world, self._child, self.cluster.store, self.memory.version
+        found: dict[str, Any] = {}
+        ended = False
+        run = 0
+
+        def end(then: Callable[[], None]) -> None:
+            nonlocal ended
+            if not ended and child == self._child:
+                ended = True
+                then()
+
+        fail = partial(end, self._load_failed)
+
+        def begin() -> None:
+            nonlocal run
+            run = store.run
+            found.clear()
+            self._request(child, fail, store.head, partial(read, list(NAMES)))
+
+        def read(names: list[str], head: tuple[Version | None, Catalogue | None]) -> None:
+            version, catalogue = head
+            if version is None or catalogue is None:
+                world.after(0.001, self._reach, partial(end, partial(self._loaded, None, found, 0.0, asked)))
+            else:
+                self._request(child, fail, partial(store.document, names[0]), partial(keep, names, version, catalogue))
+
+        def keep(names: list[str], version: Version, catalogue: Catalogue, document: Any) -> None:
+            found[names.pop(0)] = document
+            if names:
+                self._request(child, fail, partial(store.document, names[0]), partial(keep, names, version, catalogue))
+            else:
+                self._request(child, fail, store.head, partial(check, version, catalogue))
+
+        def check(version: Version, catalogue: Catalogue, head: tuple[Version | None, Catalogue | None]) -> None:
+            if self._moved(head[0] != version or store.run != run):
+                begin()
+                return
+            whole = version if None not in found.values() else None
+            world.after(0.001, self._reach, partial(end, partial(self._loaded, whole, found, catalogue.as_of, asked)))
+
+        self._step(child, fail, begin, max(0.0, self._child_ready_at - world.now))
+        world.after(LOAD_TIMEOUT / self.rate, self._reach, fail)
+
+    def _moved(self, elsewhere: bool) -> bool:
+        """True if what was read has to be read again, as the store is `elsewhere` by now."""
+        return elsewhere
+
+    def _load_failed(self) -> None:
+        self._feed(c.LoadFailed())
+
+    def _loaded(self, version: Version | None, found: dict[str, Any], as_of: float, asked: Version | None) -> None:
+        if version is not None:
+            self._serve(version, found, as_of, asked)
+        self._feed(c.Loaded(version))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ignore(_: Any) -> None:
+    pass

@@ -1,0 +1,319 @@
+"""The model of the store does what Redis does: the same steps on both, every answer and every message compared.
+
+Epochs are random in one and counted in the other, and a number that was passed over to is the time of day: both are
+compared by the order in which they appear. TTLs are long; a lock ends when a step says so.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from scoreboardd.backend.base import Busy, Catalogue, Changed, Lease, Message, Stored, Subscribed
+from scoreboardd.backend.redis import Names, RedisStore, RedisVault
+from scoreboardd.board.documents import keys
+from scoreboardd.edition import Event, Version
+from tests.simulation.store import Data, Store
+
+SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+LONG = 600.0
+TIME_OF_DAY = 10**12
+"No smaller number is one; no number counted by a test is as large."
+TOKENS = ("a", "b", "c")
+DIVISIONS = ((), (1,), (1, 2))
+
+
+class Model:
+    """The model, asked as the real one is."""
+
+    def __init__(self) -> None:
+        self._time = 0.0
+        self._heard: list[Message] = []
+        epochs = (f"e{number}" for number in itertools.count(1))
+        self.store = Store(
+            clock=lambda: self._time, lock_ttl=LONG, stage_ttl=LONG, epochs=epochs, say=self._heard.append
+        )
+        self._dump = Data()
+
+    async def heard(self) -> list[Message]:
+        heard = list(self._heard)
+        self._heard.clear()
+        return heard
+
+    async def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
+        return self.store.acquire(token, seen)
+
+    async def renew(self, lease: Lease) -> bool:
+        return self.store.renew(lease)
+
+    async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
+        return self.store.commit(lease, catalogue, SOLVE)
+
+    async def confirm(self, lease: Lease, as_of: float) -> bool:
+        return self.store.confirm(lease, as_of)
+
+    async def abandon(self, lease: Lease) -> None:
+        self.store.abandon(lease)
+
+    async def stage(self, lease: Lease, documents: list[tuple[str, bytes]]) -> None:
+        for name, document in documents:
+            self.store.stage(lease, name, document)
+
+    async def load(self) -> Stored | None:
+        version, catalogue = self.store.head()
+        if version is None or catalogue is None:
+            return None
+        found = [(name, self.store.document(name)) for name in keys(catalogue.divisions)]
+        return None if any(document is None for _, document in found) else Stored(version, catalogue, found)
+
+    async def expire(self) -> None:
+        self.store.data.lock = None
+
+    async def lose(self) -> None:
+        self.store.lose()
+
+    async def lose_one(self, what: str) -> None:
+        match what:
+            case "fence":
+                self.store.data.fence = None
+            case "version":
+                self.store.data.version = None
+            case "catalogue":
+                self.store.data.catalogue = None
+            case name:
+                self.store.data.documents.pop(name, None)
+
+    async def dump(self) -> None:
+        self._dump = self.store.dump()
+
+    async def fail_over(self) -> None:
+        self.store.restore(replace(self._dump, documents=dict(self._dump.documents), staged=dict(self._dump.staged)))
+        self.store.restart()
+        self._time += 1.0
+
+
+class Real:
+    """Redis, through the code that the daemon uses."""
+
+    def __init__(
+        self, url: str, prefix: str, client: Redis, store: RedisStore, messages: AsyncIterator[Message]
+    ) -> None:
+        self._client = client
+        self._messages = messages
+        self.store = store
+        self.vault = RedisVault(url, prefix=prefix, encoding="identity", stage_ttl=LONG)
+        self.names = Names(prefix)
+        self._dump: dict[bytes, tuple[bytes, int]] = {}
+        self._marks = itertools.count()
+        self.acquire = store.acquire
+        self.renew = store.renew
+        self.confirm = store.confirm
+        self.abandon = store.abandon
+        self.load = self.vault.load
+
+    async def heard(self) -> list[Message]:
+        mark, heard = f"mark {next(self._marks)}", list[Message]()
+        await self.store.publish(SOLVE, mark)
+        while (message := await anext(self._messages)) != Changed(SOLVE, mark):
+            heard.append(message)
+        return heard
+
+    async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
+        return await self.store.commit(lease, catalogue, SOLVE)
+
+    async def stage(self, lease: Lease, documents: list[tuple[str, bytes]]) -> None:
+        await self.vault.stage(lease, documents)
+
+    async def expire(self) -> None:
+        await self._client.delete(self.names.lock)
+
+    async def _keys(self) -> list[bytes]:
+        return [key async for key in self._client.scan_iter(match=f"{self.names.prefix}*")]
+
+    async def lose(self) -> None:
+        if found := await self._keys():
+            await self._client.delete(*found)
+
+    async def lose_one(self, what: str) -> None:
+        named = {"fence": self.names.fence, "version": self.names.version, "catalogue": self.names.catalogue}
+        await self._client.delete(named.get(what, self.names.document(what)))
+
+    async def dump(self) -> None:
+        self._dump = {key: (await self._client.dump(key), await self._client.pttl(key)) for key in await self._keys()}
+
+    async def fail_over(self) -> None:
+        await self.lose()
+        for key, (value, ttl) in self._dump.items():
+            await self._client.restore(key, max(ttl, 0), value)
+        if await self._client.exists(self.names.fence):
+            await self._client.hset(self.names.fence, "run", "another")
+        await asyncio.sleep(0.002)  # no failover is as quick, and the time of day is told in milliseconds
+
+
+@dataclass
+class Side:
+    """One of the two, with what it has answered, and how to say that so that the two can be compared."""
+
+    store: Any
+    leases: list[Lease] = field(default_factory=list)
+    _epochs: dict[str, int] = field(default_factory=dict)
+    _late: dict[int, int] = field(default_factory=dict)
+
+    def plain(self, said: Any) -> Any:
+        match said:
+            case Version(epoch, number):
+                return self._epochs.setdefault(epoch, len(self._epochs)), self.plain(number)
+            case int() if said >= TIME_OF_DAY:
+                return f"passed over to, {self._late.setdefault(said, len(self._late))}"
+            case Busy(remaining):
+                assert 0 < remaining <= LONG
+                return "busy"
+            case list() | tuple():
+                return [self.plain(part) for part in said]
+            case _ if is_dataclass(said) and not isinstance(said, type):
+                return type(said).__name__, [self.plain(getattr(said, name)) for name in said.__dataclass_fields__]
+            case _:
+                return said
+
+    async def do(self, number: int, step: tuple[Any, ...]) -> Any:
+        """The answer to a step; None if it is about a lease and there is none."""
+        name, *arguments = step
+        if name == "acquire":
+            token, seen = arguments
+            answer = await self.store.acquire(token, self._seen(seen))
+            if isinstance(answer, Lease):
+                self.leases.append(answer)
+            return answer
+        if name in ("renew", "commit", "confirm", "abandon", "stage"):
+            if not self.leases:
+                return None
+            lease = self.leases[-1 - arguments[0] % len(self.leases)]
+            return await self._with(lease, number, name, *arguments[1:])
+        return await getattr(self.store, name)(*arguments)
+
+    async def _with(self, lease: Lease, number: int, name: str, *arguments: Any) -> Any:
+        match name, arguments:
+            case "commit", (divisions,):
+                return await self.store.commit(lease, Catalogue(f"digest {number}", number + 0.5, divisions))
+            case "confirm", ():
+                return await self.store.confirm(lease, number + 0.5)
+            case "stage", (divisions, missing):
+                documents = [(key, f"{key} of {number}".encode()) for key in keys(divisions)]
+                return await self.store.stage(lease, documents[missing:])
+        return await getattr(self.store, name)(lease)
+
+    def _seen(self, seen: tuple[int, int] | None) -> Version | None:
+        """`seen` is which lease, counted from the last, and how much more than its version."""
+        if seen is None or not self.leases:
+            return None
+        version = self.leases[-1 - seen[0] % len(self.leases)].version
+        return replace(version, number=version.number + seen[1])
+
+
+recent = st.sampled_from((0, 0, 0, 1, 2))
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("acquire"),
+            st.sampled_from(TOKENS),
+            st.none() | st.tuples(recent, st.sampled_from((0, 0, 2))),
+        ),
+        st.tuples(st.sampled_from(("renew", "confirm", "abandon")), recent),
+        st.tuples(st.just("commit"), recent, st.sampled_from(DIVISIONS)),
+        st.tuples(st.just("stage"), recent, st.sampled_from(DIVISIONS), st.sampled_from((0, 0, 0, 1))),
+        st.tuples(st.sampled_from(("expire", "lose", "dump", "fail_over"))),
+        st.tuples(st.just("lose_one"), st.sampled_from(("fence", "version", "catalogue", *keys((1,))))),
+    ),
+    max_size=25,
+)
+
+BUILD = [("acquire", "a", None), ("stage", 0, (), 0), ("commit", 0, ())]
+B = ("acquire", "b", None)
+C = ("acquire", "c", None)
+STAGE, COMMIT, CONFIRM, ABANDON = ("stage", 0, (), 0), ("commit", 0, ()), ("confirm", 0), ("abandon", 0)
+
+STORIES = {
+    "nobody disturbs": [*BUILD, B, B, C, ("renew", 0), ("stage", 0, (1,), 0), ("commit", 0, (1,)), C, CONFIRM],
+    "a commit said twice": [*BUILD, COMMIT, B, ("commit", 1, ())],
+    "a confirmation said twice": [*BUILD, B, CONFIRM, CONFIRM],
+    "an abandonment said twice": [*BUILD, B, ABANDON, ABANDON, C],
+    "a division that goes": [*BUILD, B, ("stage", 0, (1, 2), 0), ("commit", 0, (1, 2)), *BUILD],
+    "a lock that ran out": [*BUILD, B, STAGE, ("expire",), ("renew", 0), COMMIT, CONFIRM, ABANDON],
+    "a takeover": [*BUILD, B, ("stage", 0, (), 0), ("expire",), C, ("renew", 1), ("commit", 1, ()), ("abandon", 1)],
+    "the same token again, late": [*BUILD, B, ("expire",), B, STAGE, ("commit", 1, ()), COMMIT],
+    "a document that was not staged": [*BUILD, B, ("stage", 0, (), 1), COMMIT],
+    "all is lost": [*BUILD, ("lose",), ("acquire", "b", (0, 0)), C, STAGE, COMMIT],
+    "all is lost during a build": [*BUILD, B, ("lose",), STAGE, COMMIT, CONFIRM],
+    "the number is lost": [*BUILD, B, ("lose_one", "fence"), B, CONFIRM],
+    "the version is lost": [*BUILD, ("lose_one", "version"), ("acquire", "b", (0, 0)), CONFIRM],
+    "a document is lost": [*BUILD, ("lose_one", keys(())[0]), B, CONFIRM],
+    "back in time, unnoticed": [*BUILD, ("dump",), *BUILD, ("fail_over",), B, ("expire",), ("acquire", "b", (1, 0))],
+    "back in time, noticed": [*BUILD, ("dump",), *BUILD, ("fail_over",), ("acquire", "b", (0, 0)), STAGE, COMMIT],
+    "back in time twice": [*BUILD, ("dump",), ("fail_over",), B, ABANDON, ("fail_over",), B, ABANDON],
+    "back in time to a lock that was released": [*BUILD, B, STAGE, ("dump",), COMMIT, ("fail_over",), C, COMMIT],
+}
+
+
+@asynccontextmanager
+async def real(url: str) -> AsyncIterator[Real]:
+    prefix = f"t-{secrets.token_hex(4)}:"
+    store = RedisStore(url, prefix=prefix, lock_ttl=LONG)
+    async with (
+        asyncio.timeout(60),
+        Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
+        store.subscribe() as messages,
+    ):
+        assert await anext(messages) == Subscribed()
+        side = Real(url, prefix, client, store, messages)
+        try:
+            yield side
+        finally:
+            await side.lose()
+            await side.vault.aclose()
+            await store.aclose()
+
+
+async def compare(url: str, steps: list[tuple[Any, ...]]) -> None:
+    async with real(url) as redis:
+        sides = Side(Model()), Side(redis)
+        for number, step in enumerate(steps):
+            for what in (
+                lambda side, number=number, step=step: side.do(number, step),
+                lambda side: side.store.heard(),
+                lambda side: side.store.load(),
+            ):
+                model, truth = [side.plain(await what(side)) for side in sides]
+                assert model == truth, f"step {number}, {step}"
+
+
+@pytest.mark.parametrize("story", STORIES)
+async def test_in_every_story_the_model_does_what_redis_does(redis_url: str, story: str):
+    await compare(redis_url, STORIES[story])
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps)
+async def test_whatever_is_asked_the_model_does_what_redis_does(redis_url: str, steps: list[tuple[Any, ...]]):
+    await compare(redis_url, steps)
+
+
+async def test_a_number_is_kept_with_the_run_that_gave_it_out(redis_client: Redis, redis_url: str):
+    async with real(redis_url) as redis:
+        await redis.acquire("a", None)
+        kept = await redis_client.hget(redis.names.fence, "run")
+    assert kept is not None
+    assert kept.decode() == (await redis_client.info("server"))["run_id"]
+
+
+async def test_a_model_that_drifts_is_found_out(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Store, "restart", lambda self: None)
+    with pytest.raises(AssertionError, match="step"):
+        await compare(redis_url, STORIES["back in time twice"])

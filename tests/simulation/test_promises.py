@@ -1,0 +1,136 @@
+"""What it costs and how long it takes, in clusters to which one thing happens, or nothing."""
+
+import pytest
+
+from scoreboardd.coordination.coordinator import Timing
+from tests.simulation.cluster import CALM, FASTEST, SLOWEST, Cluster
+from tests.simulation.world import World
+
+TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=60.0)
+
+
+def started(seed: int, nodes: int, *, rates: bool = True) -> Cluster:
+    """A cluster that has its first documents, and whose builds are counted from now on."""
+    world = World(seed)
+    cluster = Cluster(world, TIMING)
+    for _ in range(nodes):
+        cluster.start(world.random.uniform(SLOWEST, FASTEST) if rates else 1.0)
+    world.run(10.0)
+    assert {node.memory.version for node in cluster.nodes} == {cluster.store.data.version}
+    cluster.judge.builds = 0
+    return cluster
+
+
+def run(cluster: Cluster, seconds: float) -> None:
+    cluster.world.run(cluster.world.now + seconds)
+
+
+def all_have(cluster: Cluster, content: int) -> bool:
+    return all(node.content == content for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ten_thousand_events_in_five_seconds_on_five_nodes_are_three_builds(seed: int):
+    cluster = started(seed, 5, rates=False)
+    for number in range(10_000):
+        cluster.world.after(number * 5 / 10_000, cluster.solve)
+    run(cluster, 5 + cluster.bounds.fresh)
+    assert all_have(cluster, 10_000)
+    assert cluster.judge.builds <= cluster.bounds.builds(5.0, [1.0]) == 3
+
+
+@pytest.mark.parametrize("nodes", range(1, 8))
+def test_one_event_is_one_build_however_many_nodes_hear_it(nodes: int):
+    cluster = started(nodes, nodes)
+    cluster.solve()
+    run(cluster, TIMING.debounce / SLOWEST + CALM)
+    assert all_have(cluster, 1)
+    run(cluster, 2 * TIMING.lock_ttl)
+    assert cluster.judge.builds == 1
+
+
+@pytest.mark.parametrize("nodes", [1, 5])
+def test_an_endless_stream_starves_nobody(nodes: int):
+    cluster = started(nodes, nodes)
+    late = []
+
+    def look(database: int) -> None:
+        late.extend(node for node in cluster.nodes if node.content < database)
+
+    def solve() -> None:
+        cluster.solve()
+        cluster.world.after(cluster.bounds.fresh, look, cluster.database)
+
+    for number in range(1200):
+        cluster.world.after(number / 20, solve)
+    run(cluster, 60 + cluster.bounds.fresh)
+    assert all_have(cluster, 1200)
+    assert late == []
+
+
+def test_an_idle_cluster_looks_into_the_database_once_a_period_and_not_once_a_node():
+    cluster = started(1, 4, rates=False)
+    version = cluster.store.data.version
+    run(cluster, 10 * TIMING.reconcile)
+    assert 8 <= cluster.judge.builds <= 11
+    assert cluster.store.data.version == version
+
+
+def test_a_change_that_nobody_published_is_found():
+    cluster = started(1, 3)
+    cluster.commit_in_silence()
+    run(cluster, 1.25 * TIMING.reconcile / SLOWEST + CALM)
+    assert all_have(cluster, 1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_others_take_over_from_a_holder_that_dies(seed: int):
+    cluster = started(seed, 3)
+    cluster.solve()
+    while not (holders := [node for node in cluster.nodes if node.coordinator.lease]):
+        run(cluster, 0.001)
+    holders[0].crash()
+    cluster.nodes.remove(holders[0])
+    run(cluster, (TIMING.lock_ttl + 2 * TIMING.debounce) / SLOWEST + CALM)
+    assert all_have(cluster, 1)
+    assert cluster.judge.builds == 2
+
+
+def test_a_database_that_is_down_is_asked_ever_more_seldom_and_its_return_is_noticed():
+    cluster = started(1, 3, rates=False)
+    for node in cluster.nodes:
+        node.blind_until = cluster.world.now + 600
+    cluster.solve()
+    run(cluster, 600)
+    # A pause is at least half of the longest, and a read that fails takes time as well.
+    assert cluster.judge.builds <= 3 * (600 / (TIMING.backoff_max / 2) + 5)
+    run(cluster, 30 + TIMING.backoff_max + CALM)
+    assert all_have(cluster, 1)
+
+
+def test_a_store_that_lost_everything_starts_a_new_epoch():
+    cluster = started(1, 3)
+    before = cluster.store.data.version
+    cluster.flush()
+    cluster.solve()
+    run(cluster, TIMING.debounce / SLOWEST + CALM)
+    after = cluster.store.data.version
+    assert before is not None
+    assert after is not None
+    assert before.epoch != after.epoch
+    assert all(node.told == after for node in cluster.nodes)
+
+
+def test_a_store_that_restarts_with_all_it_had_keeps_epoch_and_version():
+    cluster = started(1, 3)
+    before = cluster.store.data.version
+    cluster.restart_store(None)
+    run(cluster, cluster.bounds.told)
+    assert cluster.store.data.version == before
+    cluster.solve()
+    run(cluster, TIMING.debounce / SLOWEST + CALM)
+    after = cluster.store.data.version
+    assert before is not None
+    assert after is not None
+    assert after.epoch == before.epoch
+    assert after.number > before.number
