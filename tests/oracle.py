@@ -110,9 +110,7 @@ def documents(
 
     user_owners = [Owner(user.id, user.username, [user.id]) for user in users]
     # "Every team row is listed, at 0 if it has nobody left."
-    team_owners = [
-        Owner(team.id, team.name, [user.id for user in users if user.team_id == team.id]) for team in teams
-    ]
+    team_owners = [Owner(team.id, team.name, [user.id for user in users if user.team_id == team.id]) for team in teams]
     user_solves = {owner.id: _solves(tables, challenges, owner) for owner in user_owners}
     team_solves = {owner.id: _solves(tables, challenges, owner) for owner in team_owners}
 
@@ -145,12 +143,8 @@ def documents(
     team_owners.sort(key=lambda owner: (owner.name.encode("utf-8"), owner.id))
 
     return {
-        "leaderboard:users": _leaderboard(
-            challenges, points, user_owners, user_solves, "user_id", "username"
-        ),
-        "leaderboard:teams": _leaderboard(
-            challenges, points, team_owners, team_solves, "team_id", "team_name"
-        ),
+        "leaderboard:users": _leaderboard(challenges, points, user_owners, user_solves, "user_id", "username"),
+        "leaderboard:teams": _leaderboard(challenges, points, team_owners, team_solves, "team_id", "team_name"),
         "timeline:users": _timeline(points, user_owners, recent_user_solves, "user_id", "username"),
         "timeline:teams": _timeline(points, team_owners, recent_team_solves, "team_id", "team_name"),
     }

@@ -119,9 +119,7 @@ def test_a_whole_contest() -> None:
         "leaderboard:users": {
             "challenges": listed,
             "entries": [
-                user_entry(
-                    11, 338, solved(1, "2026-02-27T18:25:00Z", True), solved(2, "2026-02-27T18:09:00Z")
-                ),
+                user_entry(11, 338, solved(1, "2026-02-27T18:25:00Z", True), solved(2, "2026-02-27T18:09:00Z")),
                 user_entry(30, 238, solved(2, "2026-02-27T18:10:00Z")),
                 user_entry(10, 100, solved(1, "2026-02-27T18:05:00Z")),
                 user_entry(20, 100, solved(1, "2026-02-27T18:09:30Z")),
@@ -131,9 +129,7 @@ def test_a_whole_contest() -> None:
             "challenges": listed,
             "entries": [
                 # First blood came with a later row of the same team; the time is the earlier one's.
-                team_entry(
-                    1, "one", 338, solved(1, "2026-02-27T18:05:00Z", True), solved(2, "2026-02-27T18:09:00Z")
-                ),
+                team_entry(1, "one", 338, solved(1, "2026-02-27T18:05:00Z", True), solved(2, "2026-02-27T18:09:00Z")),
                 team_entry(2, "two", 100, solved(1, "2026-02-27T18:09:30Z")),
                 team_entry(3, "empty", 0),
                 team_entry(4, "gone", 0),
@@ -302,10 +298,7 @@ def test_a_window_cuts_solves_and_nothing_else() -> None:
     )
     now = EIGHTEEN + timedelta(minutes=19)
     answer = documents(tables, window=5, now=now)
-    users = [
-        (row["user_id"], row["points"], row["challenge_count"])
-        for row in answer["timeline:users"]["submissions"]
-    ]
+    users = [(row["user_id"], row["points"], row["challenge_count"]) for row in answer["timeline:users"]["submissions"]]
     assert users == [(1, 100, 1), (2, 50, 1)]
     [team] = answer["timeline:teams"]["submissions"]
     assert (team["timestamp"], team["points"], team["challenge_count"]) == ("2026-02-27T18:10:00Z", 100, 1)
