@@ -1,5 +1,4 @@
-"""The simulation can fail: it catches every mutant within the seeds named here, and nothing is wrong with the real one in
-any of them."""
+"""The simulation can fail: it catches every mutant within the seeds named here, and the real one passes them all."""
 
 import pytest
 
