@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+import structlog
 import uvloop
 
 from scoreboardd import __version__, check, config
@@ -55,6 +56,10 @@ def serve(config_file: Path | None) -> None:
         _run(run)
     except CannotListen as error:
         _fail(str(error))
+    except Exception:  # noqa: BLE001
+        # A fault of ours: systemd starts us again, and the log keeps its one line an event.
+        structlog.stdlib.get_logger("scoreboardd").critical("the daemon failed, please report", exc_info=True)
+        sys.exit(FAILED)
 
 
 @main.command(name="check")

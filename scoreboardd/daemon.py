@@ -203,8 +203,9 @@ def _listen(section: str, host: str, port: int, *, user_timeout: float) -> socke
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None) or 0
+        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
         raise CannotListen(
             f"{section}: cannot listen on {host}:{port}: {why}; see {section}.host and {section}.port"
         ) from error

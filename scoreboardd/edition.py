@@ -70,9 +70,10 @@ class Event:
         """The two as one: what a single rebuild for both of them was for."""
         if earlier is None:
             return self
+        reasons = {self.reason, earlier.reason} - {UPDATED}
         return Event(
             self.scope if self.scope == earlier.scope else "all",
-            self.reason if self.reason == earlier.reason else "batch",
+            "batch" if len(reasons) > 1 else next(iter(reasons), UPDATED),
             max(self.ts, earlier.ts),
         )
 

@@ -244,7 +244,7 @@ class TestSecrets:
             "[server]\ntrusted_proxies = ['10.0.0.1/8']",
             "server.trusted_proxies[0]: not an address or network; write it like 10.1.2.3 or 10.1.0.0/16",
         ),
-        ("[server]\ndrain = 0", "server.drain: should be greater than 0; the default is 5"),
+        ("[server]\ndrain = 0", "server.drain: should be greater than or equal to 0.001; the default is 5"),
         ("[server]\ndrain = inf", "server.drain: should be a finite number; the default is 5"),
         ("[admin]\nport = 8080", "admin: the same address as [server]; give one of them another port"),
         (
@@ -316,7 +316,7 @@ def test_a_problem_of_the_environment(name: str, text: str, problem: str) -> Non
     "url",
     [
         "redis://cache",
-        "redis://user:p%40ss@cache:6379/2?health_check_interval=5",
+        "redis://user:p%40ss@cache:6379/2",
         "rediss://:secret@[::1]:6380",
         "unix:///run/redis/redis.sock?db=1",
     ],
@@ -383,3 +383,29 @@ def test_every_problem_in_one_run(write: Write, tmp_path: Path) -> None:
         "web",
     ]
     assert "hunter2" not in "".join(problems(path, environ))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:99999/0",
+        "redis://h:6379/0?socket_timeout=1",
+        "redis://h:6379/0?decode_responses=true",
+        "redis://h/0?ssl_ca_certs=/x",
+        "redis://[1.2]/0",
+        "unix:///run/redis.sock?nope=1",
+    ],
+)
+def test_a_redis_url_that_redis_py_would_stumble_over(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(None, {"SCOREBOARDD_REDIS__URL": url})
+    assert len(raised.value.problems) == 1
+    assert url not in raised.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "rediss://u:p@h:6380/1?ssl_ca_certs=/etc/ca.pem", "unix:///run/redis.sock?db=2", "redis://[::1]:1/0"],
+)
+def test_a_redis_url_that_is_right(url: str) -> None:
+    assert load(None, {"SCOREBOARDD_REDIS__URL": url}).redis.url.get_secret_value() == url

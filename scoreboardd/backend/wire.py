@@ -20,7 +20,7 @@ REBUILT = "scoreboard.rebuilt"
 
 MAX_PAYLOAD = 16 * 1024
 "Bytes. A longer payload is not looked into."
-MAX_FIELD = 64
+MAX_FIELD = 1024
 "Characters. A longer field counts as missing."
 
 

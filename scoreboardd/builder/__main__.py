@@ -41,7 +41,8 @@ async def serve(channel: Channel) -> None:
 async def _serve_one(channel: Channel, builder: Builder, request: dict[str, Any], descriptor: int | None) -> None:
     parcel: int | None = None
     try:
-        answer, parcel = await _answer(builder, request, descriptor)
+        async with asyncio.timeout(request["within"]):  # then nobody waits for the answer any more
+            answer, parcel = await _answer(builder, request, descriptor)
     except SourceError as error:
         answer = {"error": "postgres", "text": str(error)}
     except Unavailable as error:

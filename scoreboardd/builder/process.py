@@ -70,8 +70,11 @@ class BuilderProcess:
     async def run(self) -> None:
         """Keep a child until cancelled."""
         while True:
-            await self._run_child()
-            log.warning("the builder process died, starting another")
+            try:
+                await self._run_child()
+                log.warning("the builder process died, starting another")
+            except OSError as error:  # no descriptor, no memory, no process to be had
+                log.error("cannot start the builder process, trying on", error=str(error))
             await asyncio.sleep(RESTART)
 
     async def _run_child(self) -> None:
@@ -117,7 +120,12 @@ class BuilderProcess:
         # Owned from here on: if nobody waits any more it goes at once.
         parcel = None if descriptor is None else Parcel(descriptor, answer["manifest"])
         waiting = self._answers.get(answer["id"])
-        if waiting is not None and not waiting.done():
+        if waiting is None or waiting.done():
+            return
+        if parcel is None and "manifest" in answer:
+            # The kernel drops a descriptor that it has no number for.
+            waiting.set_exception(BuilderError("builder", "out of file descriptors; raise LimitNOFILE"))
+        else:
             waiting.set_result((answer, parcel))
 
     def kill(self, pid: int | None = None) -> None:
@@ -194,7 +202,7 @@ class BuilderProcess:
             async with asyncio.timeout(timeout):
                 channel = await asyncio.shield(self._open())
                 try:
-                    await channel.send(request | {"id": number}, descriptor)
+                    await channel.send(request | {"id": number, "within": timeout}, descriptor)
                 except OSError as error:
                     raise BuilderError("builder", "the builder process died") from error
                 answer, parcel = await waiting

@@ -68,7 +68,7 @@ class Builder:
             boards = await asyncio.to_thread(list, documents.boards_of(rows))
         with stages.timed("render"):
             rendered = await asyncio.to_thread(_render, boards)
-            catalogue = Catalogue(_digest(rendered), as_of, tuple(rows.divisions))
+            catalogue = Catalogue(await asyncio.to_thread(_digest, rendered), as_of, tuple(rows.divisions))
         counts = {name: len(getattr(rows, name)) for name in ("challenges", "teams", "users", "solves")}
         with stages.timed("commit"):
             if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:

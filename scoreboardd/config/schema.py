@@ -46,8 +46,15 @@ def _network(value: object) -> object:
 
 
 def _redis_url(secret: SecretStr) -> SecretStr:
-    host_and_database = r"([^/?#\s]*@)?([^/?#@:\s]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9]{0,5})?(\?\S*)?"
-    if not re.fullmatch(rf"rediss?://{host_and_database}|unix://\S*/\S+", secret.get_secret_value()):
+    host_and_database = r"([^/?#\s]*@)?([^/?#@:\s\[\]]+|\[[0-9A-Fa-f:]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,5})?"
+    # Of redis-py's many options only those that say where and whom; the rest would undo what the daemon relies on.
+    tls = r"(\?(ssl_(ca_certs|certfile|keyfile)=[^&\s]+&?)+)?"
+    found = re.fullmatch(
+        rf"redis://{host_and_database}|rediss://{host_and_database.replace('port', 'tls_port')}{tls}|"
+        r"unix://[^?\s]*/[^?\s]+(\?db=[0-9]{1,5})?",
+        secret.get_secret_value(),
+    )
+    if found is None or int(found["port"] or found["tls_port"] or 0) > 65_535:
         mend = "write redis://user:password@host:6379/0, rediss://… or unix:///path"
         raise ValueError(f"not a Redis URL; {mend}, with special characters of the password %-encoded")
     return secret
@@ -80,7 +87,7 @@ def _source_kind(value: str) -> str:
 
 
 # A day: whoever writes more has mistaken the unit.
-Duration = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Duration = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Host = Annotated[str, AfterValidator(_host)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)]

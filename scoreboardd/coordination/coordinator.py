@@ -321,7 +321,7 @@ class Coordinator:
                 self._note(None, now)
                 self._news = True
                 self._word_came()
-                self._load_at = 0.0
+                self._load_at = self._retry_at = 0.0
                 self._reconcile_at = min(self._reconcile_at, now + self._timing.reconcile)
             case Heard(message):
                 self._hear(message, now)

@@ -172,10 +172,12 @@ class Runner:
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
             case Confirmed(as_of=as_of):
+                self.health.redis = None
                 self._feed(c.Heard(message))
                 if not self.coordinator.behind:
                     self._memory.confirm(as_of)
             case Begun() | Abandoned() | Rebuilt():
+                self.health.redis = None
                 self._feed(c.Heard(message))
 
     def _subscribed(self) -> None:

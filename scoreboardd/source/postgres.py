@@ -111,6 +111,9 @@ def explain(error: BaseException, kind: str) -> str:
     """What went wrong, for the person who can mend it."""
     said = " ".join(str(error).split()) or type(error).__name__
     match error:
+        case ValueError():
+            # Nothing of what it says: it may quote a part of the password.
+            return "postgres: postgres.dsn cannot be read; see that special characters of the password are %-encoded"
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             return (
                 f"postgres: {said}; the {kind} source needs it: see that postgres.dsn names the platform's "

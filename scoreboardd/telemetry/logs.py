@@ -16,7 +16,12 @@ def configure(level: str, format: str) -> None:
         processors: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
         renderer = structlog.processors.JSONRenderer()
     else:
-        processors, renderer = [], structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        processors, renderer = (
+            [],
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        )
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

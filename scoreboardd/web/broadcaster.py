@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import orjson
-
+from scoreboardd.backend import wire
 from scoreboardd.edition import Event, Version
 from scoreboardd.telemetry.metrics import Metrics
 
@@ -39,7 +38,7 @@ class Frame:
 
 
 def scoreboard_frame(version: Version, event: Event) -> Frame:
-    data = orjson.dumps(event.as_dict() | {"version": version.number})
+    data = wire.announcement(version, event)
     return Frame(version, b"id: %s\nevent: scoreboard\ndata: %s\n\n" % (str(version).encode(), data))
 
 

@@ -32,8 +32,10 @@ RETRY_AFTER = 2
 "Seconds after which to ask again a node that has no document yet."
 PART = 256 * 1024
 "Bytes written at a time: a reader that is slow holds no more than that of a large document in our buffers."
-CUTS = 64
-"Windows kept."
+CUTS = 16
+"Windows kept, of the version served."
+SLOWEST = 16 * 1024
+"Bytes a second that a reader of a large document has to take at least."
 LONGEST = 60 * 24 * 365 * 100
 "Minutes; a longer window is a century all the same."
 
@@ -120,9 +122,10 @@ class Documents:
         await response.prepare(request)
         view = memoryview(payload if request.method == "GET" else b"")
         try:
-            for start in range(0, len(view), PART):
-                async with asyncio.timeout(self._write_timeout):
-                    await response.write(view[start : start + PART])
+            async with asyncio.timeout(self._write_timeout + len(view) / SLOWEST):
+                for start in range(0, len(view), PART):
+                    async with asyncio.timeout(self._write_timeout):
+                        await response.write(view[start : start + PART])
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()  # a reader that stopped
@@ -139,6 +142,8 @@ class Documents:
         kept = self._cuts.get(key)
         if kept is None or (kept.made.done() and (kept.since != since or _failed(kept.made))):
             kept = Cut(since, asyncio.ensure_future(self._cut(edition, owner, division_id, since)))
+            for old in [old for old in self._cuts if old[0] != edition.version]:
+                del self._cuts[old]
             self._cuts[key] = kept
             self._cuts.move_to_end(key)
             if len(self._cuts) > CUTS:
@@ -153,7 +158,9 @@ class Documents:
             except BuilderError:
                 # A rebuild that is given up takes the builder process with it; the next one can do it.
                 document = await self._builder.cut(edition, owner, division_id, since)
-            return Representations(document)
+            cut = Representations(document)
+            await asyncio.to_thread(getattr, cut, "checksum")  # it is kept
+            return cut
 
 
 def _failed(made: "asyncio.Future[Representations]") -> bool:

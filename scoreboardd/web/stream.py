@@ -95,8 +95,8 @@ def _resume(version: Version) -> bytes:
 
 
 def _last_event_id(request: web.Request) -> Version | None:
-    said = request.headers.get("Last-Event-ID") or request.query.get("last_event_id", "")
-    return Version.parse(said)
+    header, parameter = request.headers.get("Last-Event-ID", ""), request.query.get("last_event_id", "")
+    return Version.parse(header) or Version.parse(parameter)
 
 
 def _head(headers: dict[str, str]) -> bytes:

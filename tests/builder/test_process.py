@@ -391,3 +391,11 @@ def held(pid: int | str = "self") -> int:
     mapped = {inode[4] for inode in inodes if "scoreboardd-parcel" in inode[-1]}
     descriptors = sum("scoreboardd-parcel" in link for link in links)
     return max(len(mapped), descriptors)
+
+
+async def test_a_parcel_that_did_not_arrive_is_a_failure_and_not_an_empty_store():
+    builder = BuilderProcess(source={}, redis={})
+    waiting = builder._answers[1] = asyncio.get_running_loop().create_future()
+    builder._deliver({"id": 1, "version": {"epoch": "e", "number": 1}, "manifest": [("a", 0, 1)]}, None)
+    with pytest.raises(BuilderError, match="LimitNOFILE"):
+        await waiting

@@ -255,3 +255,12 @@ class TestWhatIsWrong:
 async def _swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
+
+
+@pytest.mark.parametrize("password", ["hun/ter2", "hun#ter2", "hun?ter2", "hun%zzter2"])
+async def test_a_password_that_is_not_encoded_is_not_told(password: str):
+    async with PostgresSource(f"postgresql://u:{password}@127.0.0.1:1/db", "smctf", statement_timeout=1) as source:
+        with pytest.raises(SourceError) as raised:
+            await source.read()
+    assert "hun" not in str(raised.value)
+    assert "ter2" not in str(raised.value)
