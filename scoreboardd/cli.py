@@ -94,7 +94,7 @@ def publish(config_file: Path | None, reason: str, scope: str) -> None:
 def rebuild(config_file: Path | None, *, wait: bool) -> None:
     """Ask the running cluster for a rebuild."""
     timeout = _settings(config_file).rebuild.timeout
-    event = Event("all", UPDATED, now_rfc3339())
+    event = Event.updated()
     if not wait:
         _with_store(config_file, lambda store: store.publish(event))
         return
