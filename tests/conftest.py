@@ -4,9 +4,11 @@
 makes one of its own (`scoreboardd.demo.servers`).
 """
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -56,6 +58,25 @@ async def database(postgres_dsn: str) -> AsyncIterator[str]:
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await server.close()
+
+
+@pytest.fixture(scope="session")
+def cache_dsn(postgres_dsn: str) -> Iterator[str]:
+    """The DSN of a database with the table that `scoreboardd migrate` makes; a test takes a key prefix of its own."""
+    name = f"cache_{secrets.token_hex(8)}"
+    dsn = urlsplit(postgres_dsn)._replace(path=f"/{name}").geturl()
+    asyncio.run(_execute(postgres_dsn, f"CREATE DATABASE {name}"))
+    asyncio.run(_execute(dsn, (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()))
+    yield dsn
+    asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 @pytest.fixture

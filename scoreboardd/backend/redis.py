@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -22,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from scoreboardd.backend import wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
+from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.edition import Event, Version
 
@@ -30,38 +31,6 @@ ANSWER = 5.0
 BULK = 20.0
 "Seconds within which the server must take or give one document."
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Every key and channel, with the prefix in front."""
-
-    prefix: str
-
-    @property
-    def lock(self) -> str:
-        return f"{self.prefix}leaderboard:rebuild:lock"
-
-    @property
-    def version(self) -> str:
-        return f"{self.prefix}scoreboard:version"
-
-    @property
-    def fence(self) -> str:
-        return f"{self.prefix}scoreboard:fence"
-
-    @property
-    def catalogue(self) -> str:
-        return f"{self.prefix}scoreboard:catalogue"
-
-    def document(self, name: str) -> str:
-        return f"{self.prefix}{name}"
-
-    def staged(self, token: str, name: str) -> str:
-        return f"{self.prefix}scoreboard:staged:{token}:{name}"
-
-    def channel(self, name: str) -> str:
-        return f"{self.prefix}{name}"
 
 
 def _connect(url: str) -> aioredis.Redis:

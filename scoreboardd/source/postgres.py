@@ -87,8 +87,8 @@ class PostgresSource:
         await self.aclose()
 
 
-async def connect(dsn: str, *, statement_timeout: float) -> Any:
-    """A connection on which nothing waits for ever. `statement_timeout` is in seconds."""
+async def connect(dsn: str, *, statement_timeout: float, **settings: str) -> Any:
+    """A connection on which nothing waits for ever. `statement_timeout` is in seconds; `settings` are the server's."""
     async with asyncio.timeout(CONNECT + 1):
         return await asyncpg.connect(
             dsn,
@@ -99,6 +99,7 @@ async def connect(dsn: str, *, statement_timeout: float) -> Any:
                 "application_name": "scoreboardd",
                 "statement_timeout": str(round(statement_timeout * 1000)),
                 "timezone": "UTC",
+                **settings,
             },
         )
 

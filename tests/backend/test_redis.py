@@ -24,7 +24,8 @@ from scoreboardd.backend.base import (
     Subscribed,
     Unavailable,
 )
-from scoreboardd.backend.redis import Names, RedisStore, RedisVault
+from scoreboardd.backend.names import Names
+from scoreboardd.backend.redis import RedisStore, RedisVault
 from scoreboardd.board.documents import keys
 from scoreboardd.demo.servers import free_port
 from scoreboardd.edition import Event, Version

@@ -18,7 +18,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scoreboardd.backend.base import Lease
-from scoreboardd.backend.redis import Names, RedisStore
+from scoreboardd.backend.names import Names
+from scoreboardd.backend.redis import RedisStore
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder import process
 from scoreboardd.builder.process import Build, BuilderError, BuilderProcess

@@ -12,7 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scoreboardd.backend.base import Lease, Unavailable
-from scoreboardd.backend.redis import Names, RedisStore
+from scoreboardd.backend.names import Names
+from scoreboardd.backend.redis import RedisStore
 from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.coordination.coordinator import Coordinator, Timing
 from scoreboardd.coordination.runner import Runner

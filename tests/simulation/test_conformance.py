@@ -1,4 +1,4 @@
-"""The model of the store does what Redis does: the same steps on both, every answer and every message compared.
+"""The model of the store does what each backend does: the same steps on both, every answer and message compared.
 
 Epochs are random in one and counted in the other, and a number that was passed over to is the time of day: both are
 compared by the order in which they appear. TTLs are long; a lock ends when a step says so.
@@ -6,19 +6,24 @@ compared by the order in which they appear. TTLs are long; a lock ends when a st
 
 import asyncio
 import itertools
+import re
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from scoreboardd.backend.base import Busy, Catalogue, Changed, Lease, Message, Stored, Subscribed
-from scoreboardd.backend.redis import Names, RedisStore, RedisVault
+from scoreboardd.backend.names import Names
+from scoreboardd.backend.postgres import PostgresStore, PostgresVault
+from scoreboardd.backend.redis import RedisStore, RedisVault
 from scoreboardd.board.documents import keys
 from scoreboardd.edition import Event, Version
 from tests.simulation.store import Data, Store
@@ -101,23 +106,19 @@ class Model:
 
 
 class Real:
-    """Redis, through the code that the daemon uses."""
+    """A backend, through the code that the daemon uses; how to lose what it has is each one's own."""
 
-    def __init__(
-        self, url: str, prefix: str, client: Redis, store: RedisStore, messages: AsyncIterator[Message]
-    ) -> None:
-        self._client = client
+    def __init__(self, prefix: str, store: Any, vault: Any, messages: AsyncIterator[Message]) -> None:
         self._messages = messages
-        self.store = store
-        self.vault = RedisVault(url, prefix=prefix, encoding="identity", stage_ttl=LONG)
-        self.names = Names(prefix)
-        self._dump: dict[bytes, tuple[bytes, int]] = {}
         self._marks = itertools.count()
+        self.names = Names(prefix)
+        self.store = store
         self.acquire = store.acquire
         self.renew = store.renew
         self.confirm = store.confirm
         self.abandon = store.abandon
-        self.load = self.vault.load
+        self.load = vault.load
+        self._vault = vault
 
     async def heard(self) -> list[Message]:
         mark, heard = f"mark {next(self._marks)}", list[Message]()
@@ -130,7 +131,14 @@ class Real:
         return await self.store.commit(lease, catalogue, SOLVE)
 
     async def stage(self, lease: Lease, documents: list[tuple[str, bytes]]) -> None:
-        await self.vault.stage(lease, documents)
+        await self._vault.stage(lease, documents)
+
+
+class RealRedis(Real):
+    def __init__(self, client: Redis, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._client = client
+        self._dump: dict[bytes, tuple[bytes, int]] = {}
 
     async def expire(self) -> None:
         await self._client.delete(self.names.lock)
@@ -156,6 +164,53 @@ class Real:
         if await self._client.exists(self.names.fence):
             await self._client.hset(self.names.fence, "run", "another")
         await asyncio.sleep(0.002)  # no failover is as quick, and the time of day is told in milliseconds
+
+    async def run_kept(self) -> str:
+        return (await self._client.hget(self.names.fence, "run")).decode()
+
+
+class RealPostgres(Real):
+    def __init__(self, client: asyncpg.Connection, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._client = client
+        self._dump: list[Any] = []
+
+    async def expire(self) -> None:
+        await self._client.execute(
+            "UPDATE leaderboard_cache SET building_until = now() - interval '1 ms' WHERE cache_key = $1",
+            self.names.lock,
+        )
+
+    async def lose(self) -> None:
+        await self._client.execute("DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1)", self.names.prefix)
+
+    async def lose_one(self, what: str) -> None:
+        lost = {
+            "fence": ("UPDATE leaderboard_cache SET epoch = NULL, version = NULL, payload = NULL", self.names.lock),
+            "version": ("UPDATE leaderboard_cache SET epoch = NULL, version = NULL", self.names.version),
+            "catalogue": ("UPDATE leaderboard_cache SET payload = NULL", self.names.version),
+        }
+        statement, key = lost.get(what, ("DELETE FROM leaderboard_cache", self.names.document(what)))
+        await self._client.execute(f"{statement} WHERE cache_key = $1", key)
+
+    async def dump(self) -> None:
+        self._dump = await self._client.fetch(
+            "SELECT * FROM leaderboard_cache WHERE starts_with(cache_key, $1)", self.names.prefix
+        )
+
+    async def fail_over(self) -> None:
+        await self.lose()
+        await self._client.executemany("INSERT INTO leaderboard_cache VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", self._dump)
+        await self._client.execute(
+            "UPDATE leaderboard_cache SET payload = 'another' WHERE cache_key = $1 AND payload IS NOT NULL",
+            self.names.lock,
+        )
+        await asyncio.sleep(0.002)  # no failover is as quick, and the time of day is told in milliseconds
+
+    async def run_kept(self) -> str:
+        return await self._client.fetchval(
+            "SELECT convert_from(payload, 'UTF8') FROM leaderboard_cache WHERE cache_key = $1", self.names.lock
+        )
 
 
 @dataclass
@@ -262,28 +317,56 @@ STORIES = {
 }
 
 
+Backend = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Makes a backend that nobody has used."""
+    if request.param == "redis":
+        return partial(on_redis, request.getfixturevalue("redis_url"))
+    return partial(on_postgres, request.getfixturevalue("cache_dsn"))
+
+
 @asynccontextmanager
-async def real(url: str) -> AsyncIterator[Real]:
+async def on_redis(url: str) -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
     store = RedisStore(url, prefix=prefix, lock_ttl=LONG)
-    async with (
-        asyncio.timeout(60),
-        Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
-        store.subscribe() as messages,
-    ):
-        assert await anext(messages) == Subscribed()
-        side = Real(url, prefix, client, store, messages)
-        try:
+    vault = RedisVault(url, prefix=prefix, encoding="identity", stage_ttl=LONG)
+    async with Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client:
+        async with _used(store, vault) as messages:
+            side = RealRedis(client, prefix, store, vault, messages)
             yield side
-        finally:
             await side.lose()
-            await side.vault.aclose()
+
+
+@asynccontextmanager
+async def on_postgres(dsn: str) -> AsyncIterator[Real]:
+    prefix = f"t-{secrets.token_hex(4)}:"
+    store = PostgresStore(dsn, prefix=prefix, lock_ttl=LONG)
+    vault = PostgresVault(dsn, prefix=prefix, stage_ttl=LONG)
+    client = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+    try:
+        async with _used(store, vault) as messages:
+            yield RealPostgres(client, prefix, store, vault, messages)
+    finally:
+        client.terminate()
+
+
+@asynccontextmanager
+async def _used(store: Any, vault: Any) -> AsyncIterator[AsyncIterator[Message]]:
+    async with asyncio.timeout(60), store.subscribe() as messages:
+        assert await anext(messages) == Subscribed()
+        try:
+            yield messages
+        finally:
+            await vault.aclose()
             await store.aclose()
 
 
-async def compare(url: str, steps: list[tuple[Any, ...]]) -> None:
-    async with real(url) as redis:
-        sides = Side(Model()), Side(redis)
+async def compare(backend: Backend, steps: list[tuple[Any, ...]]) -> None:
+    async with backend() as real:
+        sides = Side(Model()), Side(real)
         for number, step in enumerate(steps):
             for what in (
                 lambda side, number=number, step=step: side.do(number, step),
@@ -295,25 +378,29 @@ async def compare(url: str, steps: list[tuple[Any, ...]]) -> None:
 
 
 @pytest.mark.parametrize("story", STORIES)
-async def test_in_every_story_the_model_does_what_redis_does(redis_url: str, story: str):
-    await compare(redis_url, STORIES[story])
+async def test_in_every_story_the_model_does_what_the_backend_does(backend: Backend, story: str):
+    await compare(backend, STORIES[story])
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
-async def test_whatever_is_asked_the_model_does_what_redis_does(redis_url: str, steps: list[tuple[Any, ...]]):
-    await compare(redis_url, steps)
+async def test_whatever_is_asked_the_model_does_what_the_backend_does(backend: Backend, steps: list[tuple[Any, ...]]):
+    await compare(backend, steps)
 
 
 async def test_a_number_is_kept_with_the_run_that_gave_it_out(redis_client: Redis, redis_url: str):
-    async with real(redis_url) as redis:
+    async with on_redis(redis_url) as redis:
         await redis.acquire("a", None)
-        kept = await redis_client.hget(redis.names.fence, "run")
-    assert kept is not None
-    assert kept.decode() == (await redis_client.info("server"))["run_id"]
+        assert await redis.run_kept() == (await redis_client.info("server"))["run_id"]
 
 
-async def test_a_model_that_drifts_is_found_out(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_number_is_kept_with_the_system_and_timeline_that_gave_it_out(cache_dsn: str):
+    async with on_postgres(cache_dsn) as postgres:
+        await postgres.acquire("a", None)
+        assert re.fullmatch(r"[0-9]+-00000001", await postgres.run_kept())
+
+
+async def test_a_model_that_drifts_is_found_out(backend: Backend, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Store, "restart", lambda self: None)
     with pytest.raises(AssertionError, match="step"):
-        await compare(redis_url, STORIES["back in time twice"])
+        await compare(backend, STORIES["back in time twice"])

@@ -1,0 +1,9 @@
+-- Release the lease without a result, if it is ours, and tell the other nodes so.
+-- $1 lock key  $2 token  $3 epoch  $4 number  $5 building channel
+WITH released AS (
+    UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL
+    WHERE cache_key = $1 AND building_token = $2 AND building_until > now()
+    RETURNING cache_key
+)
+SELECT pg_notify($5, json_build_object('state', 'abandoned', 'epoch', $3::text, 'version', $4::bigint)::text)
+FROM released

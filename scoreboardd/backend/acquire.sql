@@ -1,0 +1,44 @@
+-- Take the lease and the next version number, or say how long it is still held.
+-- $1 lock key  $2 version key  $3 token  $4 ttl (s)  $5 fresh epoch  $6 seen epoch  $7 seen number  $8 building channel
+-- One row: epoch and number if it is ours now, else the seconds it is still held.
+WITH server AS (
+    -- Whose numbers these are: a promoted replica counts on another timeline, a restored dump lies in another system.
+    SELECT system_identifier || '-' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS run FROM pg_control_system()
+), known AS (
+    SELECT lock.epoch, lock.version AS number, convert_from(lock.payload, 'UTF8') AS run,
+           CASE WHEN lock.building_until > now() THEN lock.building_token END AS holder,
+           extract(epoch FROM lock.building_until - now())::float8 AS remaining,
+           CASE WHEN committed.epoch = lock.epoch THEN committed.version ELSE lock.version END AS latest
+    FROM (VALUES (1)) AS always
+    LEFT JOIN leaderboard_cache AS lock ON lock.cache_key = $1
+    LEFT JOIN leaderboard_cache AS committed ON committed.cache_key = $2
+), given AS (
+    SELECT server.run,
+           -- The reply to our first try was lost, and the same lease was asked for again.
+           coalesce(holder = $3 AND epoch IS NOT NULL, false) AS again,
+           -- This store has lost what it once told the caller: no version may ever be given out twice.
+           epoch IS NULL OR (epoch = $6 AND latest < $7::bigint) AS lost,
+           epoch, number,
+           -- Another server took over, which may have forgotten the latest numbers: pass over them.
+           CASE WHEN known.run IS DISTINCT FROM server.run
+                THEN greatest(number, (extract(epoch FROM now()) * 1000)::bigint) ELSE number END AS last
+    FROM known, server
+    WHERE holder IS NULL OR holder = $3
+), taken AS (
+    INSERT INTO leaderboard_cache AS lock (cache_key, payload, epoch, version, building_until, building_token)
+    SELECT $1, convert_to(run, 'UTF8'),
+           CASE WHEN again OR NOT lost THEN epoch ELSE $5 END,
+           CASE WHEN again THEN number WHEN lost THEN 1 ELSE last + 1 END,
+           now() + make_interval(secs => $4), $3
+    FROM given
+    ON CONFLICT (cache_key) DO UPDATE
+    SET payload = excluded.payload, epoch = excluded.epoch, version = excluded.version,
+        building_until = excluded.building_until, building_token = excluded.building_token
+    RETURNING epoch, version
+), said AS (
+    SELECT pg_notify($8, json_build_object('state', 'begun', 'epoch', taken.epoch, 'version', taken.version)::text)
+    FROM taken, given
+    WHERE NOT again
+)
+SELECT taken.epoch, taken.version AS number, known.remaining, (SELECT count(*) FROM said) AS said
+FROM known LEFT JOIN taken ON true

@@ -1,0 +1,19 @@
+-- Release the lease without a commit, because what is committed is still true, and tell the other nodes so.
+-- $1 lock key  $2 version key  $3 token  $4 epoch  $5 number  $6 as_of (Unix time)  $7 building channel
+-- A row, or none if it came too late: the lease is not ours, or nothing is committed any more.
+WITH released AS (
+    UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL
+    WHERE cache_key = $1 AND building_token = $3 AND building_until > now()
+      AND EXISTS (
+          SELECT FROM leaderboard_cache WHERE cache_key = $2 AND version IS NOT NULL AND payload IS NOT NULL
+      )
+    RETURNING cache_key
+), confirmed AS (
+    UPDATE leaderboard_cache SET generated_at = to_timestamp($6)
+    WHERE cache_key = $2 AND EXISTS (SELECT FROM released)
+    RETURNING epoch || '-' || version AS version
+)
+SELECT pg_notify($7, json_build_object(
+    'state', 'confirmed', 'epoch', $4::text, 'version', $5::bigint, 'as_of', $6::float8, 'committed', version
+)::text)
+FROM confirmed

@@ -1,0 +1,25 @@
+-- Make the staged documents the ones that are kept for a day without Redis, unless newer ones are.
+-- $1 version key  $2 epoch  $3 number  $4 staged keys  $5 their documents' keys  $6 documents that go
+-- $7 catalogue  $8 as_of (Unix time)  $9 seconds for which nobody needs to do this again
+-- A row if they are kept now. Between two epochs, which have no order, the younger snapshot wins.
+WITH newest AS (
+    INSERT INTO leaderboard_cache AS kept
+        (cache_key, payload, encoding, epoch, version, generated_at, building_until)
+    VALUES ($1, $7::bytea, 'identity', $2, $3, to_timestamp($8), now() + make_interval(secs => $9))
+    ON CONFLICT (cache_key) DO UPDATE
+    SET payload = excluded.payload, encoding = excluded.encoding, epoch = excluded.epoch, version = excluded.version,
+        generated_at = excluded.generated_at, building_until = excluded.building_until
+    WHERE CASE WHEN kept.epoch = excluded.epoch THEN kept.version < excluded.version
+               ELSE coalesce(kept.generated_at < excluded.generated_at, true) END
+    RETURNING cache_key
+), gone AS (
+    DELETE FROM leaderboard_cache
+    WHERE cache_key = ANY ($5::text[] || $6::text[]) AND EXISTS (SELECT FROM newest)
+    RETURNING cache_key
+)
+UPDATE leaderboard_cache AS document
+SET cache_key = fresh.name, generated_at = to_timestamp($8), building_until = NULL, building_token = NULL
+FROM unnest($4::text[], $5::text[]) AS fresh (staged, name)
+-- Counting what has gone puts that first: a name must be free before it is taken.
+WHERE cache_key = fresh.staged AND EXISTS (SELECT FROM newest) AND (SELECT count(*) FROM gone) >= 0
+RETURNING true

@@ -1,0 +1,33 @@
+"""What a cluster's keys and channels are called (contract §4), with its prefix in front."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    prefix: str
+
+    @property
+    def lock(self) -> str:
+        return f"{self.prefix}leaderboard:rebuild:lock"
+
+    @property
+    def version(self) -> str:
+        return f"{self.prefix}scoreboard:version"
+
+    @property
+    def fence(self) -> str:
+        return f"{self.prefix}scoreboard:fence"
+
+    @property
+    def catalogue(self) -> str:
+        return f"{self.prefix}scoreboard:catalogue"
+
+    def document(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def staged(self, token: str, name: str) -> str:
+        return f"{self.prefix}scoreboard:staged:{token}:{name}"
+
+    def channel(self, name: str) -> str:
+        return f"{self.prefix}{name}"

@@ -1,0 +1,400 @@
+"""The Postgres backend: a whole cluster on the platform's own database, and the tier that outlives Redis.
+
+All of it is one table, `leaderboard_cache` (contract §7, made by `scoreboardd migrate`), found by the search_path:
+
+- the lease: key `leaderboard:rebuild:lock`; `epoch` and `version` are those last given out, `payload` is the server
+  that gave them out, `building_token` has the lease until `building_until`;
+- what is committed: key `scoreboard:version`; `payload` is its catalogue, `generated_at` when it was last true;
+- the documents, zstd, under the names they have in Redis; a staged one is forgotten at its `building_until`.
+
+Every step that must be atomic is one statement, in a file beside this, in a repeatable-read transaction of its own: it
+sees one state of the table and changes that one, or fails as not serializable and is run again. No client can stop in
+the middle of one. Postgres delivers notifications in the order of the commits that sent them, and what was committed
+is visible before the next one that notifies can be: that is the order which `coordination` builds on.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import asyncpg
+import orjson
+import zstandard
+
+from scoreboardd.backend import wire
+from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
+from scoreboardd.backend.names import Names
+from scoreboardd.board import documents
+from scoreboardd.edition import Event, Version
+from scoreboardd.source.postgres import FAILURES, connect
+
+ANSWER = 5.0
+"Seconds within which the server must answer a statement, or say or answer something on a subscription."
+BULK = 20.0
+"Seconds within which the server must take or give one document."
+BACKLOG = 100_000
+"Notifications that wait to be handled; with more, the subscription is given up and begun anew."
+PREFIX = 32
+"Bytes of a key prefix: Postgres allows a channel 63."
+
+
+def channel(names: Names, name: str) -> str:
+    """`scoreboard.events` is `scoreboard_events` here (contract §7)."""
+    return names.channel(name.replace(".", "_"))
+
+
+def _sql(name: str) -> str:
+    return (files(__package__) / f"{name}.sql").read_text()
+
+
+def _explain(error: BaseException) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    match error:
+        case ValueError():
+            # Nothing of what it says: it may quote a part of the password.
+            return "postgres: postgres.dsn cannot be read; see that special characters of the password are %-encoded"
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
+            return f"postgres: {said}; run `scoreboardd migrate`"
+        case asyncpg.InsufficientPrivilegeError():
+            return f"postgres: {said}; the table leaderboard_cache must belong to the role in postgres.dsn"
+        case asyncpg.ReadOnlySQLTransactionError():
+            return f"postgres: {said}; point postgres.dsn at the primary"
+        case TimeoutError():
+            return "postgres: no answer in time; see that it runs, and that postgres.dsn is right"
+        case _:
+            return f"postgres: {said}; see that it runs, and that postgres.dsn is right"
+
+
+@asynccontextmanager
+async def _answering(within: float = ANSWER) -> AsyncIterator[None]:
+    """Whatever goes wrong on the way to Postgres and back, or takes longer than `within` seconds, is `Unavailable`."""
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except FAILURES as error:
+        raise Unavailable(_explain(error)) from error
+
+
+class Link:
+    """One connection, made when it is needed, used by one caller at a time, thrown away when anything goes wrong."""
+
+    def __init__(self, dsn: str, *, statement_timeout: float) -> None:
+        self._dsn = dsn
+        self._timeout = statement_timeout
+        self._turn = asyncio.Lock()
+        self._connection: Any = None
+
+    async def run(self, query: str, *args: Any) -> list[Any]:
+        """The rows of one statement, which is a transaction of its own and may be sent twice."""
+        async with _answering(self._timeout), self._turn:
+            while True:
+                async with self._connected() as connection:
+                    try:
+                        rows: list[Any] = await connection.fetch(query, *args)
+                    except asyncpg.SerializationError:
+                        continue  # another node was quicker: look again
+                    return rows
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Any]:
+        """The connection, in a transaction that reads one state of the database."""
+        async with _answering(self._timeout), self._turn, self._connected() as connection:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                yield connection
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(
+                self._dsn,
+                statement_timeout=self._timeout,
+                default_transaction_isolation="repeatable read",
+                # A number that was given out must not be forgotten, whatever the platform's own data is worth.
+                synchronous_commit="on",
+                idle_in_transaction_session_timeout=f"{self._timeout:.0f}s",
+            )
+        try:
+            yield self._connection
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()  # a graceful close may hang on a link that is half open
+
+
+class PostgresStore:
+    """The lease, the commit and the bus. See `base.Store`."""
+
+    def __init__(self, dsn: str, *, prefix: str, lock_ttl: float) -> None:
+        self._dsn = dsn
+        self._names = Names(prefix)
+        self._ttl = lock_ttl
+        self._link = Link(dsn, statement_timeout=ANSWER)
+        self._building, self._rebuilt, self._events = (
+            channel(self._names, name) for name in (wire.BUILDING, wire.REBUILT, wire.EVENTS)
+        )
+        self._acquire, self._renew, self._commit, self._confirm, self._abandon = (
+            _sql(name) for name in ("acquire", "renew", "commit", "confirm", "abandon")
+        )
+
+    async def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
+        names = self._names
+        ((epoch, number, remaining, _),) = await self._link.run(
+            self._acquire,
+            names.lock,
+            names.version,
+            token,
+            self._ttl,
+            secrets.token_hex(4),
+            seen.epoch if seen else "",
+            seen.number if seen else 0,
+            self._building,
+        )
+        return Busy(remaining) if epoch is None else Lease(token, Version(epoch, number))
+
+    async def renew(self, lease: Lease) -> bool:
+        return bool(await self._link.run(self._renew, self._names.lock, lease.token, self._ttl))
+
+    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+        names, version = self._names, lease.version
+        fresh = documents.keys(catalogue.divisions)
+        # Stable while we have the lease, and if we have not, the statement refuses.
+        _, before = _head(await self._link.run(HEAD, names.version))
+        ((committed,),) = await self._link.run(
+            self._commit,
+            names.lock,
+            names.version,
+            lease.token,
+            version.epoch,
+            version.number,
+            [names.staged(lease.token, name) for name in fresh],
+            [names.document(name) for name in fresh],
+            _going(names, before, fresh),
+            _encode(catalogue),
+            catalogue.as_of,
+            self._rebuilt,
+            wire.announcement(version, event).decode(),
+        )
+        return bool(committed)
+
+    async def confirm(self, lease: Lease, as_of: float) -> bool:
+        names, version = self._names, lease.version
+        return bool(
+            await self._link.run(
+                self._confirm,
+                names.lock,
+                names.version,
+                lease.token,
+                version.epoch,
+                version.number,
+                as_of,
+                self._building,
+            )
+        )
+
+    async def abandon(self, lease: Lease) -> None:
+        version = lease.version
+        await self._link.run(
+            self._abandon, self._names.lock, lease.token, version.epoch, version.number, self._building
+        )
+
+    async def publish(self, event: Event, id: str | None = None) -> None:
+        await self._link.run("SELECT pg_notify($1, $2)", self._events, wire.change(event, id).decode())
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Message]]:
+        async with _answering():
+            connection = await connect(self._dsn, statement_timeout=ANSWER)
+        try:
+            heard: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
+            connection.add_termination_listener(lambda _: heard.put_nowait(None))
+            async with _answering():
+                for name in (self._building, self._rebuilt, self._events):
+                    await connection.add_listener(name, lambda *said: heard.put_nowait(said[2:]))
+            yield self._messages(connection, heard)
+        finally:
+            connection.terminate()
+
+    async def _messages(
+        self, connection: Any, heard: "asyncio.Queue[tuple[str, str] | None]"
+    ) -> AsyncIterator[Message]:
+        yield Subscribed()
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER):
+                    said = await heard.get()
+            except TimeoutError:
+                # A connection that is half open says nothing: ask, and expect an answer.
+                async with _answering():
+                    await connection.fetchval("SELECT 1")
+                continue
+            if said is None:
+                raise Unavailable("postgres: the subscription was closed; connecting again")
+            if heard.qsize() > BACKLOG:
+                raise Unavailable("postgres: more notifications than can be handled; connecting again")
+            if (message := self._message(*said)) is not None:
+                yield message
+
+    def _message(self, name: str, payload: str) -> Message | None:
+        data = payload.encode()
+        if name == self._events:
+            return wire.changed(data)
+        return wire.building(data) if name == self._building else wire.rebuilt(data)
+
+    async def check(self) -> list[str]:
+        """What is wrong with this server for our purpose, one line each."""
+        ((exists, writable, replica),) = await self._link.run(CHECK)
+        if replica:
+            return ["postgres: this is a replica, it takes no writes; point postgres.dsn at the primary"]
+        if not exists:
+            return ["postgres: table leaderboard_cache is missing; run `scoreboardd migrate`"]
+        if not writable:
+            return [
+                "postgres: leaderboard_cache may not be written; it must belong to the role in postgres.dsn, "
+                "or GRANT SELECT, INSERT, UPDATE, DELETE ON it"
+            ]
+        return []
+
+    async def aclose(self) -> None:
+        self._link.close()
+
+
+HEAD = "SELECT epoch, version, payload, extract(epoch FROM generated_at)::float8 FROM leaderboard_cache WHERE cache_key = $1"
+CHECK = """
+SELECT cache IS NOT NULL, coalesce(
+           (SELECT bool_and(has_table_privilege(cache, wanted))
+            FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted), false),
+       pg_is_in_recovery()
+FROM to_regclass('leaderboard_cache') AS cache
+"""
+STAGE = """
+INSERT INTO leaderboard_cache (cache_key, payload, encoding, epoch, version, building_until, building_token)
+VALUES ($1, $2, 'zstd', $3, $4, now() + make_interval(secs => $5), $6)
+ON CONFLICT (cache_key) DO UPDATE
+SET payload = excluded.payload, building_until = excluded.building_until
+"""
+FORGET = "DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1) AND building_until < now()"
+HELD = "SELECT epoch, version, building_until > now() FROM leaderboard_cache WHERE cache_key = $1"
+
+
+class PostgresVault:
+    """The documents. See `base.Vault`; `keep` makes them the tier that outlives Redis."""
+
+    def __init__(self, dsn: str, *, prefix: str, stage_ttl: float) -> None:
+        self._names = Names(prefix)
+        self._link = Link(dsn, statement_timeout=BULK)
+        self._stage_ttl = stage_ttl
+        self._keep = _sql("keep")
+
+    async def committed(self) -> tuple[Version, Catalogue] | None:
+        async with self._link.snapshot() as connection:
+            version, catalogue = await self._read_head(connection)
+            if version is None or catalogue is None:
+                return None
+            wanted = [self._names.document(name) for name in documents.keys(catalogue.divisions)]
+            present = await connection.fetchval(
+                "SELECT count(*) FROM leaderboard_cache WHERE cache_key = ANY ($1) AND payload IS NOT NULL", wanted
+            )
+        return (version, catalogue) if present == len(wanted) else None
+
+    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+        # What builders that died have left behind.
+        await self._link.run(FORGET, self._names.staged("", "").removesuffix(":"))
+        written = 0
+        for name, document in documents:
+            payload = await asyncio.to_thread(zstandard.compress, document)
+            await self._link.run(
+                STAGE,
+                self._names.staged(lease.token, name),
+                payload,
+                lease.version.epoch,
+                lease.version.number,
+                self._stage_ttl,
+                lease.token,
+            )
+            written += len(payload)
+        return written
+
+    async def load(self) -> Stored | None:
+        async with self._link.snapshot() as connection:
+            version, catalogue = await self._read_head(connection)
+            if version is None or catalogue is None:
+                return None
+            found = []
+            for name in documents.keys(catalogue.divisions):
+                row = await connection.fetchrow(
+                    "SELECT payload, encoding FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
+                )
+                found.append((name, row))
+        if any(row is None or row["payload"] is None for _, row in found):
+            return None
+        plain = [(name, await asyncio.to_thread(_plain, *row)) for name, row in found]
+        return Stored(version, catalogue, plain)
+
+    async def keep(
+        self, version: Version, catalogue: Catalogue, kept: list[tuple[str, memoryview]], *, quiet: float
+    ) -> bool:
+        """Keep these documents, unless they are older than those that are kept, or somebody has done so within their
+        `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""
+        names = self._names
+        for held in await self._link.run(HELD, names.version):
+            epoch, number, lately = held
+            if epoch == version.epoch and number >= version.number:
+                return True
+            if lately and quiet:
+                return False
+        lease = Lease(secrets.token_hex(16), version)
+        await self.stage(lease, kept)
+        fresh = [name for name, _ in kept]
+        _, before = _head(await self._link.run(HEAD, names.version))
+        await self._link.run(
+            self._keep,
+            names.version,
+            version.epoch,
+            version.number,
+            [names.staged(lease.token, name) for name in fresh],
+            [names.document(name) for name in fresh],
+            _going(names, before, fresh),
+            _encode(catalogue),
+            catalogue.as_of,
+            quiet,
+        )
+        return True
+
+    async def _read_head(self, connection: Any) -> tuple[Version | None, Catalogue | None]:
+        return _head(await connection.fetch(HEAD, self._names.version))
+
+    async def aclose(self) -> None:
+        self._link.close()
+
+
+def _head(rows: list[Any]) -> tuple[Version | None, Catalogue | None]:
+    """What is committed. None for whatever we have not written: then nothing is."""
+    for epoch, number, payload, as_of in rows:
+        version = Version.parse(f"{epoch}-{number}")
+        try:
+            fields = orjson.loads(payload)
+            return version, Catalogue(str(fields["digest"]), as_of, tuple(map(int, fields["divisions"])))
+        except (KeyError, TypeError, ValueError):
+            return version, None
+    return None, None
+
+
+def _encode(catalogue: Catalogue) -> bytes:
+    return orjson.dumps({"digest": catalogue.digest, "divisions": catalogue.divisions})
+
+
+def _going(names: Names, before: Catalogue | None, fresh: list[str]) -> list[str]:
+    """The documents of the last edition that the next one has not."""
+    gone = set(documents.keys(before.divisions)).difference(fresh) if before else set()
+    return [names.document(name) for name in sorted(gone)]
+
+
+def _plain(payload: bytes, encoding: str) -> bytes:
+    return zstandard.decompress(payload) if encoding == "zstd" else payload
