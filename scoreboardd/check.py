@@ -3,15 +3,14 @@
 from collections.abc import AsyncIterator
 
 from scoreboardd.backend.base import Unavailable
-from scoreboardd.backend.redis import RedisStore
+from scoreboardd.backend.choice import open_store
 from scoreboardd.config import Settings
 from scoreboardd.source import check as source
 
 
 async def problems(settings: Settings) -> AsyncIterator[str]:
     """One line each: what, where, how to mend it."""
-    redis = settings.redis
-    store = RedisStore(redis.url.get_secret_value(), prefix=redis.key_prefix, lock_ttl=settings.rebuild.lock_ttl)
+    store = open_store(settings)
     try:
         for problem in await store.check():
             yield problem

@@ -12,9 +12,9 @@ import click
 import structlog
 import uvloop
 
-from scoreboardd import __version__, check, config
-from scoreboardd.backend.base import Begun, Changed, Confirmed, Rebuilt, Subscribed, Unavailable
-from scoreboardd.backend.redis import RedisStore
+from scoreboardd import __version__, check, config, migrate
+from scoreboardd.backend.base import Begun, Changed, Confirmed, Rebuilt, Store, Subscribed, Unavailable
+from scoreboardd.backend.choice import open_store
 from scoreboardd.config import ConfigError, Settings
 from scoreboardd.daemon import CannotListen, Daemon
 from scoreboardd.edition import UPDATED, Event, now_rfc3339
@@ -79,6 +79,31 @@ def check_command(config_file: Path | None) -> None:
     click.echo("all is well")
 
 
+@main.command(name="migrate")
+@config_option
+@click.option("--triggers", is_flag=True, help="The platform's tables too: have them announce changes by NOTIFY.")
+@click.option("--undo", is_flag=True, help="Remove all that this command makes, triggers included.")
+@click.option("--dry-run", is_flag=True, help="Only print the SQL.")
+def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry_run: bool) -> None:
+    """Create what the daemon needs in Postgres, as far as it is missing; exit 1 if something cannot be had."""
+    settings = _settings(config_file)
+    if triggers and undo:
+        raise click.UsageError("--undo removes the triggers too; leave --triggers out")
+    if triggers and settings.coordination.backend != "postgres":
+        click.echo('warning: nodes hear these triggers only with coordination.backend="postgres"', err=True)
+    exit_code = FAILED
+    try:
+        problems = _run(
+            lambda: migrate.migrate(settings, triggers=triggers, undo=undo, dry_run=dry_run, say=click.echo)
+        )
+    except ConfigError as error:
+        problems, exit_code = error.problems, MISCONFIGURED
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(exit_code)
+
+
 @main.command()
 @config_option
 @click.option("--reason", default=UPDATED, show_default=True, help="Why, as clients are told.")
@@ -99,7 +124,7 @@ def rebuild(config_file: Path | None, *, wait: bool) -> None:
         _with_store(config_file, lambda store: store.publish(event))
         return
 
-    async def ask(store: RedisStore) -> None:
+    async def ask(store: Store) -> None:
         try:
             async with asyncio.timeout(timeout):
                 click.echo(f"version {await _rebuilt(store, event)}")
@@ -109,7 +134,7 @@ def rebuild(config_file: Path | None, *, wait: bool) -> None:
     _with_store(config_file, ask)
 
 
-async def _rebuilt(store: RedisStore, event: Event) -> int:
+async def _rebuilt(store: Store, event: Event) -> int:
     """Ask, and listen for the version that contains what came before: a build that begins after our own event."""
     id = secrets.token_hex(8)
     asked, begun = False, None
@@ -126,7 +151,7 @@ async def _rebuilt(store: RedisStore, event: Event) -> int:
                     return number
                 case Confirmed(version, committed) if begun is not None and version.number >= begun:
                     return committed.number
-    raise Unavailable("redis: the subscription ended; try again")
+    raise Unavailable("the subscription ended; try again")
 
 
 @main.command()
@@ -145,15 +170,11 @@ def demo(**options: Any) -> None:
     demonstration.run(**options)
 
 
-def _with_store(config_file: Path | None, work: Callable[[RedisStore], Coroutine[Any, Any, None]]) -> None:
+def _with_store(config_file: Path | None, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
     settings = _settings(config_file)
 
     async def run() -> None:
-        store = RedisStore(
-            settings.redis.url.get_secret_value(),
-            prefix=settings.redis.key_prefix,
-            lock_ttl=settings.rebuild.lock_ttl,
-        )
+        store = open_store(settings)
         try:
             await work(store)
         finally:

@@ -2,7 +2,7 @@
 
 Start: listeners first (a node without documents says so with 503), then everything else at once; systemd is told READY
 as soon as both listeners are bound, because a daemon that waits for Redis or Postgres is well. Stop: no new streams,
-end the old ones over `drain` seconds while reads go on, leave the cluster, close the listeners.
+end the old ones over `drain` seconds while reads go on, keep the documents, leave the cluster, close the listeners.
 """
 
 import asyncio
@@ -15,13 +15,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from aiohttp import web
 
-from scoreboardd.backend.redis import RedisStore
+from scoreboardd.archive import Archive
+from scoreboardd.backend.choice import archive_options, open_store, vault_options
 from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.config import Settings
 from scoreboardd.coordination.coordinator import Coordinator, Timing
 from scoreboardd.coordination.runner import Runner
 from scoreboardd.edition import Event, Version
-from scoreboardd.memory import Memory
+from scoreboardd.memory import Memory, Tier
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
@@ -58,23 +59,21 @@ class Daemon:
         self.public_address: tuple[str, int] | None = None
         self.admin_address: tuple[str, int] | None = None
 
-        rebuild, redis, postgres, sse = settings.rebuild, settings.redis, settings.postgres, settings.sse
+        rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
+        tier = Tier(settings.coordination.backend)
+        # Whoever coordinates in Postgres has the documents there as it is.
+        persist = settings.cache.persist and tier is Tier.REDIS
         self.metrics = Metrics()
         self.memory = Memory()
-        self.store = RedisStore(redis.url.get_secret_value(), prefix=redis.key_prefix, lock_ttl=rebuild.lock_ttl)
+        self.store = open_store(settings)
         self.builder = BuilderProcess(
             source={
                 "dsn": postgres.dsn.get_secret_value(),
                 "kind": settings.source.kind,
                 "statement_timeout": postgres.statement_timeout,
             },
-            redis={
-                "url": redis.url.get_secret_value(),
-                "prefix": redis.key_prefix,
-                "encoding": redis.encoding,
-                # Longer than any build whose commit could still be accepted.
-                "stage_ttl": rebuild.timeout + rebuild.lock_ttl,
-            },
+            vault=vault_options(settings),
+            archive=archive_options(settings) if persist else None,
         )
         self.broadcaster = Broadcaster(
             self.metrics,
@@ -100,6 +99,12 @@ class Daemon:
             tell=self._tell,
             metrics=self.metrics,
             build_timeout=rebuild.timeout,
+            tier=tier,
+        )
+        self.archive = (
+            Archive(self.memory, self.builder, interval=settings.cache.persist_interval, restored=self.runner.restored)
+            if persist
+            else None
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,6 +124,7 @@ class Daemon:
                     for work in (
                         self.builder.run(),
                         self.runner.run(),
+                        *([self.archive.run()] if self.archive else []),
                         self.broadcaster.run(),
                         self._measure_lag(),
                         self._say_status(),
@@ -133,6 +139,8 @@ class Daemon:
                 self._systemd.stopping()
                 log.info("stopping", streams=len(self.broadcaster))
                 await self.broadcaster.drain(self._settings.server.drain)
+                if self.archive:
+                    await self.archive.flush()
                 for task in running:
                     task.cancel()
         log.info("stopped")
@@ -143,22 +151,26 @@ class Daemon:
     def _stale(self) -> bool:
         coordinator = self.runner.coordinator
         too_old = self.memory.age > self._settings.cache.stale_after
-        return coordinator.stale or (too_old and (coordinator.failing or not self.runner.connected))
+        # What is kept lags by design: it is stale until the store has its say.
+        restored = self.archive is not None and self.memory.tier is Tier.POSTGRES
+        return coordinator.stale or restored or (too_old and (coordinator.failing or not self.runner.connected))
 
     def _public_app(self) -> web.Application:
         settings = self._settings
+        addresses = Addresses(settings.server.trusted_proxies)
         return public.make(
             Documents(self.memory, self.builder, stale=self._stale, write_timeout=settings.sse.stall_timeout),
             Streams(
                 self.memory,
                 self.broadcaster,
-                Addresses(settings.server.trusted_proxies),
+                addresses,
                 retry_min=settings.sse.retry_min,
                 retry_max=settings.sse.retry_max,
             ),
             Rebuild(
                 self.runner,
                 self.memory,
+                addresses,
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
@@ -166,7 +178,13 @@ class Daemon:
         )
 
     def _admin_app(self) -> web.Application:
-        return Admin(self.runner, self.memory, self.metrics, draining=lambda: self._draining).app()
+        return Admin(
+            self.runner,
+            self.memory,
+            self.metrics,
+            store=self._settings.coordination.backend,
+            draining=lambda: self._draining,
+        ).app()
 
     @asynccontextmanager
     async def _listening(

@@ -9,6 +9,7 @@ import gzip
 import time
 import zlib
 from collections.abc import Callable
+from enum import StrEnum
 from functools import cached_property
 
 import zstandard
@@ -43,11 +44,20 @@ class Representations:
         return await asyncio.shield(task)
 
 
+class Tier(StrEnum):
+    """Where what is served was found: `MEMORY` once the cluster has said, or made, that it is what the board is."""
+
+    MEMORY = "memory"
+    REDIS = "redis"
+    POSTGRES = "postgres"
+
+
 class Memory:
     """`edition` is None until this node has had its first document."""
 
     def __init__(self) -> None:
         self.edition: Edition | None = None
+        self.tier = Tier.MEMORY
         self.as_of = 0.0
         "Unix time, in seconds, at which the documents were last known to be true."
         self._representations: dict[str, Representations] = {}
@@ -61,18 +71,20 @@ class Memory:
         """Seconds since the documents were known to be true."""
         return max(0.0, time.time() - self.as_of)
 
-    def install(self, edition: Edition) -> bool:
+    def install(self, edition: Edition, tier: Tier = Tier.MEMORY) -> bool:
         """Serve `edition` from now on. False if it is no newer than what is served."""
         if not edition.version.follows(self.version):
             return False
         self.edition = edition
+        self.tier = tier
         self.as_of = edition.as_of
         self._representations = {name: Representations(body) for name, body in edition.documents.items()}
         return True
 
     def confirm(self, as_of: float) -> None:
-        """What is served was true at `as_of`."""
+        """What is served was true at `as_of`, says the cluster."""
         self.as_of = max(self.as_of, as_of)
+        self.tier = Tier.MEMORY
 
     def representations(self, name: str) -> Representations:
         """A document of the edition served; KeyError if it has none of that name."""

@@ -273,12 +273,8 @@ class TestSecrets:
         ("[sse]\nheartbeat = 60", "sse.heartbeat: should be less than 60; the default is 15"),
         ("[sse]\nqueue = 0", "sse.queue: should be greater than or equal to 1; the default is 16"),
         (
-            "[cache]\npersist = true",
-            "cache.persist: not available in this release yet; set it to false",
-        ),
-        (
-            "[coordination]\nbackend = 'postgres'",
-            'coordination.backend: not available in this release yet; set it to "redis"',
+            f"[redis]\nkey_prefix = '{'x' * 41}'\n[coordination]\nbackend = 'postgres'",
+            "coordination: redis.key_prefix is too long for the names of Postgres channels; use at most 40 characters",
         ),
         ("[redsi]\nurl = ''", "redsi: unknown section; did you mean redis?"),
         ("[sever]\nhsot = ''", "sever: unknown section; did you mean server?"),

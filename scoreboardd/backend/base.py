@@ -133,6 +133,9 @@ class Store(Protocol):
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
         """One live subscription, which raises `Unavailable` when it is lost."""
 
+    async def check(self) -> list[str]:
+        """What is wrong with the server for our purpose, one line each."""
+
     async def aclose(self) -> None: ...
 
 

@@ -1,4 +1,15 @@
+-- The one table that is ours (contract §7), in the first schema of the search_path. `scoreboardd migrate` runs this file.
 CREATE TABLE leaderboard_cache (
-    cache_key text PRIMARY KEY, payload bytea, encoding text, version bigint, epoch text,
-    generated_at timestamptz, building_until timestamptz, building_token text);
+    cache_key      text PRIMARY KEY,
+    payload        bytea,
+    encoding       text,
+    version        bigint,
+    epoch          text,
+    generated_at   timestamptz,
+    building_until timestamptz,
+    building_token text
+);
+-- It is compressed already.
 ALTER TABLE leaderboard_cache ALTER COLUMN payload SET STORAGE EXTERNAL;
+-- By this `scoreboardd migrate --undo` knows it as ours.
+COMMENT ON TABLE leaderboard_cache IS 'scoreboardd: its documents and its lease';

@@ -37,8 +37,6 @@ BULK = 20.0
 "Seconds within which the server must take or give one document."
 BACKLOG = 100_000
 "Notifications that wait to be handled; with more, the subscription is given up and begun anew."
-PREFIX = 32
-"Bytes of a key prefix: Postgres allows a channel 63."
 
 
 def channel(names: Names, name: str) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 
 import uvloop
 
-from scoreboardd.backend.base import Lease, Unavailable
-from scoreboardd.backend.redis import RedisVault
+from scoreboardd.backend.base import Lease, Stored, Unavailable
+from scoreboardd.backend.choice import open_archive, open_vault
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder.channel import Channel, close_descriptor
 from scoreboardd.builder.parcel import Parcel, pack
 from scoreboardd.builder.work import Builder
-from scoreboardd.edition import Version
+from scoreboardd.edition import Edition, Version
 from scoreboardd.source.postgres import PostgresSource, SourceError
 
 Answer = tuple[dict[str, Any], int | None]
@@ -30,7 +30,11 @@ async def serve(channel: Channel) -> None:
     if opening is None:
         return
     options, _ = opening
-    builder = Builder(PostgresSource(**options["source"]), RedisVault(**options["redis"]))
+    builder = Builder(
+        PostgresSource(**options["source"]),
+        open_vault(**options["vault"]),
+        open_archive(**options["archive"]) if options["archive"] else None,
+    )
     async with asyncio.TaskGroup() as tasks:
         while (request := await channel.receive()) is not None:
             tasks.create_task(_serve_one(channel, builder, *request))
@@ -44,9 +48,9 @@ async def _serve_one(channel: Channel, builder: Builder, request: dict[str, Any]
         async with asyncio.timeout(request["within"]):  # then nobody waits for the answer any more
             answer, parcel = await _answer(builder, request, descriptor)
     except SourceError as error:
-        answer = {"error": "postgres", "text": str(error)}
+        answer = {"error": "source", "text": str(error)}
     except Unavailable as error:
-        answer = {"error": "redis", "text": str(error)}
+        answer = {"error": "store", "text": str(error)}
     except Exception:  # noqa: BLE001  a fault of ours in one request, reported as such, must not end the others
         answer = {"error": "builder", "text": traceback.format_exc()}
     try:
@@ -73,16 +77,14 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
             parcel, manifest = pack(work.documents)
             return answer | {"manifest": manifest}, parcel
         case {"op": "load"}:
-            loaded = await builder.load()
-            if loaded is None:
-                return {"version": None}, None
-            version, catalogue, documents = loaded
-            parcel, manifest = pack(documents)
-            return {"version": version, "catalogue": catalogue, "manifest": manifest}, parcel
+            return _stored(await builder.load())
+        case {"op": "restore"}:
+            return _stored(await builder.restore())
+        case {"op": "keep", "version": version, "as_of": as_of, "divisions": divisions, "places": places}:
+            edition = Edition(Version(**version), as_of, tuple(divisions), Parcel(_given(descriptor), places))
+            return {"kept": await builder.keep(edition, quiet=request["quiet"])}, None
         case {"op": "cut", "version": version, "place": place, "owner": owner, "since": since}:
-            if descriptor is None:
-                raise ValueError("a cut needs the documents")
-            documents_of = Parcel(descriptor, [tuple(place)])
+            documents_of = Parcel(_given(descriptor), [tuple(place)])
             name = place[0]
             document = await builder.cut(Version(**version), name, Owner(owner), documents_of[name], since)
             parcel, manifest = pack([(name, document)])
@@ -90,6 +92,19 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
         case _:
             close_descriptor(descriptor)
             raise ValueError(f"unknown request {request.get('op')!r}")
+
+
+def _stored(found: Stored | None) -> Answer:
+    if found is None:
+        return {"version": None}, None
+    parcel, manifest = pack(found.documents)
+    return {"version": found.version, "catalogue": found.catalogue, "manifest": manifest}, parcel
+
+
+def _given(descriptor: int | None) -> int:
+    if descriptor is None:
+        raise ValueError("this needs the documents")
+    return descriptor
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from scoreboardd.builder.parcel import Parcel
 from scoreboardd.edition import Edition, Version
 
 LOAD = 30.0
-"Seconds to read the committed documents from the store."
+"Seconds to read the committed documents from the store, or those that are kept, or to keep them."
 CUT = 10.0
 "Seconds to cut a timeline."
 RESTART = 0.2
@@ -34,7 +34,7 @@ log = structlog.stdlib.get_logger("scoreboardd.builder")
 
 
 class BuilderError(Exception):
-    """The builder could not do it. `part` says whose fault that is: `postgres`, `redis` or `builder`."""
+    """The builder could not do it. `part` says whose fault that is: `source`, `store` or `builder`."""
 
     def __init__(self, part: str, text: str) -> None:
         super().__init__(text)
@@ -57,10 +57,11 @@ class Build:
 
 
 class BuilderProcess:
-    """`source` and `redis` are the keyword arguments of `PostgresSource` and `RedisVault`; secrets among them."""
+    """`source` holds the keyword arguments of `PostgresSource`, `vault` and `archive` those of `backend.choice`'s
+    `open_vault` and `open_archive`; secrets among them. Without `archive` there is no `restore` and no `keep`."""
 
-    def __init__(self, *, source: dict[str, Any], redis: dict[str, Any]) -> None:
-        self._opening = {"source": source, "redis": redis}
+    def __init__(self, *, source: dict[str, Any], vault: dict[str, Any], archive: dict[str, Any] | None = None) -> None:
+        self._opening = {"source": source, "vault": vault, "archive": archive}
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], Parcel | None]]] = {}
         self._channel: asyncio.Future[Channel] | None = None
@@ -162,10 +163,36 @@ class BuilderProcess:
 
     async def load(self) -> Edition | None:
         """The committed documents, or None if the store has none."""
+        return await self._stored("load")
+
+    async def restore(self) -> Edition | None:
+        """The documents that are kept, or None if there are none."""
+        return await self._stored("restore")
+
+    async def keep(self, edition: Edition, *, quiet: float) -> bool:
+        """Keep the documents. False if that was done less than `quiet` seconds ago, and they are still to be kept."""
+        documents = edition.documents
+        if not isinstance(documents, Parcel):
+            raise TypeError("to keep documents needs them in a parcel")
+        request = {
+            "op": "keep",
+            "version": edition.version,
+            "as_of": edition.as_of,
+            "divisions": edition.divisions,
+            "places": [(name, *place) for name, place in documents.places.items()],
+            "quiet": quiet,
+        }
         try:
-            answer, parcel = await self._ask(LOAD, {"op": "load"})
+            answer, _ = await self._ask(LOAD, request, documents.descriptor)
         except TimeoutError as error:
-            raise BuilderError("redis", f"redis: documents not read within {LOAD:g} s") from error
+            raise BuilderError("store", f"documents not kept within {LOAD:g} s") from error
+        return bool(answer["kept"])
+
+    async def _stored(self, operation: str) -> Edition | None:
+        try:
+            answer, parcel = await self._ask(LOAD, {"op": operation})
+        except TimeoutError as error:
+            raise BuilderError("store", f"documents not read within {LOAD:g} s") from error
         if parcel is None:
             return None
         catalogue = _catalogue(answer["catalogue"])

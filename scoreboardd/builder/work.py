@@ -3,7 +3,8 @@
 - `build` reads one snapshot, builds and renders it, and stages it in the store under the caller's lease, so that only
   the commit, a few names, is left to the parent. If nobody said that anything changed and the result is what is
   committed already, it says so and stages nothing.
-- `load` reads the committed documents from the store.
+- `load` reads the committed documents from the store, `restore` the ones that are kept for a day without it.
+- `keep` keeps them there.
 - `cut` makes the timeline of a window out of a leaderboard document.
 
 What takes the processor long runs in a thread: a cut must not wait for a build, though both get slower.
@@ -16,12 +17,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from scoreboardd.backend.base import Catalogue, Lease, Vault
+from scoreboardd.backend.base import Catalogue, Lease, Stored, Vault
+from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board import documents
 from scoreboardd.board.board import Board
 from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.rows import Micros
-from scoreboardd.edition import Version
+from scoreboardd.edition import Edition, Version
 from scoreboardd.source.postgres import PostgresSource
 
 
@@ -55,9 +57,10 @@ class Work:
 class Builder:
     """Holds what survives between requests: the connections, and the solves that windows are cut from."""
 
-    def __init__(self, source: PostgresSource, vault: Vault) -> None:
+    def __init__(self, source: PostgresSource, vault: Vault, archive: PostgresVault | None) -> None:
         self._source = source
         self._vault = vault
+        self._archive = archive
         self._solves: dict[str, tuple[Version, list[Scored]]] = {}
 
     async def build(self, lease: Lease, *, quiet: bool) -> Work:
@@ -84,9 +87,19 @@ class Builder:
             return None
         return committed if committed.epoch == version.epoch else None
 
-    async def load(self) -> tuple[Version, Catalogue, list[tuple[str, bytes]]] | None:
-        stored = await self._vault.load()
-        return (stored.version, stored.catalogue, stored.documents) if stored else None
+    async def load(self) -> Stored | None:
+        return await self._vault.load()
+
+    async def restore(self) -> Stored | None:
+        assert self._archive is not None
+        return await self._archive.load()
+
+    async def keep(self, edition: Edition, *, quiet: float) -> bool:
+        """True if what is kept is this edition now, or a newer one."""
+        assert self._archive is not None
+        documents = list(edition.documents.items())
+        catalogue = Catalogue(await asyncio.to_thread(_digest, documents), edition.as_of, edition.divisions)
+        return await self._archive.keep(edition.version, catalogue, documents, quiet=quiet)
 
     async def cut(self, version: Version, name: str, owner: Owner, leaderboard: memoryview, since: Micros) -> bytes:
         """The timeline of the solves at or after `since` in `leaderboard`, which is document `name` of `version`."""
@@ -99,13 +112,15 @@ class Builder:
     async def aclose(self) -> None:
         await self._source.aclose()
         await self._vault.aclose()
+        if self._archive is not None:
+            await self._archive.aclose()
 
 
 def _render(boards: Iterable[tuple[Board, int | None]]) -> list[tuple[str, bytes]]:
     return [document for board in boards for document in documents.render(*board)]
 
 
-def _digest(rendered: Iterable[tuple[str, bytes]]) -> str:
+def _digest(rendered: Iterable[tuple[str, bytes | memoryview]]) -> str:
     digest = hashlib.sha256()
     for name, document in rendered:
         digest.update(f"{name}:{len(document)}:".encode())

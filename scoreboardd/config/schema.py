@@ -164,18 +164,11 @@ class Rebuild(Section):
 
 
 class Cache(Section):
-    """How old a document may grow."""
+    """How old a document may grow, and whether it outlives Redis."""
 
     persist: bool = False
     persist_interval: Duration = 15
     stale_after: Duration = 120
-
-    @field_validator("persist")
-    @classmethod
-    def _not_yet(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("not available in this release yet; set it to false")
-        return value
 
 
 class Sse(Section):
@@ -210,13 +203,6 @@ class Coordination(Section):
 
     backend: Literal["redis", "postgres"] = "redis"
 
-    @field_validator("backend")
-    @classmethod
-    def _not_yet(cls, value: str) -> str:
-        if value == "postgres":
-            raise ValueError('not available in this release yet; set it to "redis"')
-        return value
-
 
 class Settings(Section):
     """Everything the daemon can be told. Build it with `load`; `Settings()` is the defaults."""
@@ -231,6 +217,16 @@ class Settings(Section):
     sse: Sse = Sse()
     log: Log = Log()
     coordination: Coordination = Coordination()
+
+    @field_validator("coordination")
+    @classmethod
+    def _room_for_the_prefix(cls, coordination: Coordination, info: ValidationInfo) -> Coordination:
+        redis = info.data.get("redis")
+        if coordination.backend == "postgres" and redis and len(redis.key_prefix) > 40:
+            raise ValueError(
+                "redis.key_prefix is too long for the names of Postgres channels; use at most 40 characters"
+            )
+        return coordination
 
     @field_validator("admin")
     @classmethod

@@ -21,6 +21,7 @@ that began after it arrived is under way, so that build's version contains it), 
     Built, Unchanged / BuildFailed / LeaseLost    commit, confirm / abandon and back off / leave it to the next holder
     Committed / Refused / CommitFailed            serve and tell / what it covered waits again, back off, look
     Loaded v / LoadFailed        serve and tell, if newer; what was stored waits again, if v lacks it / back off
+    Restored v                   served, kept from an earlier life, until the store has its say
     Tick                         nothing new: what was waited for is due
 
 Coverage, and why no clock is needed
@@ -141,6 +142,13 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """What was kept outside the store is in memory now, as there was nothing better. Once, early in a node's life."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """`wake` has come."""
 
@@ -161,6 +169,7 @@ Input = (
     | CommitFailed
     | Loaded
     | LoadFailed
+    | Restored
     | Tick
 )
 
@@ -346,6 +355,9 @@ class Coordinator:
                 self._loading = False
                 self._load_failures += 1
                 self._load_at = now + self._delay(self._load_failures)
+            case Restored(version):
+                if self.served is None:
+                    self.served = version
             case Tick():
                 pass
             case _:

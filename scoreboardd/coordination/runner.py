@@ -29,7 +29,7 @@ from scoreboardd.backend.base import (
 from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
 from scoreboardd.coordination import coordinator as c
 from scoreboardd.edition import Edition, Event, Version
-from scoreboardd.memory import Memory
+from scoreboardd.memory import Memory, Tier
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 
@@ -47,12 +47,13 @@ log = structlog.stdlib.get_logger("scoreboardd.coordination")
 class Health:
     """How the parts this node depends on were when last used: None is well, else one line on what is wrong."""
 
-    redis: str | None = "redis: not connected yet"
-    postgres: str | None = "postgres: not read yet"
+    store: str | None = "not connected yet"
+    source: str | None = "not read yet"
 
 
 class Runner:
-    """Runs one node's coordinator. `tell(version, event)` announces a version that `memory` already serves."""
+    """Runs one node's coordinator. `tell(version, event)` announces a version that `memory` already serves; `tier` is
+    what the store is to those who read."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Runner:
         tell: Callable[[Version, Event], None],
         metrics: Metrics,
         build_timeout: float,
+        tier: Tier,
     ) -> None:
         self.coordinator = coordinator
         self.health = Health()
@@ -75,6 +77,7 @@ class Runner:
         self._tell = tell
         self._metrics = metrics
         self._build_timeout = build_timeout
+        self._tier = tier
 
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
@@ -117,9 +120,14 @@ class Runner:
                 await self._store.publish(Event.updated(), id)
                 return await echo
         except TimeoutError as error:
-            raise Unavailable("redis: what was published did not come back; try again") from error
+            raise Unavailable("what was published did not come back; try again") from error
         finally:
             del self._echoes[id]
+
+    def restored(self, edition: Edition) -> None:
+        """Serve what was kept outside the store, as long as there is nothing better."""
+        if self._memory.install(edition, Tier.POSTGRES):
+            self._feed(c.Restored(edition.version))
 
     async def contained(self, change: int) -> None:
         """Wait until what this node serves contains the change of that number."""
@@ -152,7 +160,7 @@ class Runner:
                     log.warning("lost the bus", error=str(error))
                 elif self._seldom("bus"):
                     log.warning("cannot reach the bus, trying on", error=str(error))
-                self.health.redis = str(error)
+                self.health.store = str(error)
                 self.connected = False
                 self._metrics.bus_connected.set(0)
             attempts += 1
@@ -172,12 +180,12 @@ class Runner:
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
             case Confirmed(as_of=as_of):
-                self.health.redis = None
+                self.health.store = None
                 self._feed(c.Heard(message))
                 if not self.coordinator.behind:
                     self._memory.confirm(as_of)
             case Begun() | Abandoned() | Rebuilt():
-                self.health.redis = None
+                self.health.store = None
                 self._feed(c.Heard(message))
 
     def _subscribed(self) -> None:
@@ -186,7 +194,7 @@ class Runner:
             self._metrics.bus_reconnects.inc()
         self._subscriptions += 1
         self.connected = True
-        self.health.redis = None
+        self.health.store = None
         self._metrics.bus_connected.set(1)
 
     # The coordinator
@@ -245,11 +253,11 @@ class Runner:
             answer = await self._store.acquire(self._token, seen)
         except Unavailable as error:
             self._metrics.lock_attempts.labels("error").inc()
-            self.health.redis = str(error)
+            self.health.store = str(error)
             self._feed(c.TryFailed())
             return
         if self.connected:
-            self.health.redis = None
+            self.health.store = None
         if isinstance(answer, Busy):
             self._metrics.lock_attempts.labels("busy").inc()
             self._feed(c.Busy(answer.remaining))
@@ -265,17 +273,17 @@ class Runner:
             built = await self._builder.build(self._lease, quiet=quiet, timeout=self._build_timeout)
         except BuilderError as error:
             self._metrics.rebuilds.labels("failed").inc()
-            if error.part == "postgres":
-                self.health.postgres = str(error)
-            if error.part == "redis":
-                self.health.redis = str(error)
+            if error.part == "source":
+                self.health.source = str(error)
+            if error.part == "store":
+                self.health.store = str(error)
             if self._seldom(str(error)):
                 log.error("rebuild failed, trying on", version=str(version), error=str(error))
             self._feed(c.BuildFailed())
             return
-        if self.health.postgres is not None:
+        if self.health.source is not None:
             log.info("the database can be read")
-        self.health.postgres = None
+        self.health.source = None
         for stage in ("read", "build", "render"):
             self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
         self._built = built
@@ -287,7 +295,7 @@ class Runner:
         try:
             ours = await self._store.renew(lease)
         except Unavailable as error:
-            self.health.redis = str(error)  # the lock may well outlive this, and the commit will tell
+            self.health.store = str(error)  # the lock may well outlive this, and the commit will tell
             return
         if not ours and lease is self._lease:  # a slow answer may be about a lease before this one
             self._feed(c.LeaseLost())
@@ -345,7 +353,7 @@ class Runner:
     def _unfinished(self, lease: Lease, error: Unavailable) -> None:
         log.error("unknown whether a version was committed, looking", version=str(lease.version), error=str(error))
         self._metrics.rebuilds.labels("failed").inc()
-        self.health.redis = str(error)
+        self.health.store = str(error)
         self._feed(c.CommitFailed())
 
     async def _abandon(self) -> None:
@@ -353,7 +361,7 @@ class Runner:
         try:
             await self._store.abandon(self._lease)
         except Unavailable as error:
-            self.health.redis = str(error)  # the lock then ends by itself
+            self.health.store = str(error)  # the lock then ends by itself
 
     async def _load(self) -> None:
         asked = self._memory.version
@@ -367,9 +375,14 @@ class Runner:
         if edition is None:
             self._feed(c.Loaded(None))
             return
-        if self._serve(edition, asked):
+        # The first that the store has for us is what it had; from then on its news are the cluster's own word.
+        first = asked is None or self._memory.tier not in (Tier.MEMORY, self._tier)
+        tier = self._tier if first else Tier.MEMORY
+        if self._serve(edition, asked, tier):
             log.info("loaded", version=str(edition.version))
+        elif first and edition.version == self._memory.version:
+            self._memory.tier = tier
         self._feed(c.Loaded(edition.version))
 
-    def _serve(self, edition: Edition, asked: Version | None) -> bool:
-        return edition.version.replaces(self._memory.version, asked) and self._memory.install(edition)
+    def _serve(self, edition: Edition, asked: Version | None, tier: Tier = Tier.MEMORY) -> bool:
+        return edition.version.replaces(self._memory.version, asked) and self._memory.install(edition, tier)

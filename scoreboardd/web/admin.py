@@ -12,10 +12,14 @@ from scoreboardd.web import errors
 
 
 class Admin:
-    """`draining()` is true once the daemon has been told to stop."""
+    """`store` is the part that is the store: `redis` or `postgres`. `draining()` is true once the daemon has been told
+    to stop."""
 
-    def __init__(self, runner: Runner, memory: Memory, metrics: Metrics, *, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, runner: Runner, memory: Memory, metrics: Metrics, *, store: str, draining: Callable[[], bool]
+    ) -> None:
         self._runner = runner
+        self._store = store
         self._memory = memory
         self._metrics = metrics
         self._draining = draining
@@ -31,13 +35,13 @@ class Admin:
         return errors.answer(200, {"ok": True})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Postgres is reported but does not decide: a node whose database is down still answers (I6)."""
+        """The platform's database is reported but does not decide: a node that cannot read it still answers (I6)."""
         health, version, draining = self._runner.health, self._memory.version, self._draining()
         ready = version is not None and self._runner.connected and not draining
         body = {
             "ready": ready,
-            "redis": health.redis or "ok",
-            "postgres": health.postgres or "ok",
+            "redis": (health.store or "ok") if self._store == "redis" else "not used",
+            "postgres": (self._store == "postgres" and health.store) or health.source or "ok",
             "documents": "ok" if version else "none yet: waiting for the first rebuild",
             "draining": draining,
             "version": str(version) if version else None,

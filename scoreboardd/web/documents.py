@@ -100,7 +100,7 @@ class Documents:
             "Cache-Control": "no-cache",
             "Vary": "Accept-Encoding",
             "X-Scoreboard-Version": str(edition.version),
-            "X-Scoreboard-Cache": "stale-memory" if self._stale() else "memory",
+            "X-Scoreboard-Cache": f"stale-{self._memory.tier}" if self._stale() else self._memory.tier,
             "Age": str(math.floor(self._memory.age)),
         }
         if _matches(request.headers.get("If-None-Match"), etag):

@@ -2,10 +2,15 @@
 
 The request travels over the bus like any change, so any node may be the one that rebuilds, and all who ask at the same
 time share one rebuild.
+
+Who guesses at the token is slowed down by address, and then refused whatever it says, or it could go on guessing. To
+send no token is no guess: a page that makes its visitors' browsers post here, which cannot set a header, must not be
+able to lock out the scheduler behind the same address.
 """
 
 import asyncio
 import hmac
+import math
 
 from aiohttp import web
 
@@ -14,30 +19,46 @@ from scoreboardd.board.documents import rfc3339
 from scoreboardd.coordination.runner import Runner
 from scoreboardd.memory import Memory
 from scoreboardd.web import errors
+from scoreboardd.web.address import Addresses
+from scoreboardd.web.attempts import Attempts
+from scoreboardd.web.flight import NextFlight
 
 PATH = "/api/leaderboard/rebuild"
 HEADER = "X-Scoreboard-Rebuild-Token"
+BURST = 10
+"Wrong tokens that an address may send at once."
+REFILL = 6.0
+"Seconds after which it may send another."
 
 
 class Rebuild:
     """`timeout` (seconds) bounds the wait of `?wait=1`."""
 
-    def __init__(self, runner: Runner, memory: Memory, *, token: str, timeout: float) -> None:
+    def __init__(self, runner: Runner, memory: Memory, addresses: Addresses, *, token: str, timeout: float) -> None:
         self._runner = runner
+        self._request = NextFlight(runner.request)
         self._memory = memory
+        self._addresses = addresses
+        self._attempts = Attempts(burst=BURST, refill=REFILL)
         self._token = token.encode()
         self._timeout = timeout
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         if not self._token:
             return errors.error(404, "not found")
-        if not self._permits(request):
+        address, now = self._addresses.of(request), asyncio.get_running_loop().time()
+        if seconds := self._attempts.wait(address, now):
+            return errors.error(429, "too many attempts", {"Retry-After": str(math.ceil(seconds))})
+        said = _said(request)
+        if not hmac.compare_digest(said, self._token):
+            if said:
+                self._attempts.failed(address, now)
             return errors.error(401, "unauthorized", {"WWW-Authenticate": "Bearer"})
         wait = request.query.get("wait", "0")
         if wait not in ("0", "1"):
             return errors.invalid(["wait"])
         try:
-            change = await self._runner.request()
+            change = await self._request()
         except Unavailable:
             return errors.unavailable("the bus cannot be reached, nothing was queued", 5)
         if wait == "0":
@@ -55,9 +76,11 @@ class Rebuild:
         version = self._memory.version
         return version.number if version else 0
 
-    def _permits(self, request: web.Request) -> bool:
-        said = request.headers.get(HEADER)
-        if said is None:
-            scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-            said = credentials.strip() if scheme.lower() == "bearer" else ""
-        return hmac.compare_digest(said.encode(errors="surrogateescape"), self._token)
+
+def _said(request: web.Request) -> bytes:
+    """The token that came with `request`; empty if none did."""
+    said = request.headers.get(HEADER)
+    if said is None:
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        said = credentials.strip() if scheme.lower() == "bearer" else ""
+    return said.encode(errors="surrogateescape")

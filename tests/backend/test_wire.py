@@ -64,7 +64,7 @@ class TestChanged:
     def test_a_reason_that_nobody_knows_is_passed_on(self):
         assert wire.changed(dumps({"reason": "moon_landing"})).event.reason == "moon_landing"
 
-    @pytest.mark.parametrize("text", ["<script>", 'a"b\\c', "line\nbreak", "\x00", "ü😀", "\u202e", "x" * 1024])
+    @pytest.mark.parametrize("text", ["<script>", 'a"b\\c', "line\nbreak", "\x00", "ü😀", "\u202e", "x" * 256])
     def test_text_is_passed_on_exactly(self, text: str):
         assert wire.changed(dumps({"scope": text, "reason": text, "ts": text})).event == Event(text, text, text)
 

@@ -49,7 +49,7 @@ async def admin(database: str) -> AsyncIterator[Any]:
 def options(admin: Any, database: str, redis_url: str, key_prefix: str) -> dict[str, Any]:
     return {
         "source": {"dsn": database, "kind": "smctf", "statement_timeout": TIMEOUT},
-        "redis": {"url": redis_url, "prefix": key_prefix, "encoding": "identity", "stage_ttl": 30},
+        "vault": {"backend": "redis", "url": redis_url, "prefix": key_prefix, "encoding": "identity", "stage_ttl": 30},
     }
 
 
@@ -125,17 +125,17 @@ class TestBuild:
         await admin.execute("ALTER TABLE users RENAME TO people")
         with pytest.raises(BuilderError, match='postgres: relation "users" does not exist') as raised:
             await build(builder)
-        assert raised.value.part == "postgres"
+        assert raised.value.part == "source"
         await admin.execute("ALTER TABLE people RENAME TO users")
         await build(builder)
 
     async def test_says_what_is_wrong_with_the_store(self, options: dict[str, Any]):
-        options["redis"]["url"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
+        options["vault"]["url"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
         async with running(BuilderProcess(**options)) as builder:
             for work in (build(builder), builder.load()):
                 with pytest.raises(BuilderError, match="redis: ") as raised:
                     await work
-                assert raised.value.part == "redis"
+                assert raised.value.part == "store"
                 assert "s3cret" not in str(raised.value)
 
 
@@ -395,7 +395,7 @@ def held(pid: int | str = "self") -> int:
 
 
 async def test_a_parcel_that_did_not_arrive_is_a_failure_and_not_an_empty_store():
-    builder = BuilderProcess(source={}, redis={})
+    builder = BuilderProcess(source={}, vault={})
     waiting = builder._answers[1] = asyncio.get_running_loop().create_future()
     builder._deliver({"id": 1, "version": {"epoch": "e", "number": 1}, "manifest": [("a", 0, 1)]}, None)
     with pytest.raises(BuilderError, match="LimitNOFILE"):

@@ -19,7 +19,7 @@ from scoreboardd.coordination.coordinator import Coordinator, Timing
 from scoreboardd.coordination.runner import Runner
 from scoreboardd.demo.servers import free_port
 from scoreboardd.edition import Event, Version
-from scoreboardd.memory import Memory
+from scoreboardd.memory import Memory, Tier
 from scoreboardd.telemetry.metrics import Metrics
 from tests.backend.relay import relay
 from tests.board.expected import parsed
@@ -157,7 +157,7 @@ def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, st
     memory, metrics = Memory(), Metrics()
     builder = BuilderProcess(
         source={"dsn": platform.database, "kind": "smctf", "statement_timeout": 20},
-        redis={"url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
+        vault={"backend": "redis", "url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
     )
     its_store = store(url, prefix=prefix, lock_ttl=timing.lock_ttl)
     runner = Runner(
@@ -168,6 +168,7 @@ def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, st
         tell=lambda version, event: node.tell(version, event),  # noqa: PLW0108  there is no node yet
         metrics=metrics,
         build_timeout=build_timeout,
+        tier=Tier.REDIS,
     )
     node = Node(runner, its_store, builder, memory, metrics)
     return node
@@ -229,7 +230,7 @@ class TestAChange:
             await until(lambda: node.has("eve"), "the change is served")
             assert node.count("bus_reconnects") == 1
             assert node.runner.connected
-            assert node.runner.health.redis is None
+            assert node.runner.health.store is None
 
 
 class TestNoChange:
@@ -367,8 +368,8 @@ class TestFailure:
         async with cluster(1) as (node,):
             await platform.connection.execute("ALTER TABLE users RENAME TO people")
             await platform.publish()
-            await until(lambda: node.runner.health.postgres, "the failure is known")
-            assert node.runner.health.postgres.startswith('postgres: relation "users" does not exist')
+            await until(lambda: node.runner.health.source, "the failure is known")
+            assert node.runner.health.source.startswith('postgres: relation "users" does not exist')
             assert node.runner.coordinator.stale
             assert node.runner.coordinator.failing
             assert node.count("rebuilds", result="failed") >= 1
@@ -376,7 +377,7 @@ class TestFailure:
             await platform.connection.execute("UPDATE people SET username = 'eve' WHERE id = 1")
             await platform.connection.execute("ALTER TABLE people RENAME TO users")
             await until(lambda: node.has("eve"), "it recovers by itself")
-            assert node.runner.health.postgres is None
+            assert node.runner.health.source is None
             assert not node.runner.coordinator.failing
 
     async def test_at_the_start_leaves_nothing_to_serve_until_it_is_mended(self, cluster: Cluster, platform: Platform):
@@ -405,18 +406,18 @@ class TestFailure:
                 node.builder.kill()
                 await until(lambda: node.count("rebuilds", result="failed"), "the build has failed")
             await until(lambda: node.has("eve"), "the change is served")
-            assert node.runner.health.postgres is None
+            assert node.runner.health.source is None
 
     async def test_of_the_store_to_be_there_at_the_start(self, cluster: Cluster, redis_url: str):
         port = free_port()
         async with cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,):
-            await until(lambda: "not connected" not in (node.runner.health.redis or ""), "it has tried")
-            assert node.runner.health.redis.startswith("redis: ")
+            await until(lambda: "not connected" not in (node.runner.health.store or ""), "it has tried")
+            assert node.runner.health.store.startswith("redis: ")
             assert not node.runner.connected
             async with relay(redis_url, port):
                 await until(lambda: node.has("ada"), "it comes up by itself")
                 assert node.runner.connected
-                assert node.runner.health.redis is None
+                assert node.runner.health.store is None
                 await node.stop()
                 await node.store.aclose()
 

@@ -200,7 +200,9 @@ class RealPostgres(Real):
 
     async def fail_over(self) -> None:
         await self.lose()
-        await self._client.executemany("INSERT INTO leaderboard_cache VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", self._dump)
+        await self._client.executemany(
+            "INSERT INTO leaderboard_cache VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", self._dump
+        )
         await self._client.execute(
             "UPDATE leaderboard_cache SET payload = 'another' WHERE cache_key = $1 AND payload IS NOT NULL",
             self.names.lock,
@@ -333,11 +335,13 @@ async def on_redis(url: str) -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
     store = RedisStore(url, prefix=prefix, lock_ttl=LONG)
     vault = RedisVault(url, prefix=prefix, encoding="identity", stage_ttl=LONG)
-    async with Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client:
-        async with _used(store, vault) as messages:
-            side = RealRedis(client, prefix, store, vault, messages)
-            yield side
-            await side.lose()
+    async with (
+        Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
+        _used(store, vault) as messages,
+    ):
+        side = RealRedis(client, prefix, store, vault, messages)
+        yield side
+        await side.lose()
 
 
 @asynccontextmanager

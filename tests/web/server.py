@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -24,6 +25,8 @@ from tests.editions import edition
 from tests.web.client import DEADLINE, Answer, Connection, Stream
 
 EPOCH = "7f3a"
+NO_CLUSTER = SimpleNamespace(request=None)
+"A runner that nobody asks for a rebuild."
 SOLVED = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 
 C = TypeVar("C", bound=Connection)
@@ -151,7 +154,7 @@ async def serving(
     plainly: bool = False,
     first: int | None = 41,
     builder: Any = None,
-    runner: Any = None,
+    runner: Any = NO_CLUSTER,
     stale: Callable[[], bool] = lambda: False,
     token: str = "",
     rebuild_timeout: float = DEADLINE,
@@ -178,10 +181,11 @@ async def serving(
         heartbeat=heartbeat,
         stall_timeout=stall_timeout,
     )
+    addresses = Addresses(map(ip_network, trusted))
     streams = Streams(
         memory,
         broadcaster,
-        Addresses(map(ip_network, trusted)),
+        addresses,
         retry_min=retry[0],
         retry_max=retry[1],
         plainly=plainly,
@@ -189,7 +193,7 @@ async def serving(
     app = public.make(
         Documents(memory, builder, stale=stale, write_timeout=stall_timeout),
         streams,
-        Rebuild(runner, memory, token=token, timeout=rebuild_timeout),
+        Rebuild(runner, memory, addresses, token=token, timeout=rebuild_timeout),
         cors_origins=cors_origins,
     )
     async with listening(app, idle=idle, user_timeout=user_timeout) as bound:

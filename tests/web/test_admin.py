@@ -21,7 +21,7 @@ from tests.web.server import Listener, listening, version
 class Runner:
     """The part of a runner that a monitor asks about."""
 
-    health: Health = field(default_factory=lambda: Health(redis=None, postgres=None))
+    health: Health = field(default_factory=lambda: Health(store=None, source=None))
     connected: bool = True
 
 
@@ -42,7 +42,7 @@ async def monitored(*, age: float | None = 0.0) -> AsyncIterator[Monitored]:
         fresh = edition(version(41))
         memory.install(edition(version(41), as_of=fresh.as_of - age))
     node: Monitored
-    admin = Admin(runner, memory, metrics, draining=lambda: node.draining)  # type: ignore[arg-type]
+    admin = Admin(runner, memory, metrics, store="redis", draining=lambda: node.draining)  # type: ignore[arg-type]
     async with listening(admin.app()) as listener:
         node = Monitored(listener, runner, memory, metrics)
         yield node
@@ -87,7 +87,7 @@ async def test_a_node_without_documents_is_not_ready() -> None:
 async def test_a_node_without_the_bus_is_not_ready() -> None:
     async with monitored() as node:
         node.runner.connected = False
-        node.runner.health.redis = "redis: connection refused"
+        node.runner.health.store = "redis: connection refused"
         status, body = await ready(node)
         assert status == 503
         assert not body["ready"]
@@ -97,7 +97,7 @@ async def test_a_node_without_the_bus_is_not_ready() -> None:
 
 async def test_a_node_without_its_database_is_ready_and_says_so() -> None:
     async with monitored() as node:
-        node.runner.health.postgres = "postgres: connection refused"
+        node.runner.health.source = "postgres: connection refused"
         status, body = await ready(node)
         assert status == 200
         assert body["ready"]

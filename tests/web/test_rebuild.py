@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 import orjson
 import pytest
+from aiohttp import web
 
 from scoreboardd.backend.base import Unavailable
-from scoreboardd.web.rebuild import HEADER, PATH
+from scoreboardd.web import rebuild
+from scoreboardd.web.address import Addresses
+from scoreboardd.web.rebuild import BURST, HEADER, PATH
 from tests.editions import edition
 from tests.web.client import Answer
 from tests.web.server import Node, becomes, serving, version
@@ -18,11 +21,13 @@ ASK = {HEADER: TOKEN}
 
 
 class Runner:
-    """Takes requests as a node does, and rebuilds when `rebuild` says so, for all who wait."""
+    """Takes requests as a node does, once the bus is `open`, and rebuilds when `rebuild` says so, for all who wait."""
 
     def __init__(self) -> None:
         self.requests = 0
         self.reachable = True
+        self.open = asyncio.Event()
+        self.open.set()
         self._contained = asyncio.Condition()
         self._upto = 0
 
@@ -30,7 +35,9 @@ class Runner:
         if not self.reachable:
             raise Unavailable("redis: connection refused")
         self.requests += 1
-        return self.requests
+        number = self.requests
+        await self.open.wait()
+        return number
 
     async def contained(self, change: int) -> None:
         async with self._contained:
@@ -114,6 +121,57 @@ async def test_it_is_for_post_only() -> None:
             assert answer.headers["allow"] == "POST"
 
 
+# --- guessing --------------------------------------------------------------------------------------------
+
+WRONG = {HEADER: "wrong"}
+
+
+@pytest.fixture(autouse=True)
+def _no_attempt_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild, "REFILL", 3600.0)
+
+
+async def guess(node: Node, headers: dict[str, str | bytes] = WRONG) -> None:
+    """As often as one may."""
+    for _ in range(BURST):
+        assert (await post(node, headers)).status == 401
+
+
+async def test_who_has_guessed_too_often_is_refused_whatever_it_says() -> None:
+    runner = Runner()
+    async with serving(runner=runner, token=TOKEN) as node:
+        await guess(node)
+        for headers in (WRONG, ASK, {}):
+            answer = await post(node, headers)
+            assert (answer.status, answer.json) == (429, {"error": "too many attempts"})
+            assert 3590 < int(answer.headers["retry-after"]) <= 3600
+        assert runner.requests == 0
+
+
+async def test_the_right_token_is_no_attempt_and_neither_is_none() -> None:
+    async with serving(runner=Runner(), token=TOKEN) as node:
+        for _ in range(BURST + 1):
+            assert (await post(node, ASK)).status == 202
+            assert (await post(node)).status == 401
+            assert (await post(node, {HEADER: ""})).status == 401
+        await guess(node)
+
+
+async def test_others_may_go_on_behind_the_same_proxy_too() -> None:
+    async with serving(runner=Runner(), token=TOKEN, trusted=["127.0.0.1"]) as node:
+        await guess(node, WRONG | {"X-Forwarded-For": "2001:db8::1"})
+        for forwarded, status in (("2001:db8::ffff:1", 429), ("2001:db8:0:1::1", 202), ("203.0.113.7", 202)):
+            assert (await post(node, ASK | {"X-Forwarded-For": forwarded})).status == status
+        assert (await node.ask(PATH, ASK, method="POST", local="127.0.0.2")).status == 202
+
+
+async def test_who_claims_another_address_is_still_itself() -> None:
+    async with serving(runner=Runner(), token=TOKEN) as node:
+        for number in range(BURST):
+            await post(node, WRONG | {"X-Forwarded-For": f"203.0.113.{number}"})
+        assert (await post(node, ASK | {"X-Forwarded-For": "203.0.113.99"})).status == 429
+
+
 # --- waiting -----------------------------------------------------------------------------------------------
 
 
@@ -132,16 +190,52 @@ async def test_who_waits_is_answered_when_what_it_asked_for_is_served() -> None:
         )
 
 
-async def test_all_who_wait_share_a_rebuild() -> None:
+@pytest.fixture
+def arrived(monkeypatch: pytest.MonkeyPatch) -> list[web.Request]:
+    """The requests that are being handled, or were."""
+    requests: list[web.Request] = []
+    of = Addresses.of
+
+    def noting(addresses: Addresses, request: web.Request) -> str:
+        requests.append(request)
+        return of(addresses, request)
+
+    monkeypatch.setattr(Addresses, "of", noting)
+    return requests
+
+
+async def test_all_who_ask_while_a_request_is_on_its_way_share_the_next(arrived: list[web.Request]) -> None:
     runner = Runner()
+    runner.open.clear()
     async with serving(runner=runner, token=TOKEN) as node:
-        asking = [asyncio.create_task(post(node, ASK, "?wait=1")) for _ in range(10)]
-        await becomes(lambda: runner.requests == 10)
+        asking = [asyncio.create_task(post(node, ASK, "?wait=1")) for _ in range(100)]
+        asking += [asyncio.create_task(post(node, ASK)) for _ in range(100)]
+        await becomes(lambda: len(arrived) == 200)
+        assert runner.requests == 1
         node.serve(42)
+        runner.open.set()
+        await becomes(lambda: runner.requests == 2)
         await runner.rebuild()
         answers = await asyncio.gather(*asking)
-        assert {answer.status for answer in answers} == {200}
+        assert [answer.status for answer in answers] == [200] * 100 + [202] * 100
         assert {orjson.loads(answer.body)["version"] for answer in answers} == {42}
+        assert runner.requests == 2
+
+
+async def test_who_leaves_takes_nothing_from_the_others(arrived: list[web.Request]) -> None:
+    runner = Runner()
+    runner.open.clear()
+    async with serving(runner=runner, token=TOKEN) as node:
+        leaver = await node.connect()
+        await leaver.request(f"{PATH}?wait=1", ASK, method="POST")
+        await becomes(lambda: runner.requests == 1)
+        others = [asyncio.create_task(post(node, ASK)) for _ in range(10)]
+        await becomes(lambda: len(arrived) == 11)
+        leaver.close()
+        await becomes(lambda: runner.requests == 2)
+        runner.open.set()
+        assert {answer.status for answer in await asyncio.gather(*others)} == {202}
+        assert runner.requests == 2
 
 
 async def test_nobody_waits_longer_than_a_rebuild_may_take() -> None:

@@ -1,0 +1,55 @@
+"""Which backend a configuration asks for. The daemon's loop opens the store; its builder child opens the vaults, from
+options that travel as JSON."""
+
+from typing import Any
+
+from scoreboardd.backend.base import Store, Vault
+from scoreboardd.backend.postgres import PostgresStore, PostgresVault
+from scoreboardd.backend.redis import RedisStore, RedisVault
+from scoreboardd.config import Settings
+
+
+def open_store(settings: Settings) -> Store:
+    prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
+    if settings.coordination.backend == "postgres":
+        return PostgresStore(settings.postgres.dsn.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
+    return RedisStore(settings.redis.url.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
+
+
+def vault_options(settings: Settings) -> dict[str, Any]:
+    """Of the vault beside the store: `open_vault` takes them."""
+    if settings.coordination.backend == "postgres":
+        return archive_options(settings)
+    redis = settings.redis
+    return {
+        "backend": "redis",
+        "url": redis.url.get_secret_value(),
+        "prefix": redis.key_prefix,
+        "encoding": redis.encoding,
+        "stage_ttl": _stage_ttl(settings),
+    }
+
+
+def archive_options(settings: Settings) -> dict[str, Any]:
+    """Of the vault in Postgres, whoever coordinates: `PostgresVault` takes them, and `open_vault`."""
+    return {
+        "backend": "postgres",
+        "dsn": settings.postgres.dsn.get_secret_value(),
+        "prefix": settings.redis.key_prefix,
+        "stage_ttl": _stage_ttl(settings),
+    }
+
+
+def _stage_ttl(settings: Settings) -> float:
+    """Longer than any build whose commit could still be accepted."""
+    return settings.rebuild.timeout + settings.rebuild.lock_ttl
+
+
+def open_vault(backend: str, **options: Any) -> Vault:
+    return PostgresVault(**options) if backend == "postgres" else RedisVault(**options)
+
+
+def open_archive(backend: str, **options: Any) -> PostgresVault:
+    """The vault that can also `keep`."""
+    assert backend == "postgres"
+    return PostgresVault(**options)
