@@ -1,4 +1,4 @@
-"""Which backend a configuration asks for. The daemon's loop opens the store; its builder child opens the vaults, from
+"""Which backend a configuration asks for. The daemon's loop opens the store; its builder child opens the vault, from
 options that travel as JSON."""
 
 from typing import Any
@@ -17,9 +17,9 @@ def open_store(settings: Settings) -> Store:
 
 
 def vault_options(settings: Settings) -> dict[str, Any]:
-    """Of the vault beside the store: `open_vault` takes them."""
+    """Of the vault beside the store, for `open_vault`."""
     if settings.coordination.backend == "postgres":
-        return archive_options(settings)
+        return {"backend": "postgres"} | archive_options(settings)
     redis = settings.redis
     return {
         "backend": "redis",
@@ -31,9 +31,8 @@ def vault_options(settings: Settings) -> dict[str, Any]:
 
 
 def archive_options(settings: Settings) -> dict[str, Any]:
-    """Of the vault in Postgres, whoever coordinates: `PostgresVault` takes them, and `open_vault`."""
+    """Of the vault in Postgres, whoever coordinates: the arguments of `PostgresVault`."""
     return {
-        "backend": "postgres",
         "dsn": settings.postgres.dsn.get_secret_value(),
         "prefix": settings.redis.key_prefix,
         "stage_ttl": _stage_ttl(settings),
@@ -47,9 +46,3 @@ def _stage_ttl(settings: Settings) -> float:
 
 def open_vault(backend: str, **options: Any) -> Vault:
     return PostgresVault(**options) if backend == "postgres" else RedisVault(**options)
-
-
-def open_archive(backend: str, **options: Any) -> PostgresVault:
-    """The vault that can also `keep`."""
-    assert backend == "postgres"
-    return PostgresVault(**options)

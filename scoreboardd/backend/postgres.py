@@ -99,9 +99,13 @@ class Link:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
         """The connection, in a transaction that reads one state of the database."""
-        async with _answering(self._timeout), self._turn, self._connected() as connection:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                yield connection
+        async with (
+            _answering(self._timeout),
+            self._turn,
+            self._connected() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield connection
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
@@ -263,7 +267,9 @@ class PostgresStore:
         self._link.close()
 
 
-HEAD = "SELECT epoch, version, payload, extract(epoch FROM generated_at)::float8 FROM leaderboard_cache WHERE cache_key = $1"
+HEAD = """
+SELECT epoch, version, payload, extract(epoch FROM generated_at)::float8 FROM leaderboard_cache WHERE cache_key = $1
+"""
 CHECK = """
 SELECT cache IS NOT NULL, coalesce(
            (SELECT bool_and(has_table_privilege(cache, wanted))

@@ -14,7 +14,8 @@ from typing import Any
 import uvloop
 
 from scoreboardd.backend.base import Lease, Stored, Unavailable
-from scoreboardd.backend.choice import open_archive, open_vault
+from scoreboardd.backend.choice import open_vault
+from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder.channel import Channel, close_descriptor
 from scoreboardd.builder.parcel import Parcel, pack
@@ -33,7 +34,7 @@ async def serve(channel: Channel) -> None:
     builder = Builder(
         PostgresSource(**options["source"]),
         open_vault(**options["vault"]),
-        open_archive(**options["archive"]) if options["archive"] else None,
+        PostgresVault(**options["archive"]) if options["archive"] else None,
     )
     async with asyncio.TaskGroup() as tasks:
         while (request := await channel.receive()) is not None:

@@ -57,8 +57,8 @@ class Build:
 
 
 class BuilderProcess:
-    """`source` holds the keyword arguments of `PostgresSource`, `vault` and `archive` those of `backend.choice`'s
-    `open_vault` and `open_archive`; secrets among them. Without `archive` there is no `restore` and no `keep`."""
+    """`source` holds the keyword arguments of `PostgresSource`, `vault` those of `backend.choice.open_vault`, `archive`
+    those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`."""
 
     def __init__(self, *, source: dict[str, Any], vault: dict[str, Any], archive: dict[str, Any] | None = None) -> None:
         self._opening = {"source": source, "vault": vault, "archive": archive}
