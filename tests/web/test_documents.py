@@ -466,7 +466,13 @@ class Builder(BuilderProcess):
     def __init__(self) -> None:
         super().__init__(
             source={"dsn": "postgresql://nowhere.invalid/ctf", "kind": "smctf", "statement_timeout": 1},
-            vault={"backend": "redis", "url": "redis://nowhere.invalid", "prefix": "", "encoding": "identity", "stage_ttl": 1},
+            vault={
+                "backend": "redis",
+                "url": "redis://nowhere.invalid",
+                "prefix": "",
+                "encoding": "identity",
+                "stage_ttl": 1,
+            },
         )
         self.cuts: list[tuple[Owner, int | None, int]] = []
 
