@@ -1,0 +1,168 @@
+"""Do what is planned, in the platform's way as little as can be.
+
+Whoever waits for a table's lock makes everybody wait who comes after. So the transaction waits for none longer than
+`BLINK`, gives up, and is sent once more a little later; it is one message, so that no client which stops in the middle
+holds a lock. All its waits together stay below PostgreSQL's `deadlock_timeout` (1 s), after which it could be the
+platform's transaction that is ended. Making an index concurrently keeps nobody waiting, and may wait itself.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+
+from scoreboardd.backend import wire
+from scoreboardd.backend.names import Names
+from scoreboardd.backend.postgres import channel
+from scoreboardd.config import ConfigError, Settings
+from scoreboardd.migrate.plan import Plan, Step, making, undoing
+from scoreboardd.source.postgres import FAILURES, connect, explain
+from scoreboardd.source.triggers import MAX_CHANNEL
+
+BLINK = 0.1
+"Seconds the transaction waits for a lock, and the platform for it."
+PATIENCE = 5.0
+"Seconds after which the transaction is not sent again."
+PAUSE = 0.2
+"Seconds between two tries."
+OTHERS = 60
+"Seconds an index waits for transactions that began before it."
+INDEX = 3600.0
+"Seconds to make one."
+
+ONE_AT_A_TIME = int.from_bytes(b"scorebrd")
+"Of the advisory lock."
+
+_BEGIN = f"BEGIN;\nSET LOCAL lock_timeout = '{BLINK * 1000:.0f}ms';"
+_APART = f"SET statement_timeout = 0;\nSET lock_timeout = '{OTHERS}s';"
+
+
+async def migrate(
+    settings: Settings, *, triggers: bool, undo: bool, dry_run: bool, say: Callable[[str], None]
+) -> list[str]:
+    """Do it, and `say` a line for each step done, or the SQL. Returns the problems: with none all is as wanted.
+
+    Raises `ConfigError` if triggers cannot be had with this configuration.
+    """
+    postgres, kind = settings.postgres, settings.source.kind
+    bus = _bus(settings.redis.key_prefix) if triggers else None
+    try:
+        connection = await connect(
+            postgres.dsn.get_secret_value(),
+            statement_timeout=postgres.statement_timeout,
+            **({"default_transaction_read_only": "on"} if dry_run else {}),
+        )
+    except FAILURES as error:
+        return [_explain(error, kind)]
+    try:
+        if not dry_run and not await _alone(connection):
+            return ["postgres: another `scoreboardd migrate` is at work; run it again when that has ended"]
+        plan = await (undoing(connection, kind) if undo else making(connection, kind, bus))
+        if not (plan.together or plan.apart):
+            if not plan.problems:
+                say("-- nothing to do" if dry_run else "nothing to do")
+        elif dry_run:
+            for script in _scripts(plan):
+                say(script)
+        else:
+            await _perform(connection, plan, kind, say)
+        return plan.problems
+    except FAILURES as error:
+        return [_explain(error, kind)]
+    finally:
+        connection.terminate()
+
+
+def _bus(key_prefix: str) -> str:
+    name = channel(Names(key_prefix), wire.EVENTS)
+    if (over := len(name) - MAX_CHANNEL) > 0:
+        mend = f"shorten it to {len(key_prefix) - over} characters"
+        raise ConfigError([f"redis.key_prefix: too long for a channel of PostgreSQL; {mend}"])
+    return name
+
+
+async def _alone(connection: Any) -> bool:
+    return await _patiently(lambda: connection.fetchval("SELECT pg_try_advisory_lock($1)", ONE_AT_A_TIME))
+
+
+async def _perform(connection: Any, plan: Plan, kind: str, say: Callable[[str], None]) -> None:
+    """Adds what could not be done to the plan's problems."""
+
+    async def doing(work: Any, steps: list[Step]) -> None:
+        try:
+            await work
+        except FAILURES as error:
+            plan.problems.append(_explain(error, kind))
+            return
+        for step in steps:
+            say(step.done)
+
+    if plan.together:
+        await doing(_transact(connection, _transaction(plan)), plan.together)
+    if plan.apart:
+        await connection.execute(_APART)
+    for step in plan.apart:
+        await doing(_one_by_one(connection, step.statements), [step])
+
+
+async def _transact(connection: Any, script: str) -> None:
+    async def sent() -> bool:
+        try:
+            await connection.execute(script)
+        except asyncpg.LockNotAvailableError:
+            await connection.execute("ROLLBACK")
+            return False
+        except asyncpg.PostgresError:
+            await connection.execute("ROLLBACK")
+            raise
+        return True
+
+    if not await _patiently(sent):
+        raise asyncpg.LockNotAvailableError(f"no table's lock to be had in {PATIENCE:g} s")
+
+
+async def _one_by_one(connection: Any, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        await connection.execute(statement, timeout=INDEX)
+
+
+async def _patiently(attempt: Callable[[], Any]) -> bool:
+    """Try until it succeeds, or patience ends."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while not await attempt():
+        if loop.time() > end:
+            return False
+        await asyncio.sleep(PAUSE)
+    return True
+
+
+def _transaction(plan: Plan) -> str:
+    statements = [statement for step in plan.together for statement in step.statements]
+    return "\n".join([_BEGIN, *statements, "COMMIT;"])
+
+
+def _scripts(plan: Plan) -> list[str]:
+    """All that `_perform` sends, in its order."""
+    together = [_transaction(plan)] if plan.together else []
+    apart = [_APART, *(statement for step in plan.apart for statement in step.statements)] if plan.apart else []
+    return together + apart
+
+
+def _explain(error: BaseException, kind: str) -> str:
+    said = " ".join(str(error).split())
+    match error:
+        case asyncpg.LockNotAvailableError():
+            return (
+                f"postgres: {said}; a long transaction of the platform (or a VACUUM) is in the way: "
+                "run `scoreboardd migrate` again when it has ended, which also mends an index left half made"
+            )
+        case asyncpg.ReadOnlySQLTransactionError():
+            return f"postgres: {said}; point postgres.dsn at the primary"
+        case asyncpg.DependentObjectsStillExistError():
+            return f"postgres: {said} ({' '.join(str(error.detail).split())}); drop what depends on it first"
+        case asyncpg.InsufficientPrivilegeError():
+            return f"postgres: {said}; run `scoreboardd migrate --dry-run` and let an administrator run what it prints"
+        case _:
+            return explain(error, kind)

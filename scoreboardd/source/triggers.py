@@ -1,0 +1,141 @@
+"""Triggers with which a platform's tables announce their own changes: `source.toml` in, SQL out. Pure.
+
+Each table gets one function, fired once per statement. What it promises the platform:
+
+- It never makes a statement fail: a comparison that fails counts as a change, an announcement that fails is left out
+  (`rebuild.reconcile` finds the change), and both are told in the server's log.
+- It asks nothing of the role that fires it: it reads the rows the statement touched, and no table.
+- It speaks only if columns that the source reads have changed, in rows that the source reads, and Postgres delivers it
+  when the transaction commits. What one transaction says for one reason is one notification: equal payloads are merged,
+  and `ts` is when the transaction began.
+
+Rows are compared as they stand, `EXCEPT ALL` both ways, which needs no key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scoreboardd.edition import UPDATED
+
+OPERATIONS = {
+    "insert": "REFERENCING NEW TABLE AS new_rows ",
+    "update": "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows ",
+    "delete": "REFERENCING OLD TABLE AS old_rows ",
+    "truncate": "",
+}
+"What a statement may do to a table, and what its trigger is given to see."
+
+SETTINGS = ("search_path=pg_catalog, pg_temp",)
+"Of each function, as `pg_proc.proconfig` has them: nobody's search_path may change what its words mean."
+
+MAX_CHANNEL = 63
+"Bytes PostgreSQL allows the name of a channel."
+
+# A COMMIT that notifies fails when the server's queue is full, and the queue fills when any listener of any of its
+# databases is stuck.
+_FULL = 0.9
+
+_BODY = """
+#variable_conflict use_column
+DECLARE
+    changed boolean := true;
+    reason text := '{updated}';
+BEGIN
+    BEGIN
+        CASE TG_OP
+            WHEN 'INSERT' THEN
+                changed := EXISTS ({new});
+                reason := '{insert}';
+            WHEN 'UPDATE' THEN
+                changed := EXISTS (
+                    ({old} EXCEPT ALL {new})
+                    UNION ALL
+                    ({new} EXCEPT ALL {old})
+                );
+                reason := {update};
+            WHEN 'DELETE' THEN
+                changed := EXISTS ({old});
+                reason := '{delete}';
+            ELSE  -- a TRUNCATE does not say what there was
+        END CASE;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE LOG 'scoreboardd: {table} could not be compared: %', SQLERRM;
+    END;
+    IF changed AND pg_notification_queue_usage() < {full} THEN
+        PERFORM pg_notify({channel}, format(
+            '{{"scope":"all","reason":"%s","ts":"%s"}}',
+            reason, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+        ));
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'scoreboardd: {table} could not be announced: %', SQLERRM;
+    RETURN NULL;
+END
+"""
+
+_UPDATE_REASON = "CASE{cases}\n                    ELSE '{otherwise}'\n                END"
+_CASE = """
+                    WHEN EXISTS (SELECT FROM old_rows AS before JOIN new_rows AS after USING (id) WHERE {when})
+                        THEN '{reason}'"""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """What makes one table speak."""
+
+    table: str
+    body: str
+    "Of its function, as `pg_proc.prosrc` has it."
+
+    @property
+    def function(self) -> str:
+        return function(self.table)
+
+    @property
+    def create_function(self) -> str:
+        return (
+            f"CREATE OR REPLACE FUNCTION {self.function}() RETURNS trigger\n"
+            f"LANGUAGE plpgsql SET {SETTINGS[0].replace('=', ' = ')} AS $scoreboardd${self.body}$scoreboardd$;"
+        )
+
+    def create_trigger(self, operation: str) -> str:
+        return (
+            f"CREATE TRIGGER {trigger(operation)} AFTER {operation.upper()} ON {self.table} {OPERATIONS[operation]}"
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {self.function}();"
+        )
+
+
+def function(table: str) -> str:
+    """The name of the function for it."""
+    return f"scoreboardd_announce_{table}"
+
+
+def trigger(operation: str) -> str:
+    """The name of the trigger for it, on whichever table."""
+    return f"scoreboardd_announce_{operation}"
+
+
+def announcer(table: str, columns: list[str], rules: Mapping[str, Any], channel: str) -> Announcer:
+    """`columns` are those the source reads, `rules` what `source.toml` says under `announce` for the table."""
+    otherwise = rules.get("update", UPDATED)
+    cases = "".join(_CASE.format(**case) for case in rules.get("updates", ()))
+    read = f"SELECT {', '.join(columns)} FROM {{}} WHERE {rules.get('where', 'true')}"  # noqa: S608  from source.toml
+    body = _BODY.format(
+        table=table,
+        old=read.format("old_rows"),
+        new=read.format("new_rows"),
+        insert=rules.get("insert", UPDATED),
+        update=_UPDATE_REASON.format(cases=cases, otherwise=otherwise) if cases else f"'{otherwise}'",
+        delete=rules.get("delete", UPDATED),
+        updated=UPDATED,
+        channel=_literal(channel),
+        full=_FULL,
+    )
+    return Announcer(table, body)
+
+
+def _literal(text: str) -> str:
+    """A string that means the same under any setting of the session, and ends no dollar quote around it."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''").replace("$", "\\x24") + "'"

@@ -1,0 +1,140 @@
+"""A platform's database with the roles of a real one, and what a test does with them."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from scoreboardd import config, migrate
+from scoreboardd.config import Settings
+from scoreboardd.demo.servers import Postgres
+from tests.contests import SCHEMA_SQL
+from tests.source.conftest import as_user
+
+TABLES = ["submissions", "users", "teams", "challenges", "divisions"]
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[Any]:
+    """A connection of a superuser."""
+    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+async def platform(admin: Any, database: str) -> str:
+    """The DSN of a platform whose owner may do everything."""
+    await admin.execute(SCHEMA_SQL(divisions=True))
+    return database
+
+
+@dataclass(frozen=True)
+class Role:
+    name: str
+    dsn: str
+
+    async def execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.dsn, timeout=10, command_timeout=30)
+        try:
+            await connection.execute(statement)
+        finally:
+            connection.terminate()
+
+
+@dataclass(frozen=True)
+class Roles:
+    """As the README sets them up."""
+
+    owner: Role
+    "Of the platform's tables."
+    writer: Role
+    "As whom the platform runs: it may read and write those tables, and nothing else."
+    board: Role
+    "As whom the daemon runs: it may read them, and has a schema of its own."
+
+
+@pytest.fixture
+async def roles(admin: Any, database: str) -> AsyncIterator[Roles]:
+    made = []
+    for kind in ("owner", "writer", "board"):
+        name, password = f"{kind}_{secrets.token_hex(6)}", secrets.token_hex(8)
+        await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+        made.append(Role(name, as_user(database, name, password)))
+    owner, writer, board = made
+    await admin.execute(f"GRANT CREATE ON SCHEMA public TO {owner.name}")
+    await owner.execute(SCHEMA_SQL(divisions=True))
+    await owner.execute(f"""
+        GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {", ".join(TABLES)} TO {writer.name};
+        GRANT SELECT ON {", ".join(TABLES)} TO {board.name};
+    """)
+    await admin.execute(f"CREATE SCHEMA {board.name} AUTHORIZATION {board.name}")
+    yield Roles(*made)
+    for role in made:
+        await admin.execute(f"DROP OWNED BY {role.name} CASCADE; DROP ROLE {role.name}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    said: list[str]
+    problems: list[str]
+
+
+def settings(dsn: str, **environ: str) -> Settings:
+    given = {f"SCOREBOARDD_{name.upper()}": value for name, value in environ.items()}
+    return config.load(Path(os.devnull), {"SCOREBOARDD_POSTGRES__DSN": dsn} | given)
+
+
+async def run(
+    dsn: str, *, triggers: bool = False, undo: bool = False, dry_run: bool = False, **environ: str
+) -> Outcome:
+    said: list[str] = []
+    problems = await migrate.migrate(
+        settings(dsn, **environ), triggers=triggers, undo=undo, dry_run=dry_run, say=said.append
+    )
+    for problem in problems:
+        assert problem.startswith("postgres: ")
+        assert "\n" not in problem
+    return Outcome(said, problems)
+
+
+async def done(dsn: str, **options: Any) -> list[str]:
+    """The steps of a run without problems."""
+    outcome = await run(dsn, **options)
+    assert outcome.problems == []
+    return outcome.said
+
+
+async def psql(dsn: str, script: str) -> None:
+    await _client("psql", dsn, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", script=script)
+
+
+async def dump(dsn: str) -> str:
+    """The whole database as text, data and all."""
+    text = await _client("pg_dump", dsn)
+    # Two lines carry a word that is another one each time.
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+async def _client(program: str, *args: str, script: str = "") -> str:
+    process = await asyncio.create_subprocess_exec(
+        Postgres._binary(program),
+        *args,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate(script.encode())
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+def quoted(problem: str) -> str:
+    """The statements that a problem asks the owner to run."""
+    return problem.partition(" run: ")[2]
