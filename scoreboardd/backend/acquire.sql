@@ -2,8 +2,10 @@
 -- $1 lock key  $2 version key  $3 token  $4 ttl (s)  $5 fresh epoch  $6 seen epoch  $7 seen number  $8 building channel
 -- One row: epoch and number if it is ours now, else the seconds it is still held.
 WITH server AS (
-    -- Whose numbers these are: a promoted replica counts on another timeline, a restored dump lies in another system.
-    SELECT system_identifier || '-' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS run FROM pg_control_system()
+    -- Whose numbers these are: a promoted replica counts on another timeline, a restored dump in another table.
+    SELECT concat_ws('-', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+                     'leaderboard_cache'::regclass::oid) AS run
+    FROM pg_control_system()
 ), known AS (
     SELECT lock.epoch, lock.version AS number, convert_from(lock.payload, 'UTF8') AS run,
            CASE WHEN lock.building_until > now() THEN lock.building_token END AS holder,

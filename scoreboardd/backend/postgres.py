@@ -216,7 +216,8 @@ class PostgresStore:
         try:
             heard: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
             connection.add_termination_listener(lambda _: heard.put_nowait(None))
-            async with _answering():
+            # All at once, and heard from then on: an event must not be missed that was before a build we hear begin.
+            async with _answering(), connection.transaction():
                 for name in (self._building, self._rebuilt, self._events):
                     await connection.add_listener(name, lambda *said: heard.put_nowait(said[2:]))
             yield self._messages(connection, heard)

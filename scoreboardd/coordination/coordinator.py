@@ -21,7 +21,7 @@ that began after it arrived is under way, so that build's version contains it), 
     Built, Unchanged / BuildFailed / LeaseLost    commit, confirm / abandon and back off / leave it to the next holder
     Committed / Refused / CommitFailed            serve and tell / what it covered waits again, back off, look
     Loaded v / LoadFailed        serve and tell, if newer; what was stored waits again, if v lacks it / back off
-    Restored v                   served, kept from an earlier life, until the store has its say
+    Restored v                   serve and tell what was kept from an earlier life, until the store has its say
     Tick                         nothing new: what was waited for is due
 
 Coverage, and why no clock is needed
@@ -358,6 +358,7 @@ class Coordinator:
             case Restored(version):
                 if self.served is None:
                     self.served = version
+                    actions.append(Tell(version, None))
             case Tick():
                 pass
             case _:

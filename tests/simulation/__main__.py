@@ -1,17 +1,21 @@
-"""`python -m tests.simulation SEEDS [FIRST]`: as many runs as one likes, on all cores.
+"""`python -m tests.simulation SEEDS [FIRST] [--backend NAME]`: as many runs as one likes, on all cores.
 
-Ends at the first seed that fails: prints its history, and exits with 1.
+Each seed is run on every backend, or on the one named. Ends at the first run that fails: prints its history, and exits
+with 1.
 """
 
+import argparse
 import multiprocessing
 import sys
 import time
 from collections import Counter
+from itertools import product
 
+from tests.simulation.backends import BACKENDS
 from tests.simulation.cluster import unlucky
 
 CHUNK = 50
-"Seeds that a process takes at a time."
+"Runs that a process takes at a time."
 
 
 def say(text: str) -> None:
@@ -22,38 +26,45 @@ def complain(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
 
-def run(seed: int) -> tuple[int, bool, Counter[str]]:
+def run(which: tuple[str, int]) -> tuple[str, int, bool, Counter[str]]:
+    name, seed = which
     try:
-        return seed, True, unlucky(seed).sometimes
+        return name, seed, True, unlucky(seed, BACKENDS[name]).sometimes
     except Exception:  # noqa: BLE001  whatever it is, it is told when the seed is run again
-        return seed, False, Counter()
+        return name, seed, False, Counter()
 
 
 def main(arguments: list[str]) -> int:
-    if not 1 <= len(arguments) <= 2 or not all(argument.isdecimal() for argument in arguments):
-        complain(__doc__ or "")
-        return 2
-    count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
-    start, done, sometimes = time.monotonic(), 0, Counter[str]()
+    parser = argparse.ArgumentParser("python -m tests.simulation", description=__doc__)
+    parser.add_argument("seeds", type=int)
+    parser.add_argument("first", type=int, nargs="?", default=0)
+    parser.add_argument("--backend", choices=BACKENDS)
+    options = parser.parse_args(arguments)
+    names = [options.backend] if options.backend else list(BACKENDS)
+    runs = [*product(names, range(options.first, options.first + options.seeds))]
+    start, done = time.monotonic(), 0
+    sometimes = {name: Counter[str]() for name in names}
     with multiprocessing.Pool() as pool:
-        for seed, passed, reached in pool.imap_unordered(run, range(first, first + count), CHUNK):
+        for name, seed, passed, reached in pool.imap_unordered(run, runs, CHUNK):
             if not passed:
                 pool.terminate()
-                return tell(seed)
+                return tell(name, seed)
             done += 1
-            sometimes += reached
-            if done % 1000 == 0 or done == count:
+            sometimes[name] += reached
+            if done % 1000 == 0 or done == len(runs):
                 rate = done / (time.monotonic() - start)
-                say(f"{done} of {count} seeds, {rate:.0f} a second")
-    for path, times in sorted(sometimes.items()):
-        say(f"{times:10}  {path}")
+                say(f"{done} of {len(runs)} runs, {rate:.0f} a second")
+    for name, counted in sometimes.items():
+        say(f"{name}, {options.seeds} seeds")
+        for path, times in sorted(counted.items()):
+            say(f"{times:10}  {path}")
     return 0
 
 
-def tell(seed: int) -> int:
-    complain(f"seed {seed}")
+def tell(name: str, seed: int) -> int:
+    complain(f"{name}, seed {seed}")
     try:
-        unlucky(seed, recording=True)
+        unlucky(seed, BACKENDS[name], recording=True)
     except Exception as error:  # noqa: BLE001
         complain(f"{type(error).__name__}: {error}")
     else:

@@ -6,13 +6,15 @@ within the bounds below.
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from scoreboardd.coordination.coordinator import Coordinator, Timing
 from scoreboardd.edition import Event
-from tests.simulation import faults as calamities
+from tests.simulation.archive import Archive
+from tests.simulation.backends import REDIS, Backend
 from tests.simulation.bus import Bus
 from tests.simulation.clients import Client
 from tests.simulation.faults import LATE, Faults
@@ -27,6 +29,8 @@ SELDOM, OFTEN = 800.0, 8.0
 "`reconcile`, in seconds. Seldom enough that within the bounds nothing is found by it: what is found, is found by rule."
 CALM = 0.5
 "Seconds in which a build is made, committed and loaded, if nothing is slow."
+KEEP_EVERY, KEEP_OFTEN = 15.0, 1.0
+"`persist_interval`, in seconds."
 REASONS = ("submission_correct", "user_blocked")
 
 
@@ -37,6 +41,16 @@ class Parts:
     coordinator: Callable[..., Any] = Coordinator
     node: type[Node] = Node
     store: type[Store] = Store
+    bus: type[Bus] = Bus
+    archive: type[Archive] = Archive
+
+
+@dataclass(frozen=True)
+class Dump:
+    """What a replica has, or a dump. Where the database is another server's, it plays no part."""
+
+    data: Data
+    database: int
 
 
 @dataclass(frozen=True)
@@ -89,10 +103,17 @@ class Bounds:
 
 class Cluster:
     def __init__(
-        self, world: World, timing: Timing, *, parts: Parts | None = None, faults: Faults | None = None
+        self,
+        world: World,
+        timing: Timing,
+        *,
+        backend: Backend = REDIS,
+        parts: Parts | None = None,
+        faults: Faults | None = None,
     ) -> None:
         parts = parts or Parts()
         self.world = world
+        self.backend = backend
         self.timing = timing
         self.bounds = Bounds(timing)
         self.faults = faults or Faults()
@@ -100,23 +121,36 @@ class Cluster:
         self._make_node = parts.node
         self.down = False
         "The store."
+        self.starts = 1
+        "How often it was started: no connection outlives one."
+        self.triggers = False
+        "The database publishes by itself."
+        self._began: float | None = None
+        "When the statement began that is being executed, if it took its time."
         self.missed = False
         "Something happened that nobody was told of: only looking finds it."
         self._mended = False
-        self._changes: list[float] = []
-        "When each change was committed to the database."
+        self._changes = 0
+        "How many there ever were."
+        self._times: list[float] = []
+        self._states: list[int] = []
+        "What the database had from each of the times on."
+        self._lost: list[tuple[int, int]] = []
+        "Each time the database was taken back: to which change, and what the last was by then."
         self.published = 0
         "What the database had when last somebody published."
-        self.bus = Bus(world, self.faults, lambda: self.database)
+        self.bus = parts.bus(world, self.faults, lambda: self.database)
         epochs = (f"e{number}" for number in itertools.count(1))
         self.store = parts.store(
-            clock=lambda: world.now,
+            clock=self.clock,
             lock_ttl=timing.lock_ttl,
             stage_ttl=BUILD_TIMEOUT + timing.lock_ttl,
             epochs=epochs,
             say=self.bus.publish,
         )
-        self.judge = Judge(world, self.store, timing.lock_ttl, lambda: self.committed)
+        self.judge = Judge(self)
+        self.archive = parts.archive(self) if backend.archive else None
+        self.keep_every = KEEP_EVERY
         self.nodes: list[Node] = []
         self.clients: list[Client] = []
         self._names = itertools.count(1)
@@ -125,11 +159,28 @@ class Cluster:
 
     @property
     def database(self) -> int:
-        """How many changes were ever committed to it: that is all there is to know about it, and about a document."""
-        return len(self._changes)
+        """Its last change: that is all there is to know about it, and about a document. No two changes have the same
+        number, and it contains all earlier ones, but for those that it has lost."""
+        return self._states[-1] if self._states else 0
 
     def database_at(self, time: float) -> int:
-        return bisect_right(self._changes, time)
+        number = bisect_right(self._times, time)
+        return self._states[number - 1] if number else 0
+
+    def still(self, content: int) -> int:
+        """What the database still has of what it had when `content` was its last change."""
+        for back_to, after in self._lost:
+            if back_to < content <= after:
+                content = back_to
+        return content
+
+    def _commit(self) -> None:
+        self._changes += 1
+        self._become(self._changes)
+
+    def _become(self, database: int) -> None:
+        self._times.append(self.world.now)
+        self._states.append(database)
 
     @property
     def committed(self) -> int:
@@ -138,15 +189,20 @@ class Cluster:
         return 0 if document is None else document
 
     def change(self) -> None:
-        """The platform commits a change. It publishes soon after, unless it dies in between, once in twenty."""
-        if self.world.random.random() < 0.05:
+        """The platform commits a change. It publishes soon after, unless it dies in between, once in twenty; or the
+        database does so."""
+        if self.down and self.backend.one_server:
+            return
+        if self.triggers:
+            self.solve()
+        elif self.world.random.random() < 0.05:
             self.commit_in_silence()
         else:
-            self._changes.append(self.world.now)
+            self._commit()
             self.world.after(self.world.random.expovariate(100), self.publish)
 
     def commit_in_silence(self) -> None:
-        self._changes.append(self.world.now)
+        self._commit()
         self.world.note("the platform commits change {}, and dies", self.database)
         self.missed = True
 
@@ -159,8 +215,23 @@ class Cluster:
 
     def solve(self) -> None:
         """A change, published at once."""
-        self._changes.append(self.world.now)
+        self._commit()
         self.publish()
+
+    # The server's time
+
+    def clock(self) -> float:
+        """What the store takes for now."""
+        return self.world.now if self._began is None else self._began
+
+    @contextmanager
+    def began(self, time: float) -> Iterator[None]:
+        """What is executed within began at `time`."""
+        self._began = time
+        try:
+            yield
+        finally:
+            self._began = None
 
     # Who comes and goes
 
@@ -178,10 +249,14 @@ class Cluster:
             self.nodes.remove(node)
             self.start(node.rate)
 
-    def come(self) -> Client:
+    def come(self, node: Node | None = None) -> Client:
+        """A new client, at `node` or at any."""
         client = Client(f"c{len(self.clients) + 1}", self.world)
         self.clients.append(client)
-        self._place(client)
+        if node is None:
+            self._place(client)
+        else:
+            client.connect(node)
         return client
 
     def move_clients(self) -> None:
@@ -200,26 +275,40 @@ class Cluster:
 
     # What befalls the store
 
-    def restart_store(self, data: Data | str | None) -> None:
-        """`data` is what it comes back with: an older state, nothing ("empty"), or what it had (None)."""
+    def dump(self) -> Dump:
+        return Dump(self.store.dump(), self.database)
+
+    def restart_store(self, back_with: Dump | str | None, *, away: float | None = None, silently: bool = False) -> None:
+        """`back_with` is what it comes back with: what a replica has, nothing ("empty"), or what it had (None)."""
         world = self.world
         if self.down or self._mended:
             return
-        seconds = world.random.choice((0.0, 1.0, 10.0)) * world.random.random()
-        kept = "an older state" if isinstance(data, Data) else data or "all"
+        seconds = world.random.choice((0.0, 1.0, 10.0)) * world.random.random() if away is None else away
+        kept = "what a replica has" if isinstance(back_with, Dump) else back_with or "all"
         world.note("the store restarts within {:.1f} s, with {}", seconds, kept)
         self.down = True
+        self.starts += 1
         for node in self.nodes:
-            node.reset()
+            node.reset(silently=silently)
         self.bus.close_all()
-        self.store.restart()
-        if isinstance(data, Data):
-            self.store.restore(data)
-        elif data is not None:
+        if back_with is not None or self.backend.restarts_as_another:
+            self.store.restart()
+        if isinstance(back_with, Dump):
+            self.store.restore(back_with.data)
+            if self.backend.one_server:
+                self._take_back(back_with.database)
+        elif back_with is not None:
             self.store.lose()
-        if data is not None:
+        if back_with is not None:
             self.judge.amnesia()
         world.after(seconds, self._store_is_back)
+
+    def _take_back(self, database: int) -> None:
+        if self.still(database) < self.database:
+            self.world.note("the database is taken back from {} to {}", self.database, database)
+            self.world.sometimes["database taken back"] += 1
+            self._lost.append((self.still(database), self._changes))
+            self._become(self.still(database))
 
     def _store_is_back(self) -> None:
         self.world.note("the store is back")
@@ -252,7 +341,9 @@ class Cluster:
         world, published = self.world, self.published
         world.run(world.now + self.bounds.told)
         if not (self.missed or self.bus.swallowed):
-            world.demand(self.committed >= published, "published {}, committed {}", published, self.committed)
+            published, committed = self.still(published), self.committed
+            world.demand(committed >= published, "published {}, committed {}", published, committed)
+            world.demand(self.still(committed) == committed, "{} committed, and the database has lost that", committed)
             for node in self.nodes:
                 world.demand(node.content >= published, "published {}, {} has {}", published, node, node.content)
             self._demand_agreement()
@@ -274,22 +365,22 @@ class Cluster:
             demand(client.last == client.shown == version, "{} knows of {}, not {}", client, client.last, version)
 
 
-def unlucky(seed: int, *, parts: Parts | None = None, recording: bool = False) -> World:
+def unlucky(seed: int, backend: Backend = REDIS, *, parts: Parts | None = None, recording: bool = False) -> World:
     """Run a seed to its end. Raises `Violation`."""
     world = World(seed, recording=recording)
     try:
-        _run(world, parts)
+        _run(world, backend, parts)
     except Exception as error:
         if not recording and parts is None:
-            raise type(error)(f"seed {seed}: {error}") from error
+            raise type(error)(f"{backend.name}, seed {seed}: {error}") from error
         raise
     return world
 
 
-def _run(world: World, parts: Parts | None) -> None:
+def _run(world: World, backend: Backend, parts: Parts | None) -> None:
     random = world.random
     if random.random() < 0.1:
-        _run_calmly(world, parts)
+        _run_calmly(world, backend, parts)
         return
     timing = Timing(
         debounce=0.3,
@@ -297,7 +388,10 @@ def _run(world: World, parts: Parts | None) -> None:
         lock_ttl=random.choice((1.0, 3.0, 10.0)),
         reconcile=random.choice((SELDOM, SELDOM, SELDOM, OFTEN)),
     )
-    cluster = Cluster(world, timing, parts=parts, faults=calamities.draw(random))
+    cluster = Cluster(world, timing, backend=backend, parts=parts, faults=backend.draw(random))
+    cluster.triggers = backend.triggers and random.random() < 0.5
+    if backend.archive:
+        cluster.keep_every = random.choice((KEEP_OFTEN, KEEP_EVERY))
     agree = random.random() < 0.4
     for _ in range(random.randint(1, 7)):
         cluster.start(1.0 if agree else random.uniform(SLOWEST, FASTEST))
@@ -305,7 +399,7 @@ def _run(world: World, parts: Parts | None) -> None:
         world.at(random.uniform(0, 10), cluster.come)
     end = random.uniform(10, 40)
     _plan_changes(cluster, end)
-    strikes = calamities.LOSING_DATA if random.random() < 0.6 else calamities.HARMLESS_TO_DATA
+    strikes = (*backend.harmless, *backend.harmful) if random.random() < 0.6 else backend.harmless
     mean = random.choice((2.0, 6.0, 20.0))
     time = random.expovariate(1 / mean)
     while time < end:
@@ -320,10 +414,11 @@ def _run(world: World, parts: Parts | None) -> None:
     cluster.settle()
 
 
-def _run_calmly(world: World, parts: Parts | None) -> None:
+def _run_calmly(world: World, backend: Backend, parts: Parts | None) -> None:
     """A burst or a steady stream, and nothing fails: no change waits long, and few builds are made."""
     random = world.random
-    cluster = Cluster(world, Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=SELDOM), parts=parts)
+    timing = Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=SELDOM)
+    cluster = Cluster(world, timing, backend=backend, parts=parts)
     agree = random.random() < 0.5
     rates = [1.0 if agree else random.uniform(SLOWEST, FASTEST) for _ in range(random.randint(1, 7))]
     for rate in rates:

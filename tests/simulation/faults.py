@@ -5,6 +5,7 @@ A seed draws its own mix, so that some runs are quiet but for one thing, and in 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,12 @@ class Faults:
             return random.uniform(0.5, 15.0)
         return 0.05 + 0.15 * random.random()
 
+    def working(self, random: Random, longest: float) -> float:
+        """How long a statement takes: mostly no time at all."""
+        if self.slow and random.random() < self.slow:
+            return random.uniform(0.2, longest)
+        return 0.0
+
     def cease(self) -> None:
         self.slow = self.lost = self.failing = self.swallowed = self.twice = self.stumble = 0.0
 
@@ -61,7 +68,16 @@ def draw(random: Random) -> Faults:
     )
 
 
+def draw_for_one_connection(random: Random) -> Faults:
+    """All that is said to one subscriber comes over one connection, which brings everything once or breaks."""
+    faults = draw(random)
+    faults.swallowed = faults.twice = 0.0
+    return faults
+
+
 # Calamities
+
+Calamity = Callable[["Cluster"], None]
 
 
 def crash(cluster: "Cluster") -> None:
@@ -105,14 +121,29 @@ def flush(cluster: "Cluster") -> None:
 
 
 def fail_over(cluster: "Cluster") -> None:
-    """To a replica that lags: the store is taken back in time, to what it is now."""
+    """To a replica that lags: the server is taken back in time, to what it is now."""
+    _follow(cluster, silently=False)
+
+
+def fail_over_silently(cluster: "Cluster") -> None:
+    """The same, and the lost server says no farewell: whoever listens to it hears nothing, until that is noticed."""
+    _follow(cluster, silently=True)
+
+
+def _follow(cluster: "Cluster", *, silently: bool) -> None:
     world = cluster.world
     world.note("the replica stops following")
-    dump = cluster.store.dump()
-    world.after(world.random.choice((0.1, 1, 5, 15)) * world.random.random(), cluster.restart_store, dump)
+    replica = cluster.dump()
+    after = world.random.choice((0.1, 1, 5, 15)) * world.random.random()
+    world.after(after, partial(cluster.restart_store, replica, silently=silently))
 
 
-HARMLESS_TO_DATA: tuple[Callable[["Cluster"], None], ...] = (
+def fail_over_in_step(cluster: "Cluster") -> None:
+    """To a synchronous replica, which has everything, and is another server."""
+    cluster.restart_store(cluster.dump(), silently=cluster.world.random.random() < 0.5)
+
+
+HARMLESS_TO_DATA: tuple[Calamity, ...] = (
     crash,
     stop,
     freeze,
@@ -123,4 +154,3 @@ HARMLESS_TO_DATA: tuple[Callable[["Cluster"], None], ...] = (
     part_from_database,
     restart,
 )
-LOSING_DATA: tuple[Callable[["Cluster"], None], ...] = (*HARMLESS_TO_DATA, restart_empty, flush, fail_over, fail_over)

@@ -4,26 +4,28 @@ Everything that nodes ask of the store passes here. The judge keeps books of its
 
 - Of two leases, the later is given out only when the earlier has run out or was given back by its holder.
 - Within an epoch the committed version grows (I2), and what it contains never shrinks: no stale writer is accepted.
+- What is kept outside the store was committed, and within an epoch grows as well.
 - A version that was committed stands for one content, for ever: clients compare versions and nothing else.
 
-A store that lost data, or was taken back in time, is judged from what it then has.
+A store that lost data, or was taken back in time, is judged from what it then has; a version, by what the database
+still has of what it contains; a statement, as of the time at which it began.
 """
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from scoreboardd.backend.base import Busy, Catalogue, Lease
-from scoreboardd.edition import Event, Version
-from tests.simulation.store import Store
-from tests.simulation.world import World
+from scoreboardd.edition import Edition, Event, Version
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
 
 
 class Judge:
-    def __init__(self, world: World, store: Store, lock_ttl: float, content: Callable[[], int]) -> None:
-        self._world = world
-        self._store = store
-        self._lock_ttl = lock_ttl
-        self._content = content
-        "Of what is committed."
+    def __init__(self, cluster: "Cluster") -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._store = cluster.store
+        self._lock_ttl = cluster.timing.lock_ttl
         self._held: tuple[str, float] | None = None
         self._given: Version | None = None
         self._contents: dict[Version, int] = {}
@@ -40,7 +42,7 @@ class Judge:
         answer = self._store.acquire(token, seen)
         if isinstance(answer, Busy):
             return answer
-        now, version = self._world.now, answer.version
+        now, version = self._cluster.clock(), answer.version
         if self._held is not None and self._held[0] != token:
             self._world.demand(now >= self._held[1], "{} gets the lock that {} still has", token, self._held)
         self._held = token, now + self._lock_ttl
@@ -58,25 +60,29 @@ class Judge:
         ours = self._store.renew(lease)
         if ours:
             self._owned(lease, "renewed")
-            self._held = lease.token, self._world.now + self._lock_ttl
+            self._held = lease.token, self._cluster.clock() + self._lock_ttl
         return ours
 
     def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
-        demand, before, contained = self._world.demand, self._store.data.version, self._content()
+        demand, still = self._world.demand, self._cluster.still
+        before, contained = self._store.data.version, self._cluster.committed
         done = self._store.commit(lease, catalogue, event)
         version = self._store.data.version
         if not done:
             self._world.sometimes["commit refused by the fence"] += 1
         if not done or version == before:
             return done
-        content = self._content()
+        content = self._cluster.committed
         demand(version == lease.version, "{} is committed for {}", version, lease)
         if before is not None and before.epoch == lease.version.epoch:
             demand(lease.version.number > before.number, "{} is committed after {}", lease.version, before)
-            demand(content >= contained, "{} has {}, what it replaces {}", lease.version, content, contained)
+            grown = still(content) >= still(contained)
+            demand(grown, "{} has {}, what it replaces {}", lease.version, content, contained)
         known = self._contents.setdefault(lease.version, content)
         demand(known == content, "{} is committed for {} and for {}", lease.version, known, content)
         self._owned(lease, "commits")
+        if self._held is not None and self._world.now > self._held[1]:
+            self._world.sometimes["committed by a statement that outlived the lock"] += 1
         self._held = None
         self.commits += 1
         return done
@@ -89,10 +95,19 @@ class Judge:
         return done
 
     def abandon(self, lease: Lease) -> None:
+        ours = self._store.holder == lease.token
         self._store.abandon(lease)
-        if self._held is not None and self._held[0] == lease.token:
+        if ours:
             self._held = None
 
+    def kept(self, before: Edition | None, edition: Edition) -> None:
+        """`edition` is kept outside the store, in place of `before`."""
+        demand, version = self._world.demand, edition.version
+        for content in edition.documents.values():
+            demand(content == self._contents.get(version), "{} is kept as {}", version, content)
+        if before is not None and before.version.epoch == version.epoch:
+            demand(version.number > before.version.number, "{} is kept after {}", version, before.version)
+
     def _owned(self, lease: Lease, does: str) -> None:
-        held = self._held is not None and self._held[0] == lease.token and self._world.now <= self._held[1]
+        held = self._held is not None and self._held[0] == lease.token and self._cluster.clock() <= self._held[1]
         self._world.demand(held, "{} {} and does not have the lock: {}", lease, does, self._held)

@@ -1,12 +1,15 @@
 """Coordinators, hands and stores that are broken on purpose: if the simulation lets one pass, it proves nothing."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from scoreboardd.backend.base import Catalogue, Lease, Rebuilt
+from scoreboardd.backend.base import Catalogue, Changed, Lease, Rebuilt, Subscribed
 from scoreboardd.coordination import coordinator as c
-from scoreboardd.edition import Event, Version
+from scoreboardd.edition import Edition, Event, Version
+from tests.simulation.archive import Archive
+from tests.simulation.bus import Bus, Said, Subscription
 from tests.simulation.cluster import Parts
 from tests.simulation.node import Node
 from tests.simulation.store import Store
@@ -95,7 +98,31 @@ class BelievesTheStore(c.Coordinator):
         return True
 
 
+class KeepsItToItself(c.Coordinator):
+    """Tells nobody of what was kept outside the store: whoever came before that may never hear of it."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        actions = super().handle(received, now)
+        return [] if isinstance(received, c.Restored) else actions
+
+
 # Hands
+
+
+class ReadsFromAReplica(Node):
+    """Reads the database where it is a second behind."""
+
+    def _see_database(self) -> int:
+        return self.cluster.database_at(self.world.now - 1.0)
+
+
+class RestoresAtAnyTime(Node):
+    """What was kept is served, whatever the store has said by then."""
+
+    def restored(self, edition: Edition) -> bool:
+        if self.memory.install(edition):
+            self._feed(c.Restored(edition.version))
+        return True
 
 
 class ReadsOnce(Node):
@@ -135,6 +162,42 @@ class RepeatsNumbers(Store):
 
     def restart(self) -> None:
         pass
+
+
+class KeepsWhatComesLast(Archive):
+    """The last to write has the last word."""
+
+    def _replaces(self, edition: Edition, kept: Edition) -> bool:
+        return True
+
+
+# Buses
+
+
+class ListensOneByOne(Bus):
+    """Subscribes to one channel after the other: the beginning of a build is heard when an event is not yet."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._early: dict[Subscription, list[Said]] = {}
+
+    def subscribe(self, hear: Callable[[Subscription, Said], None]) -> Subscription:
+        subscription = Subscription(hear)
+        self._subscriptions.append(subscription)
+        self._early[subscription] = []
+        self._world.after(self._faults.travel(self._world.random), self._complete, subscription)
+        return subscription
+
+    def _complete(self, subscription: Subscription) -> None:
+        self._deliver(subscription, Said(Subscribed(), self._database()))
+        for said in self._early.pop(subscription):
+            self._deliver(subscription, said)
+
+    def _send(self, to: Subscription, said: Said) -> None:
+        if to not in self._early:
+            super()._send(to, said)
+        elif not isinstance(said.message, Changed):
+            self._early[to].append(said)
 
 
 # The reference, of which the design document says how it works
@@ -219,5 +282,10 @@ MUTANTS = {
     "compares the token only": Parts(store=TakesAnyFence),
     "releases the lock by its key": Parts(store=ReleasesByKey),
     "gives numbers out twice": Parts(store=RepeatsNumbers),
+    "reads from a replica that lags": Parts(node=ReadsFromAReplica),
+    "subscribes to one channel after the other": Parts(bus=ListensOneByOne),
+    "does not tell of what it began from": Parts(coordinator=KeepsItToItself),
+    "begins from what is kept when it has begun": Parts(node=RestoresAtAnyTime),
+    "keeps an older version": Parts(archive=KeepsWhatComesLast),
     "is the reference": Parts(coordinator=Reference, store=ReferenceStore, node=ReferenceNode),
 }

@@ -1,7 +1,7 @@
 """A node: a real coordinator and memory, a clock of its own, and the hands that `coordination.runner` gives it.
 
 What it asks of the store takes its time, or goes wrong. A build and a load are the child's, step by step, one document
-after another. Whatever reaches the node comes by `_reach`: to nobody if it has crashed, and if it is frozen when it
+after another. Whatever reaches the node comes by `reach`: to nobody if it has crashed, and if it is frozen when it
 thaws, what came on the subscription in order, the rest in any.
 """
 
@@ -17,6 +17,7 @@ from scoreboardd.board.documents import keys
 from scoreboardd.coordination import coordinator as c
 from scoreboardd.edition import Edition, Event, Version
 from scoreboardd.memory import Memory
+from tests.simulation.archive import Keeper
 from tests.simulation.bus import Said, Subscription
 from tests.simulation.clients import Client
 from tests.simulation.faults import LATE
@@ -53,7 +54,7 @@ class Node:
         "Seconds of its clock in a second."
         self.alive = True
         self.blind_until = 0.0
-        "It cannot reach the database before."
+        "Its child does not reach the database before."
         self.clients: list[Client] = []
         self.memory = Memory()
         self.coordinator = cluster.make_coordinator(cluster.timing, jitter=self.world.random.random)
@@ -82,6 +83,7 @@ class Node:
         self._child = 0
         "Which child this is: work of an earlier one is no more."
         self._child_ready_at = 0.0
+        self._keeper = Keeper(self, cluster.archive, cluster.keep_every) if cluster.archive else None
         self._connect()
 
     def __repr__(self) -> str:
@@ -109,6 +111,8 @@ class Node:
             self.world.note("{} stops", self)
             if self.coordinator.lease is not None:
                 self._perform(c.Abandon())
+            if self._keeper is not None:
+                self._keeper.flush()
             self._die()
 
     def _die(self) -> None:
@@ -135,18 +139,21 @@ class Node:
         self._frozen_until = self._child_frozen_until = 0.0
         self._drain()
 
-    def reset(self) -> None:
-        """Its subscription breaks: with what is on the way, or with the part of it that comes later."""
-        subscription = self._subscription
-        if subscription is not None and subscription.open:
-            self.cluster.bus.close(subscription)
-            self.lose_subscription(subscription)
+    def reset(self, *, silently: bool = False) -> None:
+        """Its subscription breaks: with what is on the way, or with the part of it that comes later. It is closed at
+        the other end, and known to be: soon, or, if that went silently, when it has not answered."""
+        world, subscription = self.world, self._subscription
+        if subscription is None or not subscription.open:
+            return
+        world.note("{} loses its subscription", self)
+        self.cluster.bus.close(subscription)
+        known_after = self._silence() if silently else self.cluster.faults.travel(world.random)
+        subscription.ends_at = min(subscription.ends_at, world.now + known_after)
+        world.at(subscription.ends_at, self.reach, partial(self._reconnect, subscription))
 
-    def lose_subscription(self, subscription: Subscription) -> None:
-        """It is closed at the other end, and soon known to be."""
-        self.world.note("{} loses its subscription", self)
-        subscription.ends_at = min(subscription.ends_at, self.world.now + self.cluster.faults.travel(self.world.random))
-        self.world.at(subscription.ends_at, self._reach, partial(self._reconnect, subscription))
+    def _silence(self) -> float:
+        """How long until it takes a silent subscription for dead."""
+        return self.world.random.uniform(ANSWER, 2 * ANSWER) / self.rate
 
     def part(self, seconds: float) -> None:
         """Nothing gets to the store or back. If that lasts until the silence is noticed, the subscription is given up:
@@ -156,8 +163,7 @@ class Node:
         self._parted_until = max(self._parted_until, world.now + seconds)
         if subscription is not None:
             subscription.held_until = self._parted_until
-            deadline = world.now + world.random.uniform(ANSWER, 2 * ANSWER) / self.rate
-            world.at(deadline, self._reach, partial(self._silent, subscription))
+            world.after(self._silence(), self.reach, partial(self._silent, subscription))
 
     def _silent(self, subscription: Subscription) -> None:
         if not self.parted or subscription is not self._subscription:
@@ -179,7 +185,7 @@ class Node:
 
     # What reaches it
 
-    def _reach(self, what: Callable[[], None]) -> None:
+    def reach(self, what: Callable[[], None]) -> None:
         if not self.alive:
             return
         if self.world.now < self._frozen_until or self._draining:
@@ -217,7 +223,7 @@ class Node:
             self._attempts += 1
             after = world.random.uniform(0, ANSWER) if self.parted else 0.0
             after += min(RECONNECT_MAX, RECONNECT_MIN * 2**self._attempts) * world.random.uniform(0.5, 1)
-            world.after(after / self.rate, self._reach, self._connect)
+            world.after(after / self.rate, self.reach, self._connect)
             return
         self._attempts = 0
         self._subscription = self.cluster.bus.subscribe(self._receive)
@@ -227,7 +233,7 @@ class Node:
             self._subscription = None
             # At once, as redis-py does by itself, or after the runner's pause.
             pause = self.world.random.choice((0.0, RECONNECT_MIN)) + self.cluster.faults.travel(self.world.random)
-            self.world.after(pause, self._reach, self._connect)
+            self.world.after(pause, self.reach, self._connect)
 
     def _receive(self, subscription: Subscription, said: Said) -> None:
         self._reach_in_order(partial(self._hear, said))
@@ -288,7 +294,7 @@ class Node:
 
     def _ring(self, timer: int) -> None:
         if timer == self._timer:
-            self._reach(partial(self._tick, timer))
+            self.reach(partial(self._tick, timer))
 
     def _tick(self, timer: int) -> None:
         if timer == self._timer:
@@ -304,13 +310,14 @@ class Node:
             demand(False, "{} has {} in {}", self, mine.lease, mine.phase)
         if mine.served != self.memory.version:
             demand(False, "{} serves {}, not {}", self, self.memory.version, mine.served)
-        if self.content < self._needs[mine.contained]:
-            demand(False, "{} says it contains {}, and has {}", self, self._needs[mine.contained], self.content)
+        still, needed = self.cluster.still, self._needs[mine.contained]
+        if self.content < needed and still(self.content) < still(needed):
+            demand(False, "{} says it contains {}, and has {}", self, needed, self.content)
 
     def _check_age(self) -> None:
         had = self.cluster.database_at(self.memory.as_of)
-        demand = self.world.demand
-        demand(self.content >= had, "{} says {} is true when there was {}", self, self.content, had)
+        demand, still = self.world.demand, self.cluster.still
+        demand(still(self.content) >= still(had), "{} says {} is true when there was {}", self, self.content, had)
 
     # Its hands
 
@@ -376,6 +383,16 @@ class Node:
 
         self._ask(commit, answered, partial(self._feed, c.CommitFailed()))
 
+    def restored(self, edition: Edition) -> bool:
+        """`edition` was kept outside the store. True if there is nothing better yet."""
+        if self.memory.edition is not None:
+            return False
+        self.memory.install(edition)
+        self._check_age()
+        self.world.sometimes["began from the archive"] += 1
+        self._feed(c.Restored(edition.version))
+        return True
+
     def _confirmed(self, confirmed: bool) -> None:
         self._feed(c.Committed() if confirmed else c.Refused())
 
@@ -385,11 +402,11 @@ class Node:
             Edition(version, as_of, (), documents)  # type: ignore[arg-type]
         ):
             return
-        demand = self.world.demand
+        demand, still = self.world.demand, self.cluster.still
         whole = len(documents) == len(NAMES) and len(set(documents.values())) == 1
         demand(whole, "{} is no cut: {}", version, documents)
         if before is not None and before.epoch == version.epoch:
-            demand(self.content >= contained, "{} has {} after {}", self, self.content, contained)
+            demand(still(self.content) >= still(contained), "{} has {} after {}", self, self.content, contained)
         if before is not None and before.epoch != version.epoch:
             self.world.sometimes["reload after regress"] += 1
         self._check_age()
@@ -409,41 +426,46 @@ class Node:
     def _ask(
         self, execute: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None], within: float = ANSWER
     ) -> None:
-        """The client library sends a request a second time if the connection breaks, and gives up after `within`."""
-        world, faults = self.world, self.cluster.faults
+        """The client library gives up after `within`. Not all of them send a request a second time if the connection
+        breaks; those that do not say so at once."""
+        world, faults, backend = self.world, self.cluster.faults, self.cluster.backend
         random = world.random
         gives_up = within / self.rate
         there, back = faults.travel(random), faults.travel(random)
+        working = faults.working(random, within) if backend.transactions else 0.0
         if self.parted:
             if random.random() < 0.5:
                 world.at(self._parted_until + there, self._arrive, execute, None, None, 0.0)
-            world.after(gives_up, self._reach, fail)
+            world.after(gives_up, self.reach, fail)
             return
         if faults.lost and random.random() < faults.lost:
             fate = random.randrange(7)
             if fate == 0:  # lost
-                world.after(gives_up, self._reach, fail)
+                world.after(gives_up, self.reach, fail)
                 return
             if fate == 1:  # late
                 world.after(random.uniform(gives_up, LATE), self._arrive, execute, None, None, 0.0)
-                world.after(gives_up, self._reach, fail)
+                world.after(gives_up, self.reach, fail)
                 return
             if fate == 2:  # its answer is lost
                 world.after(there, self._arrive, execute, None, None, 0.0)
-                world.after(gives_up, self._reach, fail)
+                world.after(gives_up, self.reach, fail)
                 return
             if fate == 3:  # the connection breaks after it was done
-                world.after(there, self._arrive, execute, None, None, 0.0)
+                world.after(there, self._arrive, execute, None, None, 0.0, working)
                 there += faults.travel(random)
             elif fate <= 5:  # the connection breaks, and what was sent on it is yet to be read
                 world.after(LATE * random.random() ** 2, self._arrive, execute, None, None, 0.0)
             else:  # the answer is slow
                 back += random.uniform(0, 0.9 * gives_up)
-        if there + back >= gives_up:
-            world.after(there, self._arrive, execute, None, None, 0.0)
-            world.after(gives_up, self._reach, fail)
+            if 3 <= fate <= 5 and not backend.sends_again:
+                world.after(there, self.reach, fail)
+                return
+        if there + working + back >= gives_up:
+            world.after(there, self._arrive, execute, None, None, 0.0, working)
+            world.after(gives_up, self.reach, fail)
         else:
-            world.after(there, self._arrive, execute, then, fail, back)
+            world.after(there, self._arrive, execute, then, fail, back, working)
 
     def _arrive(
         self,
@@ -451,22 +473,51 @@ class Node:
         then: Callable[[Any], None] | None,
         fail: Callable[[], None] | None,
         back: float,
+        working: float = 0.0,
     ) -> None:
-        if self.cluster.down:
-            if fail is not None:
-                self.world.after(back, self._reach, fail)
-            return
-        result = execute()
-        if then is not None:
-            self.world.after(back, self._reach, partial(then, result))
+        """The store has the request; `then` and `fail` are None if nobody waits for the answer any more."""
+        cluster, world = self.cluster, self.world
+        starts, began, saw = cluster.starts, world.now, cluster.store.contended()
+
+        def end() -> None:
+            answer = fail
+            if not cluster.down and cluster.starts == starts:
+                undisturbed = cluster.store.contended() == saw
+                if not undisturbed:
+                    world.sometimes["statement overtaken"] += 1
+                    if then is None or not self.alive:
+                        return
+                with cluster.began(began if undisturbed else world.now):
+                    result = execute()
+                answer = partial(then, result) if then is not None else None
+            if answer is not None:
+                world.after(back, self.reach, answer)
+
+        if working and not cluster.down:
+            world.after(working, end)
+        else:
+            end()
 
     # The child
+
+    @property
+    def blind(self) -> bool:
+        """Its child does not reach the database."""
+        return self.world.now < self.blind_until
+
+    @property
+    def _child_without_store(self) -> bool:
+        return self.parted or self.cluster.down or (self.cluster.backend.one_server and self.blind)
+
+    @property
+    def _child_without_database(self) -> bool:
+        return self.blind or (self.cluster.backend.one_server and self._child_without_store)
 
     def _step(self, child: int, fail: Callable[[], None], what: Callable[[], None], delay: float = 0.0) -> None:
         """One step of what the child does, after `delay`, unless it is no more or the step fails."""
         faults, random = self.cluster.faults, self.world.random
         if faults.failing and random.random() < faults.failing / 6:
-            self.world.after(delay + faults.travel(random), self._reach, fail)
+            self.world.after(delay + faults.travel(random), self.reach, fail)
         else:
             self.world.after(delay + faults.travel(random), self._do_step, child, what)
 
@@ -484,8 +535,8 @@ class Node:
         """A request of the child's to the store."""
 
         def arrive() -> None:
-            if self.parted or self.cluster.down:
-                self.world.after(self.world.random.uniform(0, BULK) / self.rate, self._reach, fail)
+            if self._child_without_store:
+                self.world.after(self.world.random.uniform(0, BULK) / self.rate, self.reach, fail)
             else:
                 then(execute())
 
@@ -495,7 +546,7 @@ class Node:
         self._child += 1
         self._child_ready_at = self.world.now + CHILD_RESTART
         if self.coordinator._loading:
-            self.world.after(0.001, self._reach, self._load_failed)
+            self.world.after(0.001, self.reach, self._load_failed)
 
     def _build(self, version: Version, quiet: bool) -> None:
         world, lease = self.world, self._leased()
@@ -515,10 +566,10 @@ class Node:
             end(c.BuildFailed())
 
         def read() -> None:
-            if world.now < self.blind_until:
-                world.after(world.random.uniform(0.01, 30) / self.rate, self._reach, fail)
+            if self._child_without_database:
+                world.after(world.random.uniform(0.01, 30) / self.rate, self.reach, fail)
                 return
-            built.content, built.as_of = self.cluster.database, world.now
+            built.content, built.as_of = self._see_database(), world.now
             self._step(child, fail, compare if quiet else stage, self.cluster.faults.building(world.random))
 
         def compare() -> None:
@@ -529,7 +580,7 @@ class Node:
             same = committed is not None and catalogue is not None and catalogue.digest == str(built.content)
             if same and committed is not None and committed.epoch == version.epoch:
                 built.unchanged = committed
-                world.after(0.001, self._reach, partial(end, c.Unchanged(committed)))
+                world.after(0.001, self.reach, partial(end, c.Unchanged(committed)))
             else:
                 stage()
 
@@ -538,7 +589,7 @@ class Node:
                 put = partial(self.cluster.store.stage, lease, documents.pop(), built.content)
                 self._request(child, fail, put, stage)
             else:
-                world.after(0.001, self._reach, partial(end, c.Built()))
+                world.after(0.001, self.reach, partial(end, c.Built()))
 
         def out_of_time() -> None:
             if number == self._build_number:
@@ -546,13 +597,17 @@ class Node:
                 fail()
 
         self._step(child, fail, read, max(0.0, self._child_ready_at - world.now))
-        world.after(BUILD_TIMEOUT / self.rate, self._reach, out_of_time)
+        world.after(BUILD_TIMEOUT / self.rate, self.reach, out_of_time)
+
+    def _see_database(self) -> int:
+        return self.cluster.database
 
     def _load(self) -> None:
-        world, child, store, asked = self.world, self._child, self.cluster.store, self.memory.version
+        world, child, cluster, asked = self.world, self._child, self.cluster, self.memory.version
         found: dict[str, Any] = {}
         ended = False
-        run = 0
+        store = cluster.store
+        run = starts = 0
 
         def end(then: Callable[[], None]) -> None:
             nonlocal ended
@@ -563,34 +618,44 @@ class Node:
         fail = partial(end, self._load_failed)
 
         def begin() -> None:
-            nonlocal run
-            run = store.run
+            nonlocal store, run, starts
+            store = cluster.store.snapshot() if cluster.backend.transactions else cluster.store
+            run, starts = store.run, cluster.starts
             found.clear()
-            self._request(child, fail, store.head, partial(read, list(NAMES)))
+            ask(store.head, partial(read, list(NAMES)))
 
         def read(names: list[str], head: tuple[Version | None, Catalogue | None]) -> None:
             version, catalogue = head
             if version is None or catalogue is None:
-                world.after(0.001, self._reach, partial(end, partial(self._loaded, None, found, 0.0, asked)))
+                world.after(0.001, self.reach, partial(end, partial(self._loaded, None, found, 0.0, asked)))
             else:
-                self._request(child, fail, partial(store.document, names[0]), partial(keep, names, version, catalogue))
+                ask(partial(store.document, names[0]), partial(keep, names, version, catalogue))
 
         def keep(names: list[str], version: Version, catalogue: Catalogue, document: Any) -> None:
             found[names.pop(0)] = document
             if names:
-                self._request(child, fail, partial(store.document, names[0]), partial(keep, names, version, catalogue))
+                ask(partial(store.document, names[0]), partial(keep, names, version, catalogue))
             else:
-                self._request(child, fail, store.head, partial(check, version, catalogue))
+                ask(store.head, partial(check, version, catalogue))
+
+        def ask(execute: Callable[[], Any], then: Callable[[Any], None]) -> None:
+            self._request(child, fail, execute, partial(answered, then))
+
+        def answered(then: Callable[[Any], None], answer: Any) -> None:
+            if cluster.backend.transactions and cluster.starts != starts:
+                world.after(0.001, self.reach, fail)  # what it read from is gone
+            else:
+                then(answer)
 
         def check(version: Version, catalogue: Catalogue, head: tuple[Version | None, Catalogue | None]) -> None:
             if self._moved(head[0] != version or store.run != run):
                 begin()
                 return
             whole = version if None not in found.values() else None
-            world.after(0.001, self._reach, partial(end, partial(self._loaded, whole, found, catalogue.as_of, asked)))
+            world.after(0.001, self.reach, partial(end, partial(self._loaded, whole, found, catalogue.as_of, asked)))
 
         self._step(child, fail, begin, max(0.0, self._child_ready_at - world.now))
-        world.after(LOAD_TIMEOUT / self.rate, self._reach, fail)
+        world.after(LOAD_TIMEOUT / self.rate, self.reach, fail)
 
     def _moved(self, elsewhere: bool) -> bool:
         """True if what was read has to be read again, as the store is `elsewhere` by now."""

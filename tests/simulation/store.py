@@ -1,6 +1,6 @@
-"""The model of Redis: the keys, and what the scripts beside `backend.redis` do to them, each at one instant.
+"""The model of the store: its keys, and what the scripts and statements of `backend` do to them, each at one instant.
 
-Written from those scripts line by line; `test_conformance` runs both side by side.
+Written from those of Redis line by line; `test_conformance` runs it side by side with both backends.
 """
 
 import copy
@@ -74,8 +74,19 @@ class Store:
         data.staged = dict(data.staged)
         return data
 
+    def snapshot(self) -> "Store":
+        """The same, to be read as it is now."""
+        frozen = copy.copy(self)
+        frozen.data = self.dump()
+        return frozen
+
     def restore(self, data: Data) -> None:
         self.data = data
+
+    def contended(self) -> tuple[Any, ...]:
+        """What the steps below change: of two at once, in Postgres, only one can."""
+        data = self.data
+        return data.lock, data.fence, data.version, data.catalogue
 
     # The scripts
 

@@ -398,10 +398,10 @@ async def test_a_number_is_kept_with_the_run_that_gave_it_out(redis_client: Redi
         assert await redis.run_kept() == (await redis_client.info("server"))["run_id"]
 
 
-async def test_a_number_is_kept_with_the_system_and_timeline_that_gave_it_out(cache_dsn: str):
+async def test_a_number_is_kept_with_the_system_timeline_and_table_that_gave_it_out(cache_dsn: str):
     async with on_postgres(cache_dsn) as postgres:
         await postgres.acquire("a", None)
-        assert re.fullmatch(r"[0-9]+-00000001", await postgres.run_kept())
+        assert re.fullmatch(r"[0-9]+-00000001-[0-9]+", await postgres.run_kept())
 
 
 async def test_a_model_that_drifts_is_found_out(backend: Backend, monkeypatch: pytest.MonkeyPatch):

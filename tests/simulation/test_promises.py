@@ -3,16 +3,23 @@
 import pytest
 
 from scoreboardd.coordination.coordinator import Timing
+from tests.simulation import faults
+from tests.simulation.backends import ARCHIVED, BACKENDS, POSTGRES, Backend
 from tests.simulation.cluster import CALM, FASTEST, SLOWEST, Cluster
 from tests.simulation.world import World
 
 TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=60.0)
 
 
-def started(seed: int, nodes: int, *, rates: bool = True) -> Cluster:
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return request.param
+
+
+def started(backend: Backend, seed: int, nodes: int, *, rates: bool = True) -> Cluster:
     """A cluster that has its first documents, and whose builds are counted from now on."""
     world = World(seed)
-    cluster = Cluster(world, TIMING)
+    cluster = Cluster(world, TIMING, backend=backend)
     for _ in range(nodes):
         cluster.start(world.random.uniform(SLOWEST, FASTEST) if rates else 1.0)
     world.run(10.0)
@@ -30,8 +37,8 @@ def all_have(cluster: Cluster, content: int) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ten_thousand_events_in_five_seconds_on_five_nodes_are_three_builds(seed: int):
-    cluster = started(seed, 5, rates=False)
+def test_ten_thousand_events_in_five_seconds_on_five_nodes_are_three_builds(backend: Backend, seed: int):
+    cluster = started(backend, seed, 5, rates=False)
     for number in range(10_000):
         cluster.world.after(number * 5 / 10_000, cluster.solve)
     run(cluster, 5 + cluster.bounds.fresh)
@@ -40,8 +47,8 @@ def test_ten_thousand_events_in_five_seconds_on_five_nodes_are_three_builds(seed
 
 
 @pytest.mark.parametrize("nodes", range(1, 8))
-def test_one_event_is_one_build_however_many_nodes_hear_it(nodes: int):
-    cluster = started(nodes, nodes)
+def test_one_event_is_one_build_however_many_nodes_hear_it(backend: Backend, nodes: int):
+    cluster = started(backend, nodes, nodes)
     cluster.solve()
     run(cluster, TIMING.debounce / SLOWEST + CALM)
     assert all_have(cluster, 1)
@@ -50,8 +57,8 @@ def test_one_event_is_one_build_however_many_nodes_hear_it(nodes: int):
 
 
 @pytest.mark.parametrize("nodes", [1, 5])
-def test_an_endless_stream_starves_nobody(nodes: int):
-    cluster = started(nodes, nodes)
+def test_an_endless_stream_starves_nobody(backend: Backend, nodes: int):
+    cluster = started(backend, nodes, nodes)
     late = []
 
     def look(database: int) -> None:
@@ -68,24 +75,24 @@ def test_an_endless_stream_starves_nobody(nodes: int):
     assert late == []
 
 
-def test_an_idle_cluster_looks_into_the_database_once_a_period_and_not_once_a_node():
-    cluster = started(1, 4, rates=False)
+def test_an_idle_cluster_looks_into_the_database_once_a_period_and_not_once_a_node(backend: Backend):
+    cluster = started(backend, 1, 4, rates=False)
     version = cluster.store.data.version
     run(cluster, 10 * TIMING.reconcile)
     assert 8 <= cluster.judge.builds <= 11
     assert cluster.store.data.version == version
 
 
-def test_a_change_that_nobody_published_is_found():
-    cluster = started(1, 3)
+def test_a_change_that_nobody_published_is_found(backend: Backend):
+    cluster = started(backend, 1, 3)
     cluster.commit_in_silence()
     run(cluster, 1.25 * TIMING.reconcile / SLOWEST + CALM)
     assert all_have(cluster, 1)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_others_take_over_from_a_holder_that_dies(seed: int):
-    cluster = started(seed, 3)
+def test_the_others_take_over_from_a_holder_that_dies(backend: Backend, seed: int):
+    cluster = started(backend, seed, 3)
     cluster.solve()
     while not (holders := [node for node in cluster.nodes if node.coordinator.lease]):
         run(cluster, 0.001)
@@ -96,8 +103,8 @@ def test_the_others_take_over_from_a_holder_that_dies(seed: int):
     assert cluster.judge.builds == 2
 
 
-def test_a_database_that_is_down_is_asked_ever_more_seldom_and_its_return_is_noticed():
-    cluster = started(1, 3, rates=False)
+def test_a_database_that_is_down_is_asked_ever_more_seldom_and_its_return_is_noticed(backend: Backend):
+    cluster = started(backend, 1, 3, rates=False)
     for node in cluster.nodes:
         node.blind_until = cluster.world.now + 600
     cluster.solve()
@@ -108,8 +115,8 @@ def test_a_database_that_is_down_is_asked_ever_more_seldom_and_its_return_is_not
     assert all_have(cluster, 1)
 
 
-def test_a_store_that_lost_everything_starts_a_new_epoch():
-    cluster = started(1, 3)
+def test_a_store_that_lost_everything_starts_a_new_epoch(backend: Backend):
+    cluster = started(backend, 1, 3)
     before = cluster.store.data.version
     cluster.flush()
     cluster.solve()
@@ -121,8 +128,8 @@ def test_a_store_that_lost_everything_starts_a_new_epoch():
     assert all(node.told == after for node in cluster.nodes)
 
 
-def test_a_store_that_restarts_with_all_it_had_keeps_epoch_and_version():
-    cluster = started(1, 3)
+def test_a_store_that_restarts_with_all_it_had_keeps_epoch_and_version(backend: Backend):
+    cluster = started(backend, 1, 3)
     before = cluster.store.data.version
     cluster.restart_store(None)
     run(cluster, cluster.bounds.told)
@@ -134,3 +141,69 @@ def test_a_store_that_restarts_with_all_it_had_keeps_epoch_and_version():
     assert after is not None
     assert after.epoch == before.epoch
     assert after.number > before.number
+    # Where another run begins, numbers may have been forgotten, and are passed over.
+    assert (after.number - before.number > 1000) == backend.restarts_as_another
+
+
+def test_a_node_that_starts_while_the_store_is_down_begins_from_what_is_kept():
+    cluster = started(ARCHIVED, 1, 2)
+    cluster.solve()
+    run(cluster, TIMING.max_wait + cluster.keep_every / SLOWEST)
+    before = cluster.store.data.version
+    cluster.restart_store("empty", away=60.0)
+    late = cluster.start()
+    client = cluster.come(late)
+    run(cluster, 1.0)
+    assert late.memory.version == late.told == client.told == before
+    assert late.content == client.content == 1
+    run(cluster, 60.0 + cluster.bounds.told)
+    after = cluster.store.data.version
+    assert before is not None
+    assert after is not None
+    assert after.epoch != before.epoch
+    assert all(node.told == after for node in cluster.nodes)
+    assert client.told == after
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_what_a_failover_takes_back_is_gone_from_the_board(silently: bool):
+    cluster = started(POSTGRES, 1, 3)
+    cluster.solve()
+    run(cluster, TIMING.max_wait / SLOWEST + CALM)
+    replica = cluster.dump()
+    cluster.solve()
+    run(cluster, TIMING.max_wait / SLOWEST + CALM)
+    assert all_have(cluster, 2)
+    before = cluster.store.data.version
+    cluster.restart_store(replica, silently=silently)
+    run(cluster, cluster.bounds.told)
+    after = cluster.store.data.version
+    assert all_have(cluster, 1)
+    assert before is not None
+    assert after is not None
+    assert after.epoch != before.epoch
+
+
+def test_a_failover_that_loses_nothing_is_another_server_in_the_same_epoch():
+    cluster = started(POSTGRES, 1, 3)
+    before = cluster.store.data.version
+    faults.fail_over_in_step(cluster)
+    run(cluster, cluster.bounds.told)
+    assert cluster.store.data.version == before
+    cluster.solve()
+    run(cluster, TIMING.debounce / SLOWEST + CALM)
+    after = cluster.store.data.version
+    assert before is not None
+    assert after is not None
+    assert after.epoch == before.epoch
+    assert after.number - before.number > 1000
+
+
+def test_a_database_that_publishes_by_itself_leaves_nothing_to_be_found():
+    cluster = started(POSTGRES, 1, 3)
+    cluster.triggers = True
+    for _ in range(200):
+        cluster.change()
+        run(cluster, cluster.bounds.fresh)
+        assert all_have(cluster, cluster.database)
+    assert not cluster.missed
