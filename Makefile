@@ -21,8 +21,8 @@ test: $(READY) ## the test suite, against real servers
 simulate: $(READY) ## clusters in virtual time, a seed each; SEEDS=100000 FIRST=0
 	.venv/bin/python -m tests.simulation $(or $(SEEDS),10000) $(or $(FIRST),0)
 
-chaos: $(READY) ## every fault at real processes, over and over; MINUTES=10 NODES=4 SEED=1
-	.venv/bin/python -m tests.chaos $(or $(MINUTES),10) $(or $(NODES),4) $(or $(SEED),1)
+chaos: $(READY) ## every fault at real processes; MINUTES=10 NODES=4 SEED=1 BACKEND=redis, archived or postgres
+	.venv/bin/python -m tests.chaos $(or $(MINUTES),10) $(or $(NODES),4) $(or $(SEED),1) $(or $(BACKEND),redis)
 
 lint: $(READY) ## ruff
 	.venv/bin/ruff check

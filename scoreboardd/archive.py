@@ -45,7 +45,7 @@ class Archive:
         """Read what is kept, then keep what is served, until cancelled."""
         await self._restore()
         while True:
-            await asyncio.sleep(self._interval * random.uniform(0.9, 1))
+            await asyncio.sleep(self._interval * random.uniform(1, 1.1))
             await self._keep(quiet=self._interval)
 
     async def flush(self) -> None:

@@ -9,8 +9,10 @@ WITH newest AS (
     ON CONFLICT (cache_key) DO UPDATE
     SET payload = excluded.payload, encoding = excluded.encoding, epoch = excluded.epoch, version = excluded.version,
         generated_at = excluded.generated_at, building_until = excluded.building_until
-    WHERE CASE WHEN kept.epoch = excluded.epoch THEN kept.version < excluded.version
-               ELSE coalesce(kept.generated_at < excluded.generated_at, true) END
+    WHERE coalesce(CASE WHEN kept.epoch = excluded.epoch THEN kept.version < excluded.version
+                        ELSE kept.generated_at < excluded.generated_at END, true)
+      -- Somebody may have been quicker since we looked.
+      AND ($9 = 0 OR coalesce(kept.building_until <= now(), true))
     RETURNING cache_key
 ), gone AS (
     DELETE FROM leaderboard_cache

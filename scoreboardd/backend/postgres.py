@@ -252,9 +252,9 @@ class PostgresStore:
 
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
-        ((exists, writable, replica),) = await self._link.run(CHECK)
-        if replica:
-            return ["postgres: this is a replica, it takes no writes; point postgres.dsn at the primary"]
+        ((exists, writable, read_only),) = await self._link.run(CHECK)
+        if read_only:
+            return ["postgres: this server takes no writes; point postgres.dsn at the primary"]
         if not exists:
             return ["postgres: table leaderboard_cache is missing; run `scoreboardd migrate`"]
         if not writable:
@@ -275,7 +275,7 @@ CHECK = """
 SELECT cache IS NOT NULL, coalesce(
            (SELECT bool_and(has_table_privilege(cache, wanted))
             FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted), false),
-       pg_is_in_recovery()
+       current_setting('transaction_read_only')::bool
 FROM to_regclass('leaderboard_cache') AS cache
 """
 STAGE = """
@@ -285,7 +285,10 @@ ON CONFLICT (cache_key) DO UPDATE
 SET payload = excluded.payload, building_until = excluded.building_until
 """
 FORGET = "DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1) AND building_until < now()"
-HELD = "SELECT epoch, version, building_until > now() FROM leaderboard_cache WHERE cache_key = $1"
+HELD = """
+SELECT epoch, version, extract(epoch FROM generated_at)::float8, building_until > now()
+FROM leaderboard_cache WHERE cache_key = $1
+"""
 
 
 class PostgresVault:
@@ -349,8 +352,9 @@ class PostgresVault:
         `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""
         names = self._names
         for held in await self._link.run(HELD, names.version):
-            epoch, number, lately = held
-            if epoch == version.epoch and number >= version.number:
+            epoch, number, as_of, lately = held
+            theirs, ours = (number, version.number) if epoch == version.epoch else (as_of, catalogue.as_of)
+            if theirs is not None and theirs >= ours:
                 return True
             if lately and quiet:
                 return False
@@ -358,7 +362,7 @@ class PostgresVault:
         await self.stage(lease, kept)
         fresh = [name for name, _ in kept]
         _, before = _head(await self._link.run(HEAD, names.version))
-        await self._link.run(
+        rows = await self._link.run(
             self._keep,
             names.version,
             version.epoch,
@@ -370,7 +374,7 @@ class PostgresVault:
             catalogue.as_of,
             quiet,
         )
-        return True
+        return bool(rows)  # or somebody was quicker: the next look tells
 
     async def _read_head(self, connection: Any) -> tuple[Version | None, Catalogue | None]:
         return _head(await connection.fetch(HEAD, self._names.version))

@@ -126,7 +126,7 @@ class Runner:
 
     def restored(self, edition: Edition) -> None:
         """Serve what was kept outside the store, as long as there is nothing better."""
-        if self._memory.install(edition, Tier.POSTGRES):
+        if self._memory.edition is None and self._memory.install(edition, Tier.POSTGRES):
             self._feed(c.Restored(edition.version))
 
     async def contained(self, change: int) -> None:
@@ -209,6 +209,8 @@ class Runner:
         if self.coordinator.wake < c.NEVER:
             self._timer = loop.call_at(self.coordinator.wake, lambda: self._start(self._tick()))
         contained = self.coordinator.contained
+        if contained:
+            self._memory.tier = Tier.MEMORY  # a build that began after we joined made it, or found it true
         for change, waiting in self._waiting:
             if change <= contained and not waiting.done():
                 waiting.set_result(None)

@@ -162,6 +162,93 @@ class TestLoad:
         assert edition.version == version
 
 
+class TestKeep:
+    """Where documents outlive the store."""
+
+    @pytest.fixture
+    def options(self, options: dict[str, Any], cache_dsn: str, key_prefix: str) -> dict[str, Any]:
+        return options | {"archive": {"dsn": cache_dsn, "prefix": key_prefix, "stage_ttl": 30}}
+
+    @pytest.fixture(autouse=True)
+    async def cache(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[Any]:
+        connection = await asyncpg.connect(cache_dsn, timeout=10, command_timeout=30)
+        yield connection
+        await connection.execute("DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1)", key_prefix)
+        await connection.close()
+
+    async def test_nothing_is_kept_at_first(self, builder: BuilderProcess, store: RedisStore):
+        await commit(builder, store)
+        assert await builder.restore() is None
+
+    async def test_what_is_kept_comes_back(self, builder: BuilderProcess, store: RedisStore, redis_client, key_prefix):
+        await commit(builder, store)
+        served = await builder.load()
+        assert await builder.keep(served, quiet=100)
+        await redis_client.delete(Names(key_prefix).version)
+        assert await builder.load() is None
+        kept = await builder.restore()
+        assert (kept.version, kept.divisions) == (served.version, served.divisions)
+        assert kept.as_of == pytest.approx(served.as_of, abs=1e-6)
+        assert dict(kept.documents) == dict(served.documents)
+
+    async def test_what_was_built_here_can_be_kept(self, builder: BuilderProcess):
+        built, version = await build(builder), Version("e", 1)
+        assert await builder.keep(built.edition(version, built.documents), quiet=0)
+        kept = await builder.restore()
+        assert parsed(kept.documents) == EXPECTED
+        # A cut is made of what was kept as of any other edition.
+        cut = await builder.cut(kept, Owner.USERS, None, 0)
+        assert json.loads(bytes(cut)) == EXPECTED["timeline:users"]
+
+    async def test_says_if_it_is_still_to_be_done(self, builder: BuilderProcess):
+        built = await build(builder)
+        one, two = (built.edition(Version("e", number), built.documents) for number in (1, 2))
+        assert await builder.keep(one, quiet=100)
+        assert not await builder.keep(two, quiet=100)
+        assert await builder.keep(two, quiet=0)
+        assert await builder.keep(one, quiet=0), "older than what is kept, there is nothing to do"
+        assert (await builder.restore()).version == two.version
+
+    async def test_goes_on_beside_a_build_that_does_not(self, builder: BuilderProcess, admin, database: str):
+        built = await build(builder)
+        async with asyncio.TaskGroup() as tasks, locked(database):
+            building = tasks.create_task(build(builder))
+            await until(lambda: stuck(admin), "the build waits")
+            assert await builder.keep(built.edition(Version("e", 1), built.documents), quiet=0)
+            assert await builder.restore() is not None
+            assert not building.done()
+
+    async def test_of_documents_of_a_child_that_died(self, builder: BuilderProcess):
+        built = await build(builder)
+        first = builder.pid
+        builder.kill()
+        await until(lambda: builder.pid not in (None, first), "there is another child")
+        assert await builder.keep(built.edition(Version("e", 1), built.documents), quiet=0)
+        assert parsed((await builder.restore()).documents) == EXPECTED
+
+    async def test_says_what_is_wrong_with_the_table(self, options: dict[str, Any], database: str):
+        options["archive"]["dsn"] = database  # which has none
+        async with running(BuilderProcess(**options)) as builder:
+            built = await build(builder)
+            for work in (builder.restore(), builder.keep(built.edition(Version("e", 1), built.documents), quiet=0)):
+                with pytest.raises(BuilderError, match="run `scoreboardd migrate`") as raised:
+                    await work
+                assert raised.value.part == "store"
+
+    async def test_leaves_no_memory_behind(self, builder: BuilderProcess):
+        before = held()
+        built = await build(builder)
+        counts = set()
+        for number in range(3):
+            assert await builder.keep(built.edition(Version("e", number + 1), built.documents), quiet=0)
+            kept = await builder.restore()
+            counts.add(held())
+        assert len(counts) == 1, "each takes the place of the one before"
+        await until(lambda: held(builder.pid) == 0, "the child holds none of it")
+        del built, kept
+        await until(lambda: held() == before, "all memory is freed")
+
+
 class TestCut:
     @pytest.mark.parametrize("owner", Owner)
     @pytest.mark.parametrize("division_id", [None, 1, 2])

@@ -1,27 +1,35 @@
-"""`python -m tests.chaos MINUTES [NODES] [SEED]`: every fault, over and over, and the verdict."""
+"""`python -m tests.chaos MINUTES [NODES] [SEED] [BACKEND]`: every fault it has, over and over, and the verdict."""
 
+import argparse
 import asyncio
 import random
 import sys
 import time
 
 from tests.chaos import faults
-from tests.chaos.world import world
+from tests.chaos.backends import BACKENDS
+from tests.chaos.world import cluster
 
 
-async def main(minutes: float, size: int, seed: int) -> int:
-    rng = random.Random(seed)
-    print(f"{size} nodes, {minutes:g} minutes, seed {seed}", flush=True)  # noqa: T201
+async def main(minutes: float, size: int, seed: int, name: str) -> int:
+    rng, backend = random.Random(seed), BACKENDS[name]
+    print(f"{name}, {size} nodes, {minutes:g} minutes, seed {seed}", flush=True)  # noqa: T201
     end = time.monotonic() + minutes * 60
-    async with world(size, seed) as it:
+    world = backend.world()
+    async with cluster(world, size, seed):
         while time.monotonic() < end:
-            order = rng.sample(faults.ALL, len(faults.ALL))
+            order = rng.sample(backend.faults, len(backend.faults))
             while order and time.monotonic() < end:
-                await faults.run(it, [order.pop()], rng)
-    print(it.history.report())  # noqa: T201
-    return 1 if it.history.violations else 0
+                await faults.run(world, [order.pop()], rng)
+    print(world.history.report())  # noqa: T201
+    return 1 if world.history.violations else 0
 
 
 if __name__ == "__main__":
-    minutes, size, seed = (float(sys.argv[1]), *(int(a) for a in sys.argv[2:4]), *(4, 1)[len(sys.argv[2:4]) :])
-    sys.exit(asyncio.run(main(minutes, int(size), int(seed))))
+    parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("nodes", type=int, nargs="?", default=4)
+    parser.add_argument("seed", type=int, nargs="?", default=1)
+    parser.add_argument("backend", choices=BACKENDS, nargs="?", default="redis")
+    given = parser.parse_args()
+    sys.exit(asyncio.run(main(given.minutes, given.nodes, given.seed, given.backend)))

@@ -1,24 +1,45 @@
 """The faults: each is done to a world, lasts, and is mended before it returns."""
 
 import asyncio
+import os
 import random
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
-from redis.asyncio import Redis
-
-from tests.chaos.world import LOCK_TTL, Member, World
-
-Fault = Callable[[World, random.Random], Awaitable[None]]
+from tests.chaos.proxy import Proxy
+from tests.chaos.world import CACHE, KEPT, LOCK_TTL, PREFIX, ArchivedWorld, Member, PostgresWorld, RedisWorld, World
 
 #: What happens after `SIGSTOP` must happen to a holder whose lock has run out.
 FREEZE = LOCK_TTL + 1.5
+
+# Whoever wants all rows waits for the statements of nodes first, lest it and they wait for each other: for all of them,
+# or for those that hold the lease's row, which take it before any other.
+ALONE = "LOCK TABLE leaderboard_cache IN EXCLUSIVE MODE"
+LEASE_FIRST = f"SELECT FROM leaderboard_cache WHERE cache_key = '{PREFIX}leaderboard:rebuild:lock' FOR UPDATE"
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    befall: Callable[[Any, random.Random], Awaitable[None]]
+    "Is given the world, of a class that knows this fault."
+
+
+def fault(befall: Callable[[Any, random.Random], Awaitable[None]]) -> Fault:
+    """Named like the function."""
+    return Fault(befall.__name__.replace("_", " "), befall)
 
 
 def _one(world: World, rng: random.Random) -> Member:
     return rng.choice(world.members)
 
 
+# Nodes
+
+
+@fault
 async def kill_a_node(world: World, rng: random.Random) -> None:
     member = _one(world, rng)
     await member.kill()
@@ -26,11 +47,13 @@ async def kill_a_node(world: World, rng: random.Random) -> None:
     await member.start()
 
 
+@fault
 async def kill_all_nodes(world: World, rng: random.Random) -> None:
-    await asyncio.gather(*(member.kill() for member in world.members))
-    await asyncio.gather(*(member.start() for member in world.members))
+    await _kill_all(world)
+    await _start_all(world)
 
 
+@fault
 async def freeze_a_node(world: World, rng: random.Random) -> None:
     process = _one(world, rng).node.process
     process.send_signal(signal.SIGSTOP)
@@ -38,122 +61,228 @@ async def freeze_a_node(world: World, rng: random.Random) -> None:
     process.send_signal(signal.SIGCONT)
 
 
-async def restart_valkey_with_its_data(world: World, rng: random.Random) -> None:
+async def _kill_all(world: World) -> None:
+    await asyncio.gather(*(member.kill() for member in world.members))
+
+
+async def _start_all(world: World) -> None:
+    await asyncio.gather(*(member.start() for member in world.members))
+
+
+# Links
+
+
+def links(
+    name: str,
+    server: str,
+    befall: Callable[[Proxy, random.Random], None],
+    *,
+    everybody: bool,
+    seconds: tuple[float, float] = (0, 0),
+    then_reset: bool = False,
+) -> Fault:
+    """Something befalls the links of a node, or of everybody, to a server, and lasts for some seconds."""
+
+    async def befall_links(world: World, rng: random.Random) -> None:
+        members = world.members if everybody else [_one(world, rng)]
+        befallen = [member.links[server] for member in members]
+        for link in befallen:
+            befall(link, rng)
+        await asyncio.sleep(rng.uniform(*seconds))
+        for link in befallen:
+            if then_reset:
+                link.reset()
+            link.heal()
+
+    return Fault(f"{name} {server}, {'all nodes' if everybody else 'a node'}{' then reset' * then_reset}", befall_links)
+
+
+def _slow(link: Proxy, rng: random.Random) -> None:
+    link.slow(rng.uniform(0.05, 0.5))
+
+
+def _swallow(link: Proxy, rng: random.Random) -> None:
+    link.swallow()
+
+
+def _reset(link: Proxy, rng: random.Random) -> None:
+    link.reset()
+
+
+def _of_links(server: str) -> list[Fault]:
+    return [
+        links("slow", server, _slow, everybody=True, seconds=(3, 3)),
+        links("reset", server, _reset, everybody=True),
+        links("swallow", server, _swallow, everybody=False, seconds=(1, 12)),
+        links("swallow", server, _swallow, everybody=False, seconds=(1, 6), then_reset=True),
+        links("swallow", server, _swallow, everybody=True, seconds=(1, 6), then_reset=True),
+        links("half of", server, Proxy.swallow_some, everybody=False, seconds=(1, 12)),
+        links("half of", server, Proxy.swallow_some, everybody=True, seconds=(1, 12), then_reset=True),
+    ]
+
+
+# Valkey
+
+
+@fault
+async def restart_valkey_with_its_data(world: RedisWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.valkey.restart, keep_data=True)
 
 
-async def restart_valkey_empty(world: World, rng: random.Random) -> None:
+@fault
+async def restart_valkey_empty(world: RedisWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.valkey.restart, keep_data=False)
 
 
-async def kill_valkey(world: World, rng: random.Random) -> None:
+@fault
+async def kill_valkey(world: RedisWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.valkey.kill)
     await asyncio.sleep(rng.uniform(0, 2))
     await asyncio.to_thread(world.valkey.start)
 
 
-async def flushall(world: World, rng: random.Random) -> None:
-    async with Redis.from_url(world.valkey.url()) as redis:
+@fault
+async def flushall(world: RedisWorld, rng: random.Random) -> None:
+    async with world.redis() as redis:
         await redis.flushall()
 
 
+# Valkey, and what Postgres keeps
+
+
+@fault
+async def kill_all_nodes_and_empty_valkey(world: ArchivedWorld, rng: random.Random) -> None:
+    shown = await _kept(world)
+    await _kill_all(world)
+    await asyncio.to_thread(world.valkey.restart, keep_data=False)
+    await _start_all(world)
+    await world.answered_from_cold("kill all nodes and empty valkey", shown)
+
+
+@fault
+async def kill_all_nodes_and_valkey(world: ArchivedWorld, rng: random.Random) -> None:
+    shown = await _kept(world)
+    await _kill_all(world)
+    await asyncio.to_thread(world.valkey.kill)
+    await _start_all(world)
+    await world.answered_from_cold("kill all nodes and valkey", shown, only_kept=True)
+    await asyncio.to_thread(world.valkey.start)
+
+
+async def _kept(world: ArchivedWorld) -> frozenset[tuple[int, int]]:
+    """What has been shown for so long that it is kept."""
+    shown = world.shown()
+    await asyncio.sleep(KEPT)
+    return shown
+
+
+# Postgres
+
+
+@fault
 async def restart_postgres(world: World, rng: random.Random) -> None:
     await asyncio.to_thread(world.postgres.restart)
 
 
+@fault
+async def restart_postgres_immediately(world: World, rng: random.Random) -> None:
+    os.kill(world.postgres.pid, signal.SIGQUIT)
+    await asyncio.to_thread(world.postgres.restart)  # which waits until it has gone
+
+
+@fault
 async def kill_postgres(world: World, rng: random.Random) -> None:
     await asyncio.to_thread(world.postgres.kill)
     await asyncio.sleep(rng.uniform(0, 2))
     await asyncio.to_thread(world.postgres.start)
 
 
-async def reset_redis_connections(world: World, rng: random.Random) -> None:
-    for member in world.members:
-        member.redis.reset()
+@fault
+async def terminate_our_sessions(world: World, rng: random.Random) -> None:
+    await world.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'scoreboardd'")
 
 
-async def swallow_redis_of_a_node(world: World, rng: random.Random) -> None:
-    proxy = _one(world, rng).redis
-    proxy.swallow()
-    await asyncio.sleep(rng.uniform(1, 12))
-    proxy.heal()
+# Our table
 
 
-async def swallow_redis_then_reset(world: World, rng: random.Random) -> None:
-    proxy = _one(world, rng).redis
-    proxy.swallow()
-    await asyncio.sleep(rng.uniform(1, 6))
-    proxy.reset()
-    proxy.heal()
+@fault
+async def truncate_our_table(world: World, rng: random.Random) -> None:
+    await world.execute("TRUNCATE leaderboard_cache")
 
 
-async def swallow_postgres_of_a_node(world: World, rng: random.Random) -> None:
-    proxy = _one(world, rng).postgres
-    proxy.swallow()
-    await asyncio.sleep(rng.uniform(1, 12))
-    proxy.heal()
+@fault
+async def delete_our_rows(world: World, rng: random.Random) -> None:
+    await world.execute(ALONE, "DELETE FROM leaderboard_cache")
 
 
-async def swallow_postgres_of_all(world: World, rng: random.Random) -> None:
-    for member in world.members:
-        member.postgres.swallow()
-    await asyncio.sleep(rng.uniform(1, 6))
-    for member in world.members:
-        member.postgres.reset()
-        member.postgres.heal()
+@fault
+async def drop_our_table(world: World, rng: random.Random) -> None:
+    await world.execute("DROP TABLE leaderboard_cache")
+    await asyncio.sleep(rng.uniform(0, 3))
+    await world.execute(CACHE)
 
 
-async def slow_redis(world: World, rng: random.Random) -> None:
-    for member in world.members:
-        member.redis.delay = rng.uniform(0.05, 0.5)
-    await asyncio.sleep(3)
-    for member in world.members:
-        member.redis.heal()
+@fault
+async def take_our_rows_back_in_time(world: World, rng: random.Random) -> None:
+    await world.execute("CREATE TABLE older AS TABLE leaderboard_cache")
+    await asyncio.sleep(rng.uniform(1, 5))
+    await world.execute(
+        ALONE,
+        "DELETE FROM leaderboard_cache",
+        "INSERT INTO leaderboard_cache TABLE older",
+        "DROP TABLE older",
+    )
+    # Nobody is told. With the next change they find out.
+    await world.one_more_change()
 
 
-async def slow_postgres(world: World, rng: random.Random) -> None:
-    for member in world.members:
-        member.postgres.delay = rng.uniform(0.05, 0.5)
-    await asyncio.sleep(3)
-    for member in world.members:
-        member.postgres.heal()
+@fault
+async def lock_our_rows(world: PostgresWorld, rng: random.Random) -> None:
+    await _hold(world, rng, "SELECT FROM leaderboard_cache FOR UPDATE")
 
 
-ALL: list[Fault] = [
+@fault
+async def change_our_rows_slowly(world: PostgresWorld, rng: random.Random) -> None:
+    await _hold(world, rng, "UPDATE leaderboard_cache SET encoding = encoding")
+
+
+@fault
+async def lock_our_table(world: PostgresWorld, rng: random.Random) -> None:
+    await _hold(world, rng, "LOCK TABLE leaderboard_cache")
+
+
+async def _hold(world: PostgresWorld, rng: random.Random, statement: str) -> None:
+    await world.execute(LEASE_FIRST, statement, f"SELECT pg_sleep({rng.uniform(1, 8)})")
+
+
+ANYWHERE = [
     kill_a_node,
     kill_all_nodes,
     freeze_a_node,
+    restart_postgres,
+    restart_postgres_immediately,
+    kill_postgres,
+    terminate_our_sessions,
+    *_of_links("postgres"),
+]
+REDIS = [
+    *ANYWHERE,
     restart_valkey_with_its_data,
     restart_valkey_empty,
     kill_valkey,
     flushall,
-    restart_postgres,
-    kill_postgres,
-    reset_redis_connections,
-    swallow_redis_of_a_node,
-    swallow_redis_then_reset,
-    swallow_postgres_of_a_node,
-    swallow_postgres_of_all,
-    slow_redis,
-    slow_postgres,
+    *_of_links("redis"),
 ]
-
-#: For a run that has a minute: the ones that differ most, each once.
-SHORT: list[Fault] = [
-    kill_a_node,
-    freeze_a_node,
-    kill_valkey,
-    flushall,
-    restart_postgres,
-    swallow_redis_then_reset,
-    slow_redis,
-]
+OUR_TABLE = [truncate_our_table, delete_our_rows, drop_our_table, take_our_rows_back_in_time]
+ARCHIVED = [*REDIS, *OUR_TABLE, kill_all_nodes_and_empty_valkey, kill_all_nodes_and_valkey]
+POSTGRES = [*ANYWHERE, *OUR_TABLE, lock_our_rows, change_our_rows_slowly, lock_our_table]
 
 
 async def run(world: World, faults: list[Fault], rng: random.Random) -> None:
     """One after the other, each until the cluster has recovered."""
-    for fault in faults:
+    for each in faults:
         # At any moment of a rebuild.
         await asyncio.sleep(rng.uniform(0, 1.5))
-        await fault(world, rng)
-        await world.recovered(fault.__name__)
+        await each.befall(world, rng)
+        world.history.faults += 1
+        await world.recovered(each.name)

@@ -1,16 +1,38 @@
-"""The short form of `make chaos`: real processes, real servers, each kind of fault once."""
+"""The short form of `make chaos`: real processes, real servers, and the faults that differ most, each once."""
 
 import random
 
 import pytest
 
 from tests.chaos import faults
-from tests.chaos.world import world
+from tests.chaos.world import ArchivedWorld, PostgresWorld, World, cluster
+
+REDIS = [
+    faults.kill_a_node,
+    faults.freeze_a_node,
+    faults.kill_valkey,
+    faults.flushall,
+    faults.restart_postgres,
+    faults.kill_all_nodes_and_valkey,
+]
+POSTGRES = [
+    faults.kill_a_node,
+    faults.freeze_a_node,
+    faults.kill_postgres,
+    faults.truncate_our_table,
+    faults.terminate_our_sessions,
+    faults.take_our_rows_back_in_time,
+    faults.change_our_rows_slowly,
+]
 
 
 @pytest.mark.timeout(180)
-async def test_the_invariants_hold_under_fire():
-    async with world(3, seed=7) as it:
-        await faults.run(it, faults.SHORT, random.Random(7))
-    assert not it.history.violations, it.history.report()
-    assert it.history.told > 0
+@pytest.mark.parametrize(
+    ("kind", "befall"), [(ArchivedWorld, REDIS), (PostgresWorld, POSTGRES)], ids=["redis", "postgres"]
+)
+async def test_the_invariants_hold_under_fire(kind: type[World], befall: list[faults.Fault]):
+    world = kind()
+    async with cluster(world, 3, seed=7):
+        await faults.run(world, befall, random.Random(7))
+    assert not world.history.violations, world.history.report()
+    assert world.history.told > 0

@@ -34,6 +34,7 @@ from scoreboardd.coordination.coordinator import (
     Phase,
     Refused,
     Renew,
+    Restored,
     Resumed,
     Tell,
     Tick,
@@ -500,6 +501,69 @@ class TestLoaded:
         assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
 
 
+class TestRestored:
+    """What was kept outside the store, read before the store has answered."""
+
+    @pytest.fixture
+    def restored(self) -> Machine:
+        """Serves version 5 since the store was asked what it has; its clock stands at 0."""
+        node = Machine()
+        assert node(Resumed()) == [Load()]
+        node(Restored(v(5)))
+        assert node.coordinator.served == v(5)
+        return node
+
+    def test_is_told_to_who_is_there_already(self):
+        assert Machine()(Restored(v(5))) == [Tell(v(5), None)]
+
+    def test_without_a_store_nothing_else_is_done(self):
+        node = Machine()
+        node(Restored(v(5)))
+        assert node.coordinator.wake == NEVER
+        assert node.coordinator.contained == 0
+
+    def test_before_the_store_is_there_is_seen_by_it(self):
+        node = Machine()
+        node(Restored(v(5)))
+        assert node(Resumed()) == [Load()]
+        assert node(LoadFailed()) == []
+        node.at_wake(TryLock(v(5)), at=TIMING.debounce)
+
+    def test_when_something_is_served_changes_nothing(self, node: Machine):
+        for older in (v(0), v(9), v(9, "f")):
+            assert node(Restored(older)) == []
+            assert node.coordinator.served == v(1)
+
+    def test_that_the_store_has_too_is_not_told_again(self, restored: Machine):
+        assert restored(Loaded(v(5))) == []
+        assert not restored.coordinator.behind
+
+    def test_gives_way_to_what_is_newer_in_the_store(self, restored: Machine):
+        assert restored(Loaded(v(6))) == [Tell(v(6), None)]
+
+    def test_gives_way_to_another_epoch_but_only_when_that_is_asked_for_after_it(self, restored: Machine):
+        assert restored(Loaded(v(2, "f"))) == [Load()]
+        assert restored(Loaded(v(2, "f"))) == [Tell(v(2, "f"), None)]
+        restored.at_wake(TryLock(v(2, "f")), at=TIMING.debounce)
+
+    @pytest.mark.parametrize("found", [None, v(4)])
+    def test_that_the_store_has_lost_is_seen_by_who_builds_next(self, restored: Machine, found: Version | None):
+        assert restored(Loaded(found)) == [Load()]
+        assert restored(Loaded(found)) == []
+        restored.at_wake(TryLock(v(5)), at=TIMING.debounce)
+        assert restored(Won(v(1, "f"))) == [Build(v(1, "f"), quiet=True)]
+        assert restored(Built()) == [Commit(None, changes=restored.coordinator.changes)]
+        assert restored(Committed()) == [Tell(v(1, "f"), None)]
+
+    def test_contains_a_change_only_when_the_cluster_says_so(self, restored: Machine):
+        restored(Noted(SOLVE))
+        assert restored(Loaded(v(5))) == []
+        assert restored.coordinator.stale
+        restored(Heard(Begun(v(6))))
+        restored(Heard(Confirmed(v(6), v(5), 0.0)))
+        assert not restored.coordinator.stale
+
+
 class TestTick:
     def test_too_early_does_nothing(self, node: Machine):
         node(Noted(SOLVE))
@@ -530,7 +594,13 @@ heard = st.one_of(
     st.builds(Confirmed, versions, versions, st.just(0.0)),
     st.builds(Abandoned, versions),
 )
-unasked = st.one_of(st.builds(Noted, events), st.just(Resumed()), st.builds(Heard, heard), st.just(Tick()))
+unasked = st.one_of(
+    st.builds(Noted, events),
+    st.just(Resumed()),
+    st.builds(Heard, heard),
+    st.builds(Restored, versions),
+    st.just(Tick()),
+)
 #: What may be said to each question, in whatever state of the store.
 answers = {
     TryLock: st.one_of(st.builds(Won, versions), st.builds(Busy, st.floats(0, TIMING.lock_ttl)), st.just(TryFailed())),

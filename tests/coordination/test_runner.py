@@ -25,6 +25,7 @@ from tests.backend.relay import relay
 from tests.board.expected import parsed
 from tests.builder.platform import CONTEST, locked, stuck
 from tests.contests import SCHEMA_SQL, insert
+from tests.editions import edition
 from tests.nodes import until
 
 TIMING = {
@@ -438,3 +439,49 @@ class TestJoining:
             await until(lambda: second.told, "it tells of the version that is there")
             assert second.memory.version == first.memory.version
             assert second.has("ada")
+
+    async def test_of_nodes_that_start_together_all_know_that_it_is_what_the_board_is(self, cluster: Cluster):
+        async with cluster(2) as nodes:
+            assert [node.memory.tier for node in nodes] == [Tier.MEMORY] * 2
+
+
+class TestRestored:
+    """What was kept outside the store is found before the store is."""
+
+    async def test_is_served_and_told_until_the_store_has_its_say(self, cluster: Cluster, redis_url: str):
+        port, kept = free_port(), Version("kept", 5)
+        async with cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,):
+            node.runner.restored(edition(kept, {"leaderboard:users": {"entries": []}}))
+            assert (node.memory.version, node.memory.tier) == (kept, Tier.POSTGRES)
+            assert [version for version, _ in node.told] == [kept]
+            async with relay(redis_url, port):
+                await until(lambda: node.has("ada"), "the store is empty, so it builds")
+                assert node.memory.version.epoch != kept.epoch
+                assert node.memory.tier is Tier.MEMORY
+                await until(lambda: node.told[-1][0] == node.memory.version, "its clients are told")
+                await node.stop()
+                await node.store.aclose()
+
+    async def test_that_is_what_the_store_has_is_not_told_again(self, cluster: Cluster, redis_url: str):
+        port = free_port()
+        async with (
+            cluster(1) as (first,),
+            cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,),
+        ):
+            node.runner.restored(first.memory.edition)
+            told = list(node.told)
+            async with relay(redis_url, port):
+                await until(lambda: node.memory.tier is Tier.MEMORY, "the cluster has confirmed it")
+                assert node.memory.version == first.memory.version
+                assert node.told == told
+                await node.stop()
+                await node.store.aclose()
+
+    @pytest.mark.parametrize("epoch", ["its own", "another"])
+    async def test_when_there_is_something_better_changes_nothing(self, cluster: Cluster, epoch: str):
+        async with cluster(1) as (node,):
+            served, told = node.memory.edition, list(node.told)
+            node.runner.restored(edition(Version(served.version.epoch, 0) if epoch == "its own" else Version("e", 9)))
+            assert node.memory.edition is served
+            assert node.memory.tier is Tier.MEMORY
+            assert node.told == told
