@@ -40,7 +40,7 @@ BOUND = LOCK_TTL + 15.0 + RECONCILE * 1.25 + 3.0
 PERSIST_INTERVAL = 2.0
 #: Seconds from a version's being served to its being kept. A node that offers it just before the last write is an
 #: interval old is told to wait, and does so for another one.
-KEPT = PERSIST_INTERVAL * 1.1 + 1.5
+KEPT = PERSIST_INTERVAL * 2.2 + 1.5
 #: Seconds in which a node that listens, in a cluster that has nothing but what is kept, must answer with that: time
 #: for its builder process to start, beside those of the others.
 COLD = 10.0
