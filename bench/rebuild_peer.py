@@ -45,7 +45,9 @@ async def rebuild(connection: Any) -> list[bytes]:
     ):
         challenges = await connection.fetch(_POINTS)
         documents.append(
-            _leaderboard(challenges, await connection.fetch(owners), await connection.fetch(solves), id_field, name_field)
+            _leaderboard(
+                challenges, await connection.fetch(owners), await connection.fetch(solves), id_field, name_field
+            )
         )
     challenges = await connection.fetch(_POINTS)
     for solves, id_field, name_field in (

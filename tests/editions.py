@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.board.documents import boards_of, keys, render
+from scoreboardd.board.documents import keys
 from scoreboardd.builder.parcel import Parcel, pack
 from scoreboardd.edition import Edition, Version
+from tests.board.expected import rendered
 from tests.contests import to_rows
 from tests.oracle import Tables
 
@@ -30,5 +31,4 @@ def edition(
 def edition_of(version: Version, tables: Tables) -> Edition:
     """What the real path makes of these tables."""
     rows = to_rows(tables)
-    rendered = [document for board in boards_of(rows) for document in render(*board)]
-    return Edition(version, time.time(), tuple(rows.divisions), Parcel(*pack(rendered)))
+    return Edition(version, time.time(), tuple(rows.roster.divisions), Parcel(*pack(rendered(rows).items())))

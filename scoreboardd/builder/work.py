@@ -10,17 +10,16 @@ What takes the processor long runs in a thread: a cut must not wait for a build,
 """
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from scoreboardd.backend.base import Catalogue, Lease, Vault
 from scoreboardd.board import documents
-from scoreboardd.board.board import Board
 from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.rows import Micros
+from scoreboardd.board.scoreboard import Scoreboard
 from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource
 
@@ -63,13 +62,14 @@ class Builder:
     async def build(self, lease: Lease, *, quiet: bool) -> Work:
         stages = Stages()
         with stages.timed("read"):
-            rows, as_of = await self._source.read()
+            rows, as_of, _ = await self._source.read()
         with stages.timed("build"):
-            boards = await asyncio.to_thread(list, documents.boards_of(rows))
+            scoreboard = await asyncio.to_thread(Scoreboard, rows)
         with stages.timed("render"):
-            rendered = await asyncio.to_thread(_render, boards)
-            catalogue = Catalogue(await asyncio.to_thread(_digest, rendered), as_of, tuple(rows.divisions))
-        counts = {name: len(getattr(rows, name)) for name in ("challenges", "teams", "users", "solves")}
+            rendered = await asyncio.to_thread(_plain, scoreboard)
+            catalogue = Catalogue(scoreboard.digest, as_of, tuple(rows.roster.divisions))
+        counts = {name: len(getattr(rows.roster, name)) for name in ("challenges", "teams", "users")}
+        counts["solves"] = len(rows.solves)
         with stages.timed("commit"):
             if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:
                 return Work(catalogue, stages.seconds, counts, unchanged=unchanged)
@@ -101,13 +101,5 @@ class Builder:
         await self._vault.aclose()
 
 
-def _render(boards: Iterable[tuple[Board, int | None]]) -> list[tuple[str, bytes]]:
-    return [document for board in boards for document in documents.render(*board)]
-
-
-def _digest(rendered: Iterable[tuple[str, bytes]]) -> str:
-    digest = hashlib.sha256()
-    for name, document in rendered:
-        digest.update(f"{name}:{len(document)}:".encode())
-        digest.update(document)
-    return digest.hexdigest()
+def _plain(scoreboard: Scoreboard) -> list[tuple[str, bytes]]:
+    return [(name, b"".join(document.text())) for name, document in scoreboard.documents().items()]

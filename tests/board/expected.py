@@ -4,14 +4,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scoreboardd.board import documents
 from scoreboardd.board.rows import Rows
+from scoreboardd.board.scoreboard import Scoreboard
 from tests import oracle
 
 
 def rendered(rows: Rows) -> dict[str, bytes]:
     """Every document of these rows, by name."""
-    return dict(document for board in documents.boards_of(rows) for document in documents.render(*board))
+    return plain(Scoreboard(rows))
+
+
+def plain(scoreboard: Scoreboard) -> dict[str, bytes]:
+    return {name: b"".join(document.text()) for name, document in scoreboard.documents().items()}
 
 
 def parsed(bodies: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
