@@ -60,16 +60,16 @@ class Side:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def news(self, rank: Ints, column: Ints, solves: Solves) -> Cells:
+    def news(self, rank: Ints, column: Ints, at: Ints, first_blood: Bools) -> Cells:
         """What these solves, by the owners of `rank`, change; nothing has changed yet."""
         cell = rank * self.columns + column
         order = np.argsort(cell)
-        cell, its = cell[order], solves[order]
+        cell = cell[order]
         starts = np.flatnonzero(np.diff(cell, prepend=-1))
         cell = cell[starts]
         before, had_blood = self.at[cell], self.first_blood[cell]
-        at = np.minimum(_each(np.minimum, its["at"], starts), before)
-        blood = _each(np.logical_or, its["first_blood"], starts) | had_blood
+        at = np.minimum(_each(np.minimum, at[order], starts), before)
+        blood = _each(np.logical_or, first_blood[order], starts) | had_blood
         new = (at != before) | (blood != had_blood)
         cell = cell[new]
         rank, column = np.divmod(cell, max(self.columns, 1))
@@ -116,13 +116,12 @@ class Contest:
         user, known_user = _find(solves["user_id"], self.sides[Owner.USERS].ids)
         column, known_challenge = _find(solves["challenge_id"], self._challenge_ids)
         known = known_user & known_challenge
-        solves, user, column = solves[known], user[known], column[known]
+        their = [user, column, solves["at"], solves["first_blood"]]
+        user, *what = their if known.all() else [values[known] for values in their]
         team = self.team_of[user]
         teamed = team >= 0
-        return {
-            Owner.USERS: self.sides[Owner.USERS].news(user, column, solves),
-            Owner.TEAMS: self.sides[Owner.TEAMS].news(team[teamed], column[teamed], solves[teamed]),
-        }
+        its = [team, *what] if teamed.all() else [values[teamed] for values in (team, *what)]
+        return {Owner.USERS: self.sides[Owner.USERS].news(user, *what), Owner.TEAMS: self.sides[Owner.TEAMS].news(*its)}
 
     def apply(self, news: Mapping[Owner, Cells]) -> None:
         for owner, cells in news.items():

@@ -20,6 +20,7 @@ BUCKETS = 512
 "Lines of a timeline in a chunk, on average: about 60 kB."
 
 _DAY = 86_400
+_NARROW = 1 << 16
 _MARK = b"\1"
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -64,7 +65,7 @@ class Entries:
         at = at[row, column]
         seconds, micros = np.divmod(at, 1_000_000)
         days, second = np.divmod(seconds, _DAY)
-        days, day = np.unique(days, return_inverse=True)
+        days, day = _distinct(days)
         ms, us = np.divmod(micros, 1000)
         dates = _table([f"{date.fromordinal(d + _EPOCH)}T".encode() for d in days.tolist()] or [b""])
         solves = np.empty(
@@ -96,14 +97,25 @@ class Buckets:
 
     def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
         parts = np.empty((len(rows), 4), np.object_)
-        majors, major = np.unique(rows["major"], return_inverse=True)
+        majors, major = _distinct(rows["major"])
         parts[:, 0] = objects([f',{{"timestamp":"{rfc3339(m * BUCKET)}",'.encode() for m in majors.tolist()])[major]
         parts[:, 1] = self._side.labels[rows["rank"]]
-        sums, points = np.unique(rows["points"], return_inverse=True)
+        sums, points = _distinct(rows["points"])
         parts[:, 2] = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])[points]
         parts[:, 3] = self._counts[rows["count"]]
         flat = parts.ravel().tolist()
         return [b"".join(flat[4 * start : 4 * end]) for start, end in pairwise([*starts, len(rows)])]
+
+
+def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
+    """The few values there are, in order, and which of them each is."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if high - low >= _NARROW:
+        return np.unique(values, return_inverse=True)
+    # Near each other they can be ticked off in a list of all that could be, in a fifth of the time.
+    there = np.zeros(high - low + 1, np.bool_)
+    there[values - low] = True
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[values - low]
 
 
 def _scattered(ids: Ints, salt: Ints | int, every: int) -> Bools:
