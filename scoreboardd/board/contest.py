@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from scoreboardd.board.documents import Owner
-from scoreboardd.board.rows import Roster, Solves
+from scoreboardd.board.rows import Roster, Solves, find
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -101,7 +101,7 @@ class Contest:
         self.team_of: Ints = np.array([ranks.get(user.team_id, -1) for user in users], np.int64)
         "Of each user the rank of its team, -1 for none."
         self._division_of = objects([team.division_id for team in teams])
-        self._challenge_ids: Ints = np.array([challenge.id for challenge in self.challenges], np.int64)
+        self._roster = roster
 
     def members(self, division_id: int | None) -> dict[Owner, Bools]:
         """Which users and teams take part in a division, or at all."""
@@ -113,8 +113,8 @@ class Contest:
 
     def news(self, solves: Solves) -> dict[Owner, Cells]:
         """What these solves change. Those by users or of challenges that are not listed count for nothing."""
-        user, known_user = _find(solves["user_id"], self.sides[Owner.USERS].ids)
-        column, known_challenge = _find(solves["challenge_id"], self._challenge_ids)
+        user, known_user = find(solves["user_id"], self._roster.user_ids)
+        column, known_challenge = find(solves["challenge_id"], self._roster.challenge_ids)
         known = known_user & known_challenge
         their = [user, column, solves["at"], solves["first_blood"]]
         user, *what = their if known.all() else [values[known] for values in their]
@@ -131,14 +131,6 @@ class Contest:
 def _each(function: np.ufunc, values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:
     """`function` over each stretch of values; `reduceat` cannot do none."""
     return function.reduceat(values, starts) if len(starts) else values
-
-
-def _find(wanted: Ints, ids: Ints) -> tuple[Ints, Bools]:
-    """Where each is in `ids`, which are in order, and whether it is there at all."""
-    if not len(ids):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
-    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return place, ids[place] == wanted
 
 
 def objects(values: list[Any]) -> NDArray[np.object_]:

@@ -22,6 +22,7 @@ SOLVE = np.dtype([("user_id", np.int64), ("challenge_id", np.int64), ("at", np.i
 
 Solves = NDArray[Any]
 "An array of `SOLVE`."
+Ids = NDArray[np.int64]
 
 
 class Challenge(NamedTuple):
@@ -55,12 +56,14 @@ class Roster:
     divisions: list[int]
 
     @cached_property
-    def user_ids(self) -> NDArray[np.int64]:
-        return np.array([user.id for user in self.users], np.int64)
+    def user_ids(self) -> Ids:
+        """In order."""
+        return np.array(sorted(user.id for user in self.users), np.int64)
 
     @cached_property
-    def challenge_ids(self) -> NDArray[np.int64]:
-        return np.array([challenge.id for challenge in self.challenges], np.int64)
+    def challenge_ids(self) -> Ids:
+        """In order."""
+        return np.array(sorted(challenge.id for challenge in self.challenges), np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,3 +75,11 @@ class Rows:
 def solves_of(records: Iterable[tuple[int, int, Micros, bool]]) -> Solves:
     """(user_id, challenge_id, at, first_blood) of each, as an array."""
     return np.array(list(records), SOLVE)
+
+
+def find(wanted: Ids, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
+    """Where each of those wanted is in `ids`, which are in order, and whether it is there at all."""
+    if not len(ids):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return place, ids[place] == wanted

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Self
 import asyncpg
 import numpy as np
 
-from scoreboardd.board.rows import SOLVE, Challenge, Roster, Rows, Solves, Team, User
+from scoreboardd.board.rows import SOLVE, Challenge, Roster, Rows, Solves, Team, User, find
 
 CONNECT = 5.0
 "Seconds to reach the database."
@@ -185,9 +185,9 @@ class PostgresSource:
             ("users", "user_id", roster.user_ids),
             ("challenges", "challenge_id", roster.challenge_ids),
         ):
-            strange = np.setdiff1d(solves[column], known).tolist()
+            strange = solves[column][~find(solves[column], known)[1]]
             query = f"SELECT count(*) FROM ({self._sql[name]}) AS them WHERE id = ANY($1)"  # noqa: S608
-            if strange and await connection.fetchval(query, strange):
+            if len(strange) and await connection.fetchval(query, np.unique(strange).tolist()):
                 return True
         return False
 
