@@ -43,7 +43,8 @@ INSERT INTO challenges (title, category, points, minimum_points)
   FROM generate_series(1, {challenges}) n;
 WITH solves AS (
   SELECT u AS user_id, c AS challenge_id FROM generate_series(1, {users}) u, generate_series(1, {challenges}) c
-  WHERE random() < {correct} / ({users}::float * {challenges}) * (0.4 + 1.2 * u / {users}) * (0.4 + 1.2 * c / {challenges})
+  WHERE random() < {correct} / ({users}::float * {challenges})
+                   * (0.4 + 1.2 * u / {users}) * (0.4 + 1.2 * c / {challenges})
 ), attempts AS (
   SELECT user_id, challenge_id, true AS correct FROM solves
   UNION ALL

@@ -1,10 +1,10 @@
 """Who has what: the facts of a contest as arrays, which grow by solves and change in no other way.
 
-Rules (contract §5): an owner, user or team, has a challenge once, from its first correct submission; a team's solves are
-those of its visible users. Whatever else changes in a contest makes another `Contest`.
+Rules (contract §5): an owner, user or team, has a challenge once, from its first correct submission; a team's solves
+are those of its visible users. Whatever else changes in a contest makes another `Contest`.
 
-An owner is known by its *rank* (its place in the order that breaks ties, which is that of `Side.ids`), a challenge by its
-*column* (its place among the ids). A *cell* is one owner's one challenge, numbered `rank * columns + column`.
+An owner is known by its *rank* (its place in the order that breaks ties, which is that of `Side.ids`), a challenge by
+its *column* (its place among the ids). A *cell* is one owner's one challenge, numbered `rank * columns + column`.
 """
 
 from collections.abc import Mapping

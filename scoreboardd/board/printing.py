@@ -1,7 +1,8 @@
 """The text of documents' rows, many at a time.
 
-A solve is put together in lanes: columns of fixed width, each filled from a small table, with NULs where a text is shorter;
-then the NULs are taken out. JSON has no control characters, so NUL can be the filling and another the mark to split at.
+A solve is put together in lanes: columns of fixed width, each filled from a small table, with NULs where a text is
+shorter; then the NULs are taken out. JSON has no control characters, so NUL can be the filling and another the mark to
+split at. Names, which may be long, are joined as they are.
 """
 
 from datetime import date
@@ -30,7 +31,7 @@ def _table(texts: list[bytes]) -> NDArray[np.bytes_]:
 
 
 _CLOCK = _table([b"%02d:%02d:%02d" % (s // 3600, s // 60 % 60, s % 60) for s in range(_DAY)])
-# A fraction of a second is two lanes of three digits. Trailing zeros go, so the first is whole only if the second is not 0.
+# A fraction of a second is two lanes of three digits. Trailing zeros go: the first is whole only if the second is not 0.
 _MILLIS = _table([b".%03d" % ms for ms in range(1000)])
 _LAST_MILLIS = _table([(b".%03d" % ms).rstrip(b"0") if ms else b"" for ms in range(1000)])
 _LAST_MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
@@ -70,8 +71,10 @@ class Entries:
         dates = _table([f"{date.fromordinal(d + _EPOCH)}T".encode() for d in days.tolist()] or [b""])
         solves = np.empty(
             len(at),
-            [("comma", "S1"), ("challenge", self._challenge.dtype), ("date", dates.dtype), ("clock", "S8")]
-            + [("ms", "S4"), ("us", "S3"), ("blood", _BLOOD.dtype)],
+            [
+                *(("comma", "S1"), ("challenge", self._challenge.dtype), ("date", dates.dtype), ("clock", "S8")),
+                *(("ms", "S4"), ("us", "S3"), ("blood", _BLOOD.dtype)),
+            ],
         )
         solves["comma"] = b","
         solves["comma"][(np.cumsum(counts) - counts)[counts > 0]] = _MARK

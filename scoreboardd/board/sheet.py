@@ -1,10 +1,10 @@
 """A document as a sequence of compressed pieces, of which a change replaces the few that it touches.
 
-- The rows of a document are in the order of their keys, (major, rank). A *change* adds to a row: a row is there while its
-  `count` is above zero, and a change of nothing at all says that the row looks different now. So a document that is made
-  whole is one that is changed from nothing: there is no second way to make one.
-- The rows are cut into chunks where their content says so (`Printer.cuts`), about every so many rows. Whatever the way to
-  a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be balanced.
+- The rows of a document are in the order of their keys, (major, rank). A *change* adds to a row: a row is there while
+  its `count` is above zero, and a change of nothing at all says that the row looks different now. So a document that is
+  made whole is one that is changed from nothing: there is no second way to make one.
+- The rows are cut into chunks where their content says so (`Printer.cuts`), about every so many rows. Whatever the way
+  to a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be balanced.
 - A chunk is immutable, and shared by all versions of the document that have it. What it keeps of its text is a zstd
   frame; zstd frames one behind the other are the zstd form of the whole (RFC 8878 §3).
 """

@@ -75,7 +75,7 @@ class Standings:
 
 
 class Lines:
-    """The users, or the teams, of one board: a line for each in the leaderboard, one for each and bucket in the timeline."""
+    """The users, or the teams, of one board: a line each in the leaderboard, one each and bucket in the timeline."""
 
     def __init__(self, contest: Contest, side: Side, members: Bools, compressor: zstandard.ZstdCompressor) -> None:
         self._side = side

@@ -5,17 +5,16 @@ Solves, which are many, come as one packed value that costs this process next to
 
 What is new since an earlier read (`news`) is found without looking at the whole of anything:
 
-- *Solves*, among the submissions whose ids are above the highest that was seen then, less `TAIL`. Ids are given out in
-  order but become visible in any, when a transaction commits; whoever is overtaken by fewer than `TAIL` others is read
-  in time. Solves that are known already do no harm.
-- *Anything else*, by the counters PostgreSQL keeps of rows written to each table. Where those of the small tables differ
-  the small tables are read and compared; where a submission was changed or removed, or what was read is of a user or a
-  challenge that the caller does not know so, there is no `news` and all has to be read. The counters may come a second
-  or so after the commit, and are lost if the server crashes: they find the change that nobody announced. One that is
-  announced by its reason is not for `news` at all.
+- *Solves*, among the submissions whose ids are above the highest that was seen then, less `TAIL`. Ids are given out
+  roughly in order but become visible in any, when a transaction commits; whoever is not overtaken by more than `TAIL`
+  others is read in time. Solves that are known already do no harm.
+- *Anything else*, by the counters PostgreSQL keeps of rows written to each table. Where those of the small tables
+  differ the small tables are read and compared; where a submission was changed or removed, or a solver or a challenge
+  is new, there is no `news` and all has to be read. The counters may come seconds after the commit: they are there to
+  find the change that nobody announced. One that is announced by its reason is not for `news` at all.
 
-So one thing is missed: a submission that becomes visible after `TAIL` others with higher ids had been seen, until all is
-read again.
+So what is missed, until all is read again, is a submission that becomes visible only after others with ids higher by
+more than `TAIL` were seen; and for some seconds a change that is not announced.
 """
 
 import asyncio
