@@ -31,7 +31,7 @@ def _table(texts: list[bytes]) -> NDArray[np.bytes_]:
 
 
 _CLOCK = _table([b"%02d:%02d:%02d" % (s // 3600, s // 60 % 60, s % 60) for s in range(_DAY)])
-# A fraction of a second is two lanes of three digits. Trailing zeros go: the first is whole only if the second is not 0.
+# A fraction of a second is two lanes of three digits. Trailing zeros go: from the first only if the second is 0.
 _MILLIS = _table([b".%03d" % ms for ms in range(1000)])
 _LAST_MILLIS = _table([(b".%03d" % ms).rstrip(b"0") if ms else b"" for ms in range(1000)])
 _LAST_MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])

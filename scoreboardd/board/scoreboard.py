@@ -48,6 +48,8 @@ class Scoreboard:
             division_id: Standings(self._contest, division_id, compressor)
             for division_id in (None, *rows.roster.divisions)
         }
+        self.documents: dict[str, Document] = {}
+        "Every document as it is now, by the names of `documents.keys`. Replaced whole by `add`, never changed."
         self.add(rows.solves)
 
     def add(self, solves: Solves) -> None:
@@ -57,20 +59,18 @@ class Scoreboard:
         self._contest.apply(news)
         for each in printing:
             each()
+        self.documents = dict(self._collected())
 
     @property
     def digest(self) -> str:
         """Over all documents: equal digests, equal documents."""
         digest = blake2b()
-        for name, document in self.documents().items():
+        for name, document in self.documents.items():
             digest.update(name.encode() + document.digest)
         return digest.hexdigest()
 
-    def documents(self) -> dict[str, Document]:
-        """Every document, by the names of `documents.keys`."""
-        found = {}
+    def _collected(self) -> Iterator[tuple[str, Document]]:
         for division_id, standings in self._standings.items():
             for owner, leaderboard, timeline in standings.documents():
-                found[leaderboard_key(owner, division_id)] = Document(leaderboard)
-                found[timeline_key(owner, division_id)] = Document(timeline)
-        return found
+                yield leaderboard_key(owner, division_id), Document(leaderboard)
+                yield timeline_key(owner, division_id), Document(timeline)

@@ -102,4 +102,4 @@ class Builder:
 
 
 def _plain(scoreboard: Scoreboard) -> list[tuple[str, bytes]]:
-    return [(name, b"".join(document.text())) for name, document in scoreboard.documents().items()]
+    return [(name, b"".join(document.text())) for name, document in scoreboard.documents.items()]

@@ -15,7 +15,7 @@ def rendered(rows: Rows) -> dict[str, bytes]:
 
 
 def plain(scoreboard: Scoreboard) -> dict[str, bytes]:
-    return {name: b"".join(document.text()) for name, document in scoreboard.documents().items()}
+    return {name: b"".join(document.text()) for name, document in scoreboard.documents.items()}
 
 
 def parsed(bodies: Mapping[str, bytes | memoryview]) -> dict[str, Any]:

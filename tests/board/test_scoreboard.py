@@ -22,7 +22,7 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frames(scoreboard: Scoreboard) -> dict[str, list[bytes]]:
-    return {name: [piece.frame for piece in document] for name, document in scoreboard.documents().items()}
+    return {name: [piece.frame for piece in document] for name, document in scoreboard.documents.items()}
 
 
 @given(st.data())
@@ -54,7 +54,7 @@ def contest(users: int) -> Roster:
 
 def test_a_version_stays_as_it_is_when_there_is_a_newer_one():
     scoreboard = Scoreboard(Rows(contest(30), solves_of([(n, 1, n, False) for n in range(1, 20)])))
-    before, texts = scoreboard.documents(), plain(scoreboard)
+    before, texts = scoreboard.documents, plain(scoreboard)
     for n in range(1, 31):
         scoreboard.add(solves_of([(n, 2, n * 10**9, False)]))
     assert plain(scoreboard) != texts
@@ -66,16 +66,16 @@ def test_what_a_solve_does_not_touch_is_shared(monkeypatch: pytest.MonkeyPatch):
     # So many that have it that one more is worth no point less.
     solves = [(n, c, n * 10**9, False) for n in range(1, 21) for c in (1, 2)]
     scoreboard = Scoreboard(Rows(roster, solves_of(solves)))
-    before = scoreboard.documents()
+    before = scoreboard.documents
     scoreboard.add(solves_of([(200, 5, 10**12, False)]))
-    for name, document in scoreboard.documents().items():
+    for name, document in scoreboard.documents.items():
         assert len(set(document) - set(before[name])) < 12, name
         assert len(document) > 8
 
 
 def test_frames_are_the_zstd_form_of_the_text():
     scoreboard = Scoreboard(Rows(contest(50), solves_of([(n, 1, n * 10**9, False) for n in range(1, 50)])))
-    for document in scoreboard.documents().values():
+    for document in scoreboard.documents.values():
         whole = b"".join(piece.frame for piece in document)
         text = zstandard.ZstdDecompressor().stream_reader(whole, read_across_frames=True).read()
         assert text == b"".join(document.text())
