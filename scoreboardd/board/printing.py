@@ -32,9 +32,10 @@ def _table(texts: list[bytes]) -> NDArray[np.bytes_]:
 
 _CLOCK = _table([b"%02d:%02d:%02d" % (s // 3600, s // 60 % 60, s % 60) for s in range(_DAY)])
 # A fraction of a second is two lanes of three digits. Trailing zeros go: from the first only if the second is 0.
-_MILLIS = _table([b".%03d" % ms for ms in range(1000)])
-_LAST_MILLIS = _table([(b".%03d" % ms).rstrip(b"0") if ms else b"" for ms in range(1000)])
-_LAST_MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
+_MILLIS = _table(
+    [b".%03d" % ms for ms in range(1000)] + [(b".%03d" % ms).rstrip(b"0") if ms else b"" for ms in range(1000)]
+)
+_MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
 _BLOOD = _table([b'Z","is_first_blood":false}', b'Z","is_first_blood":true}'])
 
 
@@ -49,7 +50,7 @@ class Entries:
         return _scattered(self._side.ids[rows["rank"]], 0, ENTRIES)
 
     def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        labels, scores = self._side.labels[rows["rank"]].tolist(), (-rows["major"]).tolist()
+        labels, scores = self._side.labels.take(rows["rank"]).tolist(), (-rows["major"]).tolist()
         entries = [
             b',{%b,"score":%d,"solves":[%b]}' % entry
             for entry in zip(labels, scores, self._solves(rows["rank"]), strict=True)
@@ -59,11 +60,11 @@ class Entries:
     def _solves(self, rank: Ints) -> list[bytes]:
         """The solves of each of these owners."""
         columns = self._side.columns
-        at = self._side.at.reshape(-1, columns)[rank] if columns else np.empty((len(rank), 0), np.int64)
-        having = at != NEVER
-        counts = having.sum(axis=1)
-        row, column = np.nonzero(having)
-        at = at[row, column]
+        cells = (rank[:, np.newaxis] * columns + np.arange(columns)).ravel()
+        at = self._side.at.take(cells)
+        solved = np.flatnonzero(at != NEVER)
+        counts = np.bincount(solved // max(columns, 1), minlength=len(rank))
+        cells, at = cells.take(solved), at.take(solved)
         seconds, micros = np.divmod(at, 1_000_000)
         days, second = np.divmod(seconds, _DAY)
         days, day = _distinct(days)
@@ -78,13 +79,13 @@ class Entries:
         )
         solves["comma"] = b","
         solves["comma"][(np.cumsum(counts) - counts)[counts > 0]] = _MARK
-        solves["challenge"] = self._challenge[column]
-        solves["date"] = dates[day]
-        solves["clock"] = _CLOCK[second]
-        solves["ms"] = np.where(us == 0, _LAST_MILLIS[ms], _MILLIS[ms])
-        solves["us"] = _LAST_MICROS[us]
-        solves["blood"] = _BLOOD[self._side.first_blood[rank[row] * columns + column].view(np.int8)]
-        found = iter(solves.tobytes().translate(None, b"\0").split(_MARK)[1:])
+        solves["challenge"] = self._challenge.take(cells % max(columns, 1))
+        solves["date"] = dates.take(day)
+        solves["clock"] = _CLOCK.take(second)
+        solves["ms"] = _MILLIS.take(np.where(us == 0, ms + 1000, ms))
+        solves["us"] = _MICROS.take(us)
+        solves["blood"] = _BLOOD.take(self._side.first_blood[cells])
+        found = iter(solves.tobytes().replace(b"\0", b"").split(_MARK)[1:])
         return [next(found) if count else b"" for count in counts.tolist()]
 
 
@@ -101,11 +102,12 @@ class Buckets:
     def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
         parts = np.empty((len(rows), 4), np.object_)
         majors, major = _distinct(rows["major"])
-        parts[:, 0] = objects([f',{{"timestamp":"{rfc3339(m * BUCKET)}",'.encode() for m in majors.tolist()])[major]
-        parts[:, 1] = self._side.labels[rows["rank"]]
+        stamps = [f',{{"timestamp":"{rfc3339(major * BUCKET)}",'.encode() for major in majors.tolist()]
+        parts[:, 0] = objects(stamps).take(major)
+        parts[:, 1] = self._side.labels.take(rows["rank"])
         sums, points = _distinct(rows["points"])
-        parts[:, 2] = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])[points]
-        parts[:, 3] = self._counts[rows["count"]]
+        parts[:, 2] = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()]).take(points)
+        parts[:, 3] = self._counts.take(rows["count"])
         flat = parts.ravel().tolist()
         return [b"".join(flat[4 * start : 4 * end]) for start, end in pairwise([*starts, len(rows)])]
 

@@ -29,7 +29,7 @@ class Document(tuple[Piece, ...]):
     @property
     def digest(self) -> bytes:
         """Of equal documents alike, as long as the zstd library is the same."""
-        return blake2b(b"".join(piece.digest for piece in self), digest_size=16).digest()
+        return blake2b(b"".join([piece.digest for piece in self]), digest_size=16).digest()
 
     def text(self) -> Iterator[bytes]:
         """The plain text, piece by piece."""

@@ -92,7 +92,8 @@ class Lines:
         """The owners' new cells, at what each challenge is now worth, which is by `rises` more than it was."""
         touched, timeline = [cells.rank], []
         before = self._scores.copy()
-        for column in np.flatnonzero(rises).tolist():
+        printed = bool(self.entries.chunks)
+        for column in np.flatnonzero(rises).tolist() if printed else ():  # before that nobody had anything
             ranks = self._side.having(column)
             ranks = ranks[self._members[ranks]]
             self._scores[ranks] += rises[column]
@@ -105,12 +106,8 @@ class Lines:
         timeline.append(changes(cells.before[had] // BUCKET, cells.rank[had], -gain[had], -1))
         timeline.append(changes(cells.at // BUCKET, cells.rank, gain, 1))
 
-        if self.entries.chunks:
-            ranks = np.unique(np.concatenate(touched))
-            leaving = changes(-before[ranks], ranks, count=-1)
-        else:  # nothing is printed yet: now everybody is
-            ranks = np.flatnonzero(self._members)
-            leaving = changes(ranks[:0], ranks[:0])
+        ranks = np.unique(np.concatenate(touched)) if printed else np.flatnonzero(self._members)
+        leaving = changes(-before[ranks], ranks, count=-1 if printed else 0)
         entering = changes(-self._scores[ranks], ranks, count=1)
 
         def print_both() -> None:

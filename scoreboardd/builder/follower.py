@@ -30,14 +30,23 @@ class Follower:
 
     async def follow(self, *, whole: bool) -> Followed:
         """`whole`: something other than `PLAIN` was announced, or nothing was and what is kept is to be verified."""
-        kept, self._kept = self._kept, None
-        if kept is not None and not whole:
-            scoreboard, mark = kept
-            news = await self._source.news(scoreboard.roster, mark)
-            if news is not None:
-                await asyncio.to_thread(scoreboard.add, news.solves)
-                self._kept = scoreboard, news.mark
-                return Followed(scoreboard, news.as_of, whole=False)
+        followed = None if whole else await self._by_news()
+        return followed or await self._by_all()
+
+    async def _by_news(self) -> Followed | None:
+        if self._kept is None:
+            return None
+        # Gone, if what follows fails, and in any case before another is made: there is not room for many.
+        (scoreboard, mark), self._kept = self._kept, None
+        news = await self._source.news(scoreboard.roster, mark)
+        if news is None:
+            return None
+        await asyncio.to_thread(scoreboard.add, news.solves)
+        self._kept = scoreboard, news.mark
+        return Followed(scoreboard, news.as_of, whole=False)
+
+    async def _by_all(self) -> Followed:
+        self._kept = None
         rows, as_of, mark = await self._source.read()
         scoreboard = await asyncio.to_thread(Scoreboard, rows)
         self._kept = scoreboard, mark
