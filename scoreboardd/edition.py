@@ -14,6 +14,8 @@ from typing import Any, Self
 
 UPDATED = "scoreboard_updated"
 "The reason told to clients when nobody gave one."
+SOLVED = "submission_correct"
+"The reason of a change that is one more solve and nothing else."
 
 _VERSION = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 
@@ -80,12 +82,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Edition:
-    """The documents of one version: `documents[name]` is plain JSON, names as in `board.documents.keys`."""
+    """The documents of one version: `documents[name]` is JSON as zstd (see `compression`); names as in
+    `board.documents.keys`."""
 
     version: Version
     as_of: float
     "Unix time, in seconds, at which the documents were true."
     divisions: tuple[int, ...]
+    digest: str
+    "Equal digests, equal documents."
     documents: Mapping[str, memoryview]
 
 

@@ -1,7 +1,8 @@
 """What this node answers with: the latest edition it knows, held in memory, and its compressed forms.
 
-An edition is replaced whole, never backwards within an epoch. Each document is compressed at most once per version and
-coding, when first asked for, in a thread: zlib and zstd let go of Python's lock while they work.
+An edition is replaced whole, never backwards within an epoch. Its documents are zstd, and go out as they are to whoever
+takes that. For everybody else each is put into another coding at most once per version, when first asked for, in a
+thread: zlib and zstd let go of Python's lock while they work.
 """
 
 import asyncio
@@ -12,34 +13,41 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
 
-import zstandard
-
+from scoreboardd.compression import beginning, plain
 from scoreboardd.edition import Edition, Version
 
-CODINGS: dict[str, Callable[[memoryview], bytes]] = {
-    "zstd": lambda document: zstandard.compress(document, 3),
-    "gzip": lambda document: gzip.compress(document, 6, mtime=0),
-}
+CODINGS = ("zstd", "gzip")
 "Content codings served, most wanted first."
+
+_MADE: dict[str, Callable[[memoryview], bytes]] = {
+    "gzip": lambda document: gzip.compress(plain(document), 6, mtime=0),
+    "identity": plain,
+}
+"How what is not there already is made."
 
 
 class Representations:
-    """One document, as it is and in each coding that somebody asked for."""
+    """One document, as zstd and in each coding that somebody asked for."""
 
-    def __init__(self, identity: memoryview) -> None:
-        self.identity = identity
+    def __init__(self, zstd: memoryview) -> None:
+        self._zstd = zstd
         self._coded: dict[str, asyncio.Task[bytes]] = {}
 
     @cached_property
+    def beginning(self) -> bytes:
+        """The first bytes of the text."""
+        return beginning(self._zstd, 128)
+
+    @cached_property
     def checksum(self) -> int:
-        return zlib.crc32(self.identity)
+        return zlib.crc32(self._zstd)
 
     async def coded(self, coding: str) -> bytes | memoryview:
-        if coding == "identity":
-            return self.identity
+        if coding == "zstd":
+            return self._zstd
         task = self._coded.get(coding)
         if task is None:
-            task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(CODINGS[coding], self.identity))
+            task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(_MADE[coding], self._zstd))
         # Shielded: a client that leaves must not take the work from the others who wait for it.
         return await asyncio.shield(task)
 

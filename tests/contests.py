@@ -146,17 +146,20 @@ def to_rows(tables: Tables) -> rows.Rows:
     users = [user for user in tables.users if user.role not in ("blocked", "admin")]
     seen = {user.id for user in users}
     return rows.Rows(
-        challenges=[
-            rows.Challenge(row.id, row.title, row.category, row.points, row.minimum_points) for row in tables.challenges
-        ],
-        teams=[rows.Team(row.id, row.name, row.division_id) for row in tables.teams],
-        users=[rows.User(user.id, user.username, user.team_id) for user in users],
-        solves=[
-            rows.Solve(row.user_id, row.challenge_id, (row.submitted_at - EPOCH) // MICROSECOND, row.is_first_blood)
+        rows.Roster(
+            challenges=[
+                rows.Challenge(row.id, row.title, row.category, row.points, row.minimum_points)
+                for row in tables.challenges
+            ],
+            teams=[rows.Team(row.id, row.name, row.division_id) for row in tables.teams],
+            users=[rows.User(user.id, user.username, user.team_id) for user in users],
+            divisions=[division.id for division in tables.divisions or []],
+        ),
+        rows.solves_of(
+            (row.user_id, row.challenge_id, (row.submitted_at - EPOCH) // MICROSECOND, row.is_first_blood)
             for row in tables.submissions
             if row.correct and row.user_id in seen
-        ],
-        divisions=[division.id for division in tables.divisions or []],
+        ),
     )
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.board.documents import boards_of, keys, render
+from scoreboardd.board.documents import keys
 from scoreboardd.builder.parcel import Parcel, pack
+from scoreboardd.compression import compressed
 from scoreboardd.edition import Edition, Version
+from tests.board.expected import rendered
 from tests.contests import to_rows
 from tests.oracle import Tables
 
@@ -23,12 +25,15 @@ def edition(
     """`documents` by name, as `bytes` or whatever JSON can say; small ones that tell each other apart stand in for
     those not given. `as_of` is Unix time, now by default."""
     given = {name: {"name": name, "version": str(version)} for name in keys(divisions)} | dict(documents or {})
-    bodies = [(name, body if isinstance(body, bytes) else orjson.dumps(body)) for name, body in given.items()]
-    return Edition(version, time.time() if as_of is None else as_of, divisions, Parcel(*pack(bodies)))
+    bodies = {name: body if isinstance(body, bytes) else orjson.dumps(body) for name, body in given.items()}
+    return Edition(version, time.time() if as_of is None else as_of, divisions, str(version), parcel(bodies))
 
 
 def edition_of(version: Version, tables: Tables) -> Edition:
     """What the real path makes of these tables."""
     rows = to_rows(tables)
-    rendered = [document for board in boards_of(rows) for document in render(*board)]
-    return Edition(version, time.time(), tuple(rows.divisions), Parcel(*pack(rendered)))
+    return Edition(version, time.time(), tuple(rows.roster.divisions), str(version), parcel(rendered(rows)))
+
+
+def parcel(texts: Mapping[str, bytes]) -> Parcel:
+    return Parcel(*pack([(name, compressed(text)) for name, text in texts.items()]))

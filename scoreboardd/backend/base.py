@@ -50,7 +50,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The store's documents as they were at one instant, decoded to plain JSON."""
+    """The store's documents as they were at one instant, zstd."""
 
     version: Version
     catalogue: Catalogue
@@ -146,7 +146,7 @@ class Vault(Protocol):
         """The committed version, or None unless every one of its documents is there."""
 
     async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
-        """Put documents where `commit` will find them. Returns the bytes written."""
+        """Put documents, zstd, where `commit` will find them. Returns the bytes written."""
 
     async def load(self) -> Stored | None:
         """The committed documents, all of one version, or None if the store has none."""

@@ -22,7 +22,6 @@ from typing import Any
 
 import asyncpg
 import orjson
-import zstandard
 
 from scoreboardd.backend import wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
@@ -316,17 +315,16 @@ class PostgresVault:
         await self._link.run(FORGET, self._names.staged("", "").removesuffix(":"))
         written = 0
         for name, document in documents:
-            payload = await asyncio.to_thread(zstandard.compress, document)
             await self._link.run(
                 STAGE,
                 self._names.staged(lease.token, name),
-                payload,
+                document,
                 lease.version.epoch,
                 lease.version.number,
                 self._stage_ttl,
                 lease.token,
             )
-            written += len(payload)
+            written += len(document)
         return written
 
     async def load(self) -> Stored | None:
@@ -336,14 +334,11 @@ class PostgresVault:
                 return None
             found = []
             for name in documents.keys(catalogue.divisions):
-                row = await connection.fetchrow(
-                    "SELECT payload, encoding FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
+                payload = await connection.fetchval(
+                    "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
                 )
-                found.append((name, row))
-        if any(row is None or row["payload"] is None for _, row in found):
-            return None
-        plain = [(name, await asyncio.to_thread(_plain, *row)) for name, row in found]
-        return Stored(version, catalogue, plain)
+                found.append((name, payload))
+        return None if None in (payload for _, payload in found) else Stored(version, catalogue, found)
 
     async def keep(
         self, version: Version, catalogue: Catalogue, kept: list[tuple[str, memoryview]], *, quiet: float
@@ -403,7 +398,3 @@ def _going(names: Names, before: Catalogue | None, fresh: list[str]) -> list[str
     """The documents of the last edition that the next one has not."""
     gone = set(documents.keys(before.divisions)).difference(fresh) if before else set()
     return [names.document(name) for name in sorted(gone)]
-
-
-def _plain(payload: bytes, encoding: str) -> bytes:
-    return zstandard.decompress(payload) if encoding == "zstd" else payload

@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 import redis.asyncio as aioredis
-import zstandard
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -24,6 +23,7 @@ from scoreboardd.backend import wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
+from scoreboardd.compression import compressed, plain
 from scoreboardd.edition import Event, Version
 
 ANSWER = 5.0
@@ -232,7 +232,7 @@ class RedisVault:
     async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
         written = 0
         for name, document in documents:
-            payload = zstandard.compress(document) if self._compress else document
+            payload = document if self._compress else await asyncio.to_thread(plain, document)
             async with _answering(BULK):
                 await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
             written += len(payload)
@@ -249,7 +249,7 @@ class RedisVault:
                 continue  # a commit came between, the next is seconds away; or another server, which may be behind
             if any(payload is None for _, payload in found):
                 return None
-            return Stored(version, catalogue, [(name, _plain(payload)) for name, payload in found])
+            return Stored(version, catalogue, [(name, await _zstd(payload)) for name, payload in found])
 
     async def _run(self) -> str | None:
         """Which run of which server answers; None if we may not ask."""
@@ -283,6 +283,5 @@ def _catalogue(fields: Any) -> Catalogue | None:
         return None
 
 
-def _plain(payload: Any) -> bytes:
-    raw: bytes = zstandard.decompress(payload) if payload.startswith(_ZSTD_MAGIC) else payload
-    return raw
+async def _zstd(payload: bytes) -> bytes:
+    return payload if payload.startswith(_ZSTD_MAGIC) else await asyncio.to_thread(compressed, payload)

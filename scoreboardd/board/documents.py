@@ -1,21 +1,18 @@
-"""`Board` → the four JSON documents of contract §5, and a timeline cut to a window.
+"""What the documents of contract §5 have in common: names, times; and a timeline cut to a window.
 
 A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 import orjson
 
-from scoreboardd.board import board as boards
-from scoreboardd.board.board import Board, Standing
-from scoreboardd.board.rows import Micros, Rows
+from scoreboardd.board.rows import Micros
 
 BUCKET: Micros = 10 * 60 * 1_000_000
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,42 +51,8 @@ def keys(divisions: Iterable[int]) -> list[str]:
     ]
 
 
-def boards_of(rows: Rows) -> Iterator[tuple[Board, int | None]]:
-    """Everyone's board, then each division's, with the division's id."""
-    yield boards.build(rows), None
-    for division_id in rows.divisions:
-        yield boards.build(boards.division(rows, division_id)), division_id
-
-
 def _key(kind: str, owner: Owner, division_id: int | None) -> str:
     return f"{kind}:{owner}" if division_id is None else f"{kind}:{owner}:div:{division_id}"
-
-
-def render(board: Board, division_id: int | None) -> Iterator[tuple[str, bytes]]:
-    """The names and bodies of one board's documents."""
-    challenges = [
-        {"id": c.id, "title": c.title, "category": c.category, "points": board.points[c.id]} for c in board.challenges
-    ]
-    for owner, standings in ((Owner.USERS, board.users), (Owner.TEAMS, board.teams)):
-        entries = [_entry(owner, standing) for standing in standings]
-        yield (
-            leaderboard_key(owner, division_id),
-            orjson.dumps({"challenges": challenges, "entries": entries}),
-        )
-        scored = [Scored(h.at, s.id, s.name, board.points[h.challenge_id]) for s in standings for h in s.held]
-        yield timeline_key(owner, division_id), timeline(owner, scored)
-
-
-def _entry(owner: Owner, standing: Standing) -> dict[str, Any]:
-    return {
-        owner.id_field: standing.id,
-        owner.name_field: standing.name,
-        "score": standing.score,
-        "solves": [
-            {"challenge_id": h.challenge_id, "solved_at": rfc3339(h.at), "is_first_blood": h.first_blood}
-            for h in standing.held
-        ],
-    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,30 @@
 
 A source has already left out whoever must not be seen (blocked, admin) and every incorrect submission; nothing
 downstream looks at roles again.
+
+The few are tuples in lists; solves, which are many, are one array of `SOLVE` records.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: Microseconds since 1970-01-01T00:00:00Z, the precision of a PostgreSQL `timestamptz`.
 Micros = int
 
+#: One correct submission. The same user may appear with the same challenge more than once, in any order.
+SOLVE = np.dtype([("user_id", np.int64), ("challenge_id", np.int64), ("at", np.int64), ("first_blood", np.bool_)])
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+Solves = NDArray[Any]
+"An array of `SOLVE`."
+Ids = NDArray[np.int64]
+
+
+class Challenge(NamedTuple):
     id: int
     title: str
     category: str
@@ -19,35 +33,53 @@ class Challenge:
     minimum: int
 
 
-@dataclass(frozen=True, slots=True)
-class Team:
+class Team(NamedTuple):
     id: int
     name: str
     division_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     id: int
     name: str
     team_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Solve:
-    """One correct submission. The same user may appear with the same challenge more than once, in any order."""
+@dataclass(frozen=True)
+class Roster:
+    """Who takes part in what. A source gives every list in the order of the ids, so that equal facts are equal."""
 
-    user_id: int
-    challenge_id: int
-    at: Micros
-    first_blood: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
     challenges: list[Challenge]
     teams: list[Team]
     users: list[User]
-    solves: list[Solve]
     #: Ids of the divisions that exist; empty where the platform has none.
     divisions: list[int]
+
+    @cached_property
+    def user_ids(self) -> Ids:
+        """In order."""
+        return np.array(sorted(user.id for user in self.users), np.int64)
+
+    @cached_property
+    def challenge_ids(self) -> Ids:
+        """In order."""
+        return np.array(sorted(challenge.id for challenge in self.challenges), np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    roster: Roster
+    solves: Solves
+
+
+def solves_of(records: Iterable[tuple[int, int, Micros, bool]]) -> Solves:
+    """(user_id, challenge_id, at, first_blood) of each, as an array."""
+    return np.array(list(records), SOLVE)
+
+
+def find(wanted: Ids, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
+    """Where each of those wanted is in `ids`, which are in order, and whether it is there at all."""
+    if not len(ids):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return place, ids[place] == wanted

@@ -13,14 +13,14 @@ from typing import Any
 
 import uvloop
 
-from scoreboardd.backend.base import Lease, Stored, Unavailable
+from scoreboardd.backend.base import Catalogue, Lease, Stored, Unavailable
 from scoreboardd.backend.choice import open_vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder.channel import Channel, close_descriptor
 from scoreboardd.builder.parcel import Parcel, pack
 from scoreboardd.builder.work import Builder
-from scoreboardd.edition import Edition, Version
+from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource, SourceError
 
 Answer = tuple[dict[str, Any], int | None]
@@ -64,12 +64,14 @@ async def _serve_one(channel: Channel, builder: Builder, request: dict[str, Any]
 
 async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | None) -> Answer:
     match request:
-        case {"op": "build", "token": token, "version": version, "quiet": quiet}:
-            work = await builder.build(Lease(token, Version(**version)), quiet=quiet)
+        case {"op": "build", "token": token, "version": version, "quiet": quiet, "whole": whole}:
+            work = await builder.build(Lease(token, Version(**version)), quiet=quiet, whole=whole)
             answer = {
                 "catalogue": work.catalogue,
                 "stages": work.stages,
                 "rows": work.rows,
+                "whole": work.whole,
+                "size": work.size,
                 "staged_bytes": work.staged_bytes,
                 "unchanged": work.unchanged,
             }
@@ -81,9 +83,10 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
             return _stored(await builder.load())
         case {"op": "restore"}:
             return _stored(await builder.restore())
-        case {"op": "keep", "version": version, "as_of": as_of, "divisions": divisions, "places": places}:
-            edition = Edition(Version(**version), as_of, tuple(divisions), Parcel(_given(descriptor), places))
-            return {"kept": await builder.keep(edition, quiet=request["quiet"])}, None
+        case {"op": "keep", "version": version, "catalogue": catalogue, "places": places, "quiet": quiet}:
+            documents = list(Parcel(_given(descriptor), places).items())
+            kept = await builder.keep(Version(**version), Catalogue(**catalogue), documents, quiet=quiet)
+            return {"kept": kept}, None
         case {"op": "cut", "version": version, "place": place, "owner": owner, "since": since}:
             documents_of = Parcel(_given(descriptor), [tuple(place)])
             name = place[0]

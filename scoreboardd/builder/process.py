@@ -43,17 +43,21 @@ class BuilderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a build made. `documents` is None if they are those of `unchanged`, which is committed already."""
+    """What a build made. `documents`, zstd, is None if they are those of `unchanged`, which is committed already."""
 
     catalogue: Catalogue
     documents: Mapping[str, memoryview] | None
     unchanged: Version | None
     stages: dict[str, float]
     rows: dict[str, int]
+    whole: bool
+    "Whether everything was read, and not only what is new."
+    size: int
+    "Bytes of the plain documents."
     staged_bytes: int
 
     def edition(self, version: Version, documents: Mapping[str, memoryview]) -> Edition:
-        return Edition(version, self.catalogue.as_of, self.catalogue.divisions, documents)
+        return _edition(version, self.catalogue, documents)
 
 
 class BuilderProcess:
@@ -138,12 +142,12 @@ class BuilderProcess:
             except ProcessLookupError:
                 return
 
-    async def build(self, lease: Lease, *, quiet: bool, timeout: float) -> Build:
-        """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned."""
+    async def build(self, lease: Lease, *, quiet: bool, whole: bool, timeout: float) -> Build:
+        """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned. Not
+        `whole`: nothing but solves is said to have changed since the last build of this process."""
+        request = {"op": "build", "token": lease.token, "version": lease.version, "quiet": quiet, "whole": whole}
         try:
-            answer, parcel = await self._ask(
-                timeout, {"op": "build", "token": lease.token, "version": lease.version, "quiet": quiet}
-            )
+            answer, parcel = await self._ask(timeout, request)
         except asyncio.CancelledError:
             self.kill()
             raise
@@ -158,6 +162,8 @@ class BuilderProcess:
             unchanged=Version(**answer["unchanged"]) if answer["unchanged"] else None,
             stages=answer["stages"],
             rows=answer["rows"],
+            whole=answer["whole"],
+            size=answer["size"],
             staged_bytes=answer["staged_bytes"],
         )
 
@@ -177,8 +183,7 @@ class BuilderProcess:
         request = {
             "op": "keep",
             "version": edition.version,
-            "as_of": edition.as_of,
-            "divisions": edition.divisions,
+            "catalogue": Catalogue(edition.digest, edition.as_of, edition.divisions),
             "places": [(name, *place) for name, place in documents.places.items()],
             "quiet": quiet,
         }
@@ -196,10 +201,10 @@ class BuilderProcess:
         if parcel is None:
             return None
         catalogue = _catalogue(answer["catalogue"])
-        return Edition(Version(**answer["version"]), catalogue.as_of, catalogue.divisions, parcel)
+        return _edition(Version(**answer["version"]), catalogue, parcel)
 
     async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> memoryview:
-        """The timeline of the solves at or after `since`."""
+        """The timeline of the solves at or after `since`, zstd."""
         name = leaderboard_key(owner, division_id)
         documents = edition.documents
         if not isinstance(documents, Parcel):
@@ -239,6 +244,10 @@ class BuilderProcess:
         if "error" in answer:
             raise BuilderError(answer["error"], answer["text"])
         return answer, parcel
+
+
+def _edition(version: Version, catalogue: Catalogue, documents: Mapping[str, memoryview]) -> Edition:
+    return Edition(version, catalogue.as_of, catalogue.divisions, catalogue.digest, documents)
 
 
 def _catalogue(fields: dict[str, Any]) -> Catalogue:

@@ -1,45 +1,30 @@
 """What the child does: build, load, cut a timeline. Each is one request and one answer, in order.
 
-- `build` reads one snapshot, builds and renders it, and stages it in the store under the caller's lease, so that only
-  the commit, a few names, is left to the parent. If nobody said that anything changed and the result is what is
-  committed already, it says so and stages nothing.
+- `build` brings the scoreboard up to date with one snapshot, and stages its documents in the store under the caller's
+  lease, so that only the commit, a few names, is left to the parent. If nobody said that anything changed and the
+  result is what is committed already, it says so and stages nothing.
 - `load` reads the committed documents from the store, `restore` the ones that are kept for a day without it.
 - `keep` keeps them there.
 - `cut` makes the timeline of a window out of a leaderboard document.
+
+Documents are zstd all the way, from the scoreboard that made them to the reader that takes them so.
 
 What takes the processor long runs in a thread: a cut must not wait for a build, though both get slower.
 """
 
 import asyncio
-import hashlib
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from scoreboardd.backend.base import Catalogue, Lease, Stored, Vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board import documents
-from scoreboardd.board.board import Board
 from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.rows import Micros
-from scoreboardd.edition import Edition, Version
+from scoreboardd.builder.follower import Follower
+from scoreboardd.builder.stages import Stages
+from scoreboardd.compression import compressed, plain
+from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource
-
-
-@dataclass(slots=True)
-class Stages:
-    """Seconds spent in each stage of a build."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +34,9 @@ class Work:
     catalogue: Catalogue
     stages: dict[str, float]
     rows: dict[str, int]
+    whole: bool
+    size: int
+    "Bytes of the plain documents."
     documents: list[tuple[str, bytes]] | None = None
     staged_bytes: int = 0
     unchanged: Version | None = None
@@ -59,25 +47,24 @@ class Builder:
 
     def __init__(self, source: PostgresSource, vault: Vault, archive: PostgresVault | None) -> None:
         self._source = source
+        self._follower = Follower(source)
         self._vault = vault
         self._archive = archive
         self._solves: dict[str, tuple[Version, list[Scored]]] = {}
 
-    async def build(self, lease: Lease, *, quiet: bool) -> Work:
+    async def build(self, lease: Lease, *, quiet: bool, whole: bool) -> Work:
         stages = Stages()
-        with stages.timed("read"):
-            rows, as_of = await self._source.read()
-        with stages.timed("build"):
-            boards = await asyncio.to_thread(list, documents.boards_of(rows))
+        followed = await self._follower.follow(stages, whole=whole)
+        scoreboard = followed.scoreboard
         with stages.timed("render"):
-            rendered = await asyncio.to_thread(_render, boards)
-            catalogue = Catalogue(await asyncio.to_thread(_digest, rendered), as_of, tuple(rows.divisions))
-        counts = {name: len(getattr(rows, name)) for name in ("challenges", "teams", "users", "solves")}
+            rendered = await asyncio.to_thread(scoreboard.joined)
+            catalogue = Catalogue(scoreboard.digest, followed.as_of, tuple(scoreboard.roster.divisions))
+        work = Work(catalogue, stages.seconds, followed.rows, followed.whole, scoreboard.size)
         with stages.timed("commit"):
             if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:
-                return Work(catalogue, stages.seconds, counts, unchanged=unchanged)
+                return replace(work, unchanged=unchanged)
             staged = await self._vault.stage(lease, rendered)
-        return Work(catalogue, stages.seconds, counts, rendered, staged)
+        return replace(work, documents=rendered, staged_bytes=staged)
 
     async def _same(self, version: Version, catalogue: Catalogue) -> Version | None:
         """The committed version, if its documents are these. One of another epoch will not do: its numbers may come
@@ -94,35 +81,23 @@ class Builder:
         assert self._archive is not None
         return await self._archive.load()
 
-    async def keep(self, edition: Edition, *, quiet: float) -> bool:
-        """True if what is kept is this edition now, or a newer one."""
+    async def keep(
+        self, version: Version, catalogue: Catalogue, kept: list[tuple[str, memoryview]], *, quiet: float
+    ) -> bool:
+        """True if what is kept is this version now, or a newer one."""
         assert self._archive is not None
-        documents = list(edition.documents.items())
-        catalogue = Catalogue(await asyncio.to_thread(_digest, documents), edition.as_of, edition.divisions)
-        return await self._archive.keep(edition.version, catalogue, documents, quiet=quiet)
+        return await self._archive.keep(version, catalogue, kept, quiet=quiet)
 
     async def cut(self, version: Version, name: str, owner: Owner, leaderboard: memoryview, since: Micros) -> bytes:
         """The timeline of the solves at or after `since` in `leaderboard`, which is document `name` of `version`."""
         kept, solves = self._solves.get(name, (None, []))
         if kept != version:
-            solves = await asyncio.to_thread(documents.solves_of, owner, leaderboard)
+            solves = await asyncio.to_thread(lambda: documents.solves_of(owner, plain(leaderboard)))
             self._solves[name] = version, solves
-        return await asyncio.to_thread(documents.timeline, owner, documents.since(solves, since))
+        return await asyncio.to_thread(lambda: compressed(documents.timeline(owner, documents.since(solves, since))))
 
     async def aclose(self) -> None:
         await self._source.aclose()
         await self._vault.aclose()
         if self._archive is not None:
             await self._archive.aclose()
-
-
-def _render(boards: Iterable[tuple[Board, int | None]]) -> list[tuple[str, bytes]]:
-    return [document for board in boards for document in documents.render(*board)]
-
-
-def _digest(rendered: Iterable[tuple[str, bytes | memoryview]]) -> str:
-    digest = hashlib.sha256()
-    for name, document in rendered:
-        digest.update(f"{name}:{len(document)}:".encode())
-        digest.update(document)
-    return digest.hexdigest()

@@ -40,7 +40,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from scoreboardd.backend.base import Abandoned, Begun, Confirmed, Rebuilt
-from scoreboardd.edition import Event, Version
+from scoreboardd.edition import SOLVED, Event, Version
 
 NEVER = float("inf")
 
@@ -272,6 +272,12 @@ class Coordinator:
         "The latest build heard of."
         self._begun_numbers: dict[str, int] = {}
         "Of the latest build heard of, by epoch."
+        self._odd = 0
+        "The last change that may be more than one more solve."
+        self._read = 0
+        "`changes` when our last build began."
+        self.whole = True
+        "Whether the build under way has to read everything: since our last, more may have changed than solves came."
         self._tried = 0
         "`changes` when the lock was last asked for."
         self._stored_in: tuple[Version, ...] = ()
@@ -386,6 +392,8 @@ class Coordinator:
             self._first = now
         self.changes += 1
         self._last = now
+        if event is None or event.reason != SOLVED:
+            self._odd = self.changes
         if event is not None:
             self._loudest = self.changes
             self._waiting_cause = event.after(self._waiting_cause)
@@ -428,6 +436,8 @@ class Coordinator:
     def _won(self, version: Version, now: float) -> None:
         self.phase = Phase.BUILDING
         self.lease = version
+        self.whole = self._odd > self._read or self._read == 0
+        self._read = self.changes
         self._renew_at = now + self._timing.lock_ttl / 3
         self._cover(version, self._tried)
 

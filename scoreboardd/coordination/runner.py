@@ -272,7 +272,9 @@ class Runner:
     async def _build(self, version: Version, *, quiet: bool) -> None:
         assert self._lease is not None
         try:
-            built = await self._builder.build(self._lease, quiet=quiet, timeout=self._build_timeout)
+            built = await self._builder.build(
+                self._lease, quiet=quiet, whole=self.coordinator.whole, timeout=self._build_timeout
+            )
         except BuilderError as error:
             self._metrics.rebuilds.labels("failed").inc()
             if error.part == "source":
@@ -327,7 +329,8 @@ class Runner:
             changes=changes,
             seconds={stage: round(seconds, 4) for stage, seconds in stages.items()},
             rows=built.rows,
-            bytes=sum(len(document) for document in built.documents.values()),
+            whole=built.whole,
+            bytes=built.size,
             staged_bytes=built.staged_bytes,
         )
         self._feed(c.Committed())

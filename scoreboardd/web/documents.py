@@ -135,7 +135,7 @@ class Documents:
         self, edition: Edition, whole: Representations, owner: Owner, division_id: int | None, window: int
     ) -> Representations:
         since = (math.floor(time.time()) - min(window, LONGEST) * 60) * 1_000_000
-        first = _FIRST_BUCKET.match(whole.identity)
+        first = _FIRST_BUCKET.match(whole.beginning)
         if first is None or since <= micros(first[1].decode()):
             return whole  # nothing to cut off
         key = (edition.version, owner, division_id, window)

@@ -4,18 +4,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scoreboardd.board import documents
+from scoreboardd import compression as zstd
 from scoreboardd.board.rows import Rows
+from scoreboardd.board.scoreboard import Scoreboard
 from tests import oracle
 
 
 def rendered(rows: Rows) -> dict[str, bytes]:
     """Every document of these rows, by name."""
-    return dict(document for board in documents.boards_of(rows) for document in documents.render(*board))
+    return plain(Scoreboard(rows))
+
+
+def plain(scoreboard: Scoreboard) -> dict[str, bytes]:
+    return {name: b"".join(document.text()) for name, document in scoreboard.documents.items()}
 
 
 def parsed(bodies: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
-    return {name: json.loads(bytes(body)) for name, body in bodies.items()}
+    """Of documents as text, or as zstd."""
+    return {name: json.loads(bytes(body) if body[:1] == b"{" else zstd.plain(body)) for name, body in bodies.items()}
 
 
 def expected(tables: oracle.Tables) -> dict[str, Any]:

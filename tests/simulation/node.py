@@ -399,7 +399,7 @@ class Node:
     def _serve(self, version: Version, documents: dict[str, int], as_of: float, asked: Version | None) -> None:
         before, contained = self.memory.version, self.content
         if not version.replaces(before, asked) or not self.memory.install(
-            Edition(version, as_of, (), documents)  # type: ignore[arg-type]
+            Edition(version, as_of, (), "", documents)  # type: ignore[arg-type]
         ):
             return
         demand, still = self.world.demand, self.cluster.still

@@ -25,6 +25,7 @@ from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
 from scoreboardd.backend.redis import RedisStore, RedisVault
 from scoreboardd.board.documents import keys
+from scoreboardd.compression import compressed
 from scoreboardd.edition import Event, Version
 from tests.simulation.store import Data, Store
 
@@ -263,7 +264,7 @@ class Side:
             case "confirm", ():
                 return await self.store.confirm(lease, number + 0.5)
             case "stage", (divisions, missing):
-                documents = [(key, f"{key} of {number}".encode()) for key in keys(divisions)]
+                documents = [(key, compressed(f"{key} of {number}".encode())) for key in keys(divisions)]
                 return await self.store.stage(lease, documents[missing:])
         return await getattr(self.store, name)(lease)
 

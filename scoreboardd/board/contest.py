@@ -1,0 +1,139 @@
+"""Who has what: the facts of a contest as arrays, which grow by solves and change in no other way.
+
+Rules (contract §5): an owner, user or team, has a challenge once, from its first correct submission; a team's solves
+are those of its visible users. Whatever else changes in a contest makes another `Contest`.
+
+An owner is known by its *rank* (its place in the order that breaks ties, which is that of `Side.ids`), a challenge by
+its *column* (its place among the ids). A *cell* is one owner's one challenge, numbered `rank * columns + column`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from scoreboardd.board.documents import Owner
+from scoreboardd.board.rows import Roster, Solves, find
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+NEVER = np.iinfo(np.int64).max
+"When a cell was solved that was not."
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What some solves change on one side: these cells, each once, in order."""
+
+    cell: Ints
+    rank: Ints
+    column: Ints
+    before: Ints
+    "When each was solved until now, `NEVER` if it was not."
+    at: Ints
+    first_blood: Bools
+
+    def where(self, wanted: Bools) -> "Cells":
+        return Cells(*(getattr(self, field.name)[wanted] for field in fields(self)))
+
+
+class Side:
+    """The users, or the teams, and what each has."""
+
+    def __init__(self, owner: Owner, named: list[tuple[int, str]], columns: int) -> None:
+        """`named`: (id, name) of each, in the order that breaks ties."""
+        self.owner = owner
+        self.columns = columns
+        self.ids: Ints = np.array([id for id, _ in named], np.int64)
+        field = f'"{owner.id_field}":%d,"{owner.name_field}":%b'.encode()
+        self.labels = objects([field % (id, orjson.dumps(name)) for id, name in named])
+        "Each one's id and name, as the documents have them."
+        self.at: Ints = np.full(len(named) * columns, NEVER, np.int64)
+        "When each cell was first solved."
+        self.first_blood: Bools = np.zeros(len(named) * columns, np.bool_)
+        "Whether any of a cell's solves drew first blood."
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def news(self, rank: Ints, column: Ints, at: Ints, first_blood: Bools) -> Cells:
+        """What these solves, by the owners of `rank`, change; nothing has changed yet."""
+        cell = rank * self.columns + column
+        order = np.argsort(cell)
+        cell = cell[order]
+        starts = np.flatnonzero(np.diff(cell, prepend=-1))
+        cell = cell[starts]
+        before, had_blood = self.at[cell], self.first_blood[cell]
+        at = np.minimum(_each(np.minimum, at[order], starts), before)
+        blood = _each(np.logical_or, first_blood[order], starts) | had_blood
+        new = (at != before) | (blood != had_blood)
+        cell = cell[new]
+        rank, column = np.divmod(cell, max(self.columns, 1))
+        return Cells(cell, rank, column, before[new], at[new], blood[new])
+
+    def apply(self, cells: Cells) -> None:
+        self.at[cells.cell] = cells.at
+        self.first_blood[cells.cell] = cells.first_blood
+
+    def having(self, column: int) -> Ints:
+        """The ranks of those who have this challenge."""
+        return np.flatnonzero(self.at[column :: self.columns] != NEVER)
+
+
+class Contest:
+    """Both sides of a contest, with nothing solved yet."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.challenges = sorted(roster.challenges)
+        # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
+        teams = sorted(roster.teams, key=lambda team: (team.name, team.id))
+        users = sorted(roster.users, key=lambda user: user.id)
+        columns = len(self.challenges)
+        self.sides = {
+            Owner.USERS: Side(Owner.USERS, [(user.id, user.name) for user in users], columns),
+            Owner.TEAMS: Side(Owner.TEAMS, [(team.id, team.name) for team in teams], columns),
+        }
+        ranks: dict[int | None, int] = {team.id: rank for rank, team in enumerate(teams)}
+        self.team_of: Ints = np.array([ranks.get(user.team_id, -1) for user in users], np.int64)
+        "Of each user the rank of its team, -1 for none."
+        self._division_of = objects([team.division_id for team in teams])
+        self._roster = roster
+
+    def members(self, division_id: int | None) -> dict[Owner, Bools]:
+        """Which users and teams take part in a division, or at all."""
+        if division_id is None:
+            return {owner: np.ones(len(side), np.bool_) for owner, side in self.sides.items()}
+        teams = (self._division_of == division_id).astype(np.bool_)
+        # The last one is what the rank -1 finds: no team.
+        return {Owner.USERS: np.append(teams, False)[self.team_of], Owner.TEAMS: teams}
+
+    def news(self, solves: Solves) -> dict[Owner, Cells]:
+        """What these solves change. Those by users or of challenges that are not listed count for nothing."""
+        user, known_user = find(solves["user_id"], self._roster.user_ids)
+        column, known_challenge = find(solves["challenge_id"], self._roster.challenge_ids)
+        known = known_user & known_challenge
+        their = [user, column, solves["at"], solves["first_blood"]]
+        user, *what = their if known.all() else [values[known] for values in their]
+        team = self.team_of[user]
+        teamed = team >= 0
+        its = [team, *what] if teamed.all() else [values[teamed] for values in (team, *what)]
+        return {Owner.USERS: self.sides[Owner.USERS].news(user, *what), Owner.TEAMS: self.sides[Owner.TEAMS].news(*its)}
+
+    def apply(self, news: Mapping[Owner, Cells]) -> None:
+        for owner, cells in news.items():
+            self.sides[owner].apply(cells)
+
+
+def _each(function: np.ufunc, values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:
+    """`function` over each stretch of values; `reduceat` cannot do none."""
+    return function.reduceat(values, starts) if len(starts) else values
+
+
+def objects(values: list[Any]) -> NDArray[np.object_]:
+    made = np.empty(len(values), np.object_)
+    made[:] = values
+    return made

@@ -1,0 +1,117 @@
+"""The standings of everyone, or of one division: what each challenge is worth, each owner's score, the four documents.
+
+A change comes in two steps, with the contest changing in between: `change` reckons with what was and what will be, and
+returns the printing that is left to do from the contest as it then is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import orjson
+import zstandard
+
+from scoreboardd.board.contest import NEVER, Bools, Cells, Contest, Ints, Side
+from scoreboardd.board.documents import BUCKET, Owner
+from scoreboardd.board.printing import Buckets, Entries
+from scoreboardd.board.scoring import points
+from scoreboardd.board.sheet import Piece, Sheet, changes
+
+Printing = Callable[[], None]
+
+
+class Standings:
+    """One board. Whoever is no member of its division is nothing to it."""
+
+    def __init__(self, contest: Contest, division_id: int | None, compressor: zstandard.ZstdCompressor) -> None:
+        self._contest = contest
+        self._compressor = compressor
+        members = contest.members(division_id)
+        self._lines = {owner: Lines(contest, contest.sides[owner], members[owner], compressor) for owner in Owner}
+        teams = contest.team_of[members[Owner.USERS]]
+        self._competing = len(np.unique(teams[teams >= 0]))
+        self._teams_having: Ints = np.zeros(len(contest.challenges), np.int64)
+        self._worth = self._reckon()
+        self._opening = self._open()
+        self._beginning = Piece(b'{"submissions":[', compressor)
+        self._closing = Piece(b"]}", compressor)
+
+    def change(self, news: Mapping[Owner, Cells]) -> Printing:
+        mine = {owner: self._lines[owner].of_members(cells) for owner, cells in news.items()}
+        teams = mine[Owner.TEAMS]
+        self._teams_having += np.bincount(teams.column[teams.before == NEVER], minlength=len(self._teams_having))
+        worth, self._worth = self._worth, self._reckon()
+        rises = self._worth - worth
+        printing = [self._lines[owner].change(cells, self._worth, rises) for owner, cells in mine.items()]
+
+        def print_all() -> None:
+            if rises.any():
+                self._opening = self._open()
+            for each in printing:
+                each()
+
+        return print_all
+
+    def _reckon(self) -> Ints:
+        """What each challenge is worth now."""
+        having = zip(self._contest.challenges, self._teams_having.tolist(), strict=True)
+        return np.array([points(c.initial, c.minimum, decay=self._competing, solves=n) for c, n in having], np.int64)
+
+    def _open(self) -> Piece:
+        """How a leaderboard begins, up to its entries."""
+        listed = [
+            {"id": c.id, "title": c.title, "category": c.category, "points": worth}
+            for c, worth in zip(self._contest.challenges, self._worth.tolist(), strict=True)
+        ]
+        return Piece(b'{"challenges":%b,"entries":[' % orjson.dumps(listed), self._compressor)
+
+    def documents(self) -> Iterator[tuple[Owner, list[Piece], list[Piece]]]:
+        """The pieces of each side's leaderboard and timeline."""
+        for owner, lines in self._lines.items():
+            yield (
+                owner,
+                [self._opening, *lines.entries.chunks, self._closing],
+                [self._beginning, *lines.buckets.chunks, self._closing],
+            )
+
+
+class Lines:
+    """The users, or the teams, of one board: a line each in the leaderboard, one each and bucket in the timeline."""
+
+    def __init__(self, contest: Contest, side: Side, members: Bools, compressor: zstandard.ZstdCompressor) -> None:
+        self._side = side
+        self._members = members
+        self._all = bool(members.all())
+        self._scores: Ints = np.zeros(len(side), np.int64)
+        self.entries = Sheet(Entries(contest, side), compressor)
+        self.buckets = Sheet(Buckets(side), compressor)
+
+    def of_members(self, cells: Cells) -> Cells:
+        return cells if self._all else cells.where(self._members[cells.rank])
+
+    def change(self, cells: Cells, worth: Ints, rises: Ints) -> Printing:
+        """The owners' new cells, at what each challenge is now worth, which is by `rises` more than it was."""
+        touched, timeline = [cells.rank], []
+        before = self._scores.copy()
+        printed = bool(self.entries.chunks)
+        for column in np.flatnonzero(rises).tolist() if printed else ():  # before that nobody had anything
+            ranks = self._side.having(column)
+            ranks = ranks[self._members[ranks]]
+            self._scores[ranks] += rises[column]
+            touched.append(ranks)
+            at = self._side.at[ranks * self._side.columns + column]
+            timeline.append(changes(at // BUCKET, ranks, points=rises[column]))
+        gain = worth[cells.column]
+        had = cells.before != NEVER
+        np.add.at(self._scores, cells.rank[~had], gain[~had])
+        timeline.append(changes(cells.before[had] // BUCKET, cells.rank[had], -gain[had], -1))
+        timeline.append(changes(cells.at // BUCKET, cells.rank, gain, 1))
+
+        ranks = np.unique(np.concatenate(touched)) if printed else np.flatnonzero(self._members)
+        leaving = changes(-before[ranks], ranks, count=-1 if printed else 0)
+        entering = changes(-self._scores[ranks], ranks, count=1)
+
+        def print_both() -> None:
+            self.entries.change(leaving, entering)
+            self.buckets.change(*timeline)
+
+        return print_both

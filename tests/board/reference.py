@@ -1,0 +1,136 @@
+"""The documents to the byte, made the plain way: rows → `Board` → dicts → orjson, all of it anew each time.
+
+`tests.oracle` says what the documents mean, from the contract alone; this says how exactly they are written.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from scoreboardd.board.documents import Owner, Scored, leaderboard_key, rfc3339, timeline, timeline_key
+from scoreboardd.board.rows import Challenge, Micros, Roster, Rows, Team, User
+from scoreboardd.board.scoring import points
+
+
+def documents(rows: Rows) -> dict[str, bytes]:
+    """Every document of these rows, by name."""
+    found = dict(render(build(rows), None))
+    for division_id in rows.roster.divisions:
+        found |= render(build(division(rows, division_id)), division_id)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A challenge an owner has: when it was first solved, and whether any of its solves drew first blood."""
+
+    challenge_id: int
+    at: Micros
+    first_blood: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One line of the board. `held` is ordered by challenge id."""
+
+    id: int
+    name: str
+    score: int
+    held: list[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The standings of everyone, or of one division."""
+
+    challenges: list[Challenge]
+    points: dict[int, int]
+    users: list[Standing]
+    teams: list[Standing]
+
+
+def division(rows: Rows, division_id: int) -> Rows:
+    """The contest as seen from one division: its teams, their users. Their solves are told by the users."""
+    roster = rows.roster
+    teams = [team for team in roster.teams if team.division_id == division_id]
+    team_ids = {team.id for team in teams}
+    users = [user for user in roster.users if user.team_id in team_ids]
+    return Rows(Roster(roster.challenges, teams, users, roster.divisions), rows.solves)
+
+
+def build(rows: Rows) -> Board:
+    """The board of all `rows`. Solves by users or of challenges that `rows` does not list count for nothing."""
+    roster = rows.roster
+    team_of = {user.id: user.team_id for user in roster.users}
+    challenge_ids = {challenge.id for challenge in roster.challenges}
+    by_user: dict[int, dict[int, Held]] = {user.id: {} for user in roster.users}
+    by_team: dict[int, dict[int, Held]] = {team.id: {} for team in roster.teams}
+    for user_id, challenge_id, at, first_blood in rows.solves.tolist():
+        if user_id not in by_user or challenge_id not in challenge_ids:
+            continue
+        held = Held(challenge_id, at, first_blood)
+        _take(by_user[user_id], held)
+        team_id = team_of[user_id]
+        if team_id in by_team:
+            _take(by_team[team_id], held)
+
+    competing = len({team_id for team_id in team_of.values() if team_id in by_team})
+    solves = dict.fromkeys(challenge_ids, 0)
+    for mine in by_team.values():
+        for challenge_id in mine:
+            solves[challenge_id] += 1
+    worth = {c.id: points(c.initial, c.minimum, decay=competing, solves=solves[c.id]) for c in roster.challenges}
+
+    return Board(
+        challenges=sorted(roster.challenges, key=lambda challenge: challenge.id),
+        points=worth,
+        users=sorted(_standings(roster.users, by_user, worth), key=lambda s: (-s.score, s.id)),
+        # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
+        teams=sorted(_standings(roster.teams, by_team, worth), key=lambda s: (-s.score, s.name, s.id)),
+    )
+
+
+def _take(mine: dict[int, Held], new: Held) -> None:
+    """Merge one solve into what an owner has: earliest time, any first blood."""
+    old = mine.get(new.challenge_id)
+    if old is not None:
+        new = Held(new.challenge_id, min(old.at, new.at), old.first_blood or new.first_blood)
+    mine[new.challenge_id] = new
+
+
+def _standings(
+    owners: Iterable[User] | Iterable[Team], having: dict[int, dict[int, Held]], worth: dict[int, int]
+) -> Iterable[Standing]:
+    for owner in owners:
+        mine = having[owner.id]
+        held = [mine[challenge_id] for challenge_id in sorted(mine)]
+        yield Standing(owner.id, owner.name, sum(worth[h.challenge_id] for h in held), held)
+
+
+def render(board: Board, division_id: int | None) -> Iterator[tuple[str, bytes]]:
+    """The names and bodies of one board's documents."""
+    challenges = [
+        {"id": c.id, "title": c.title, "category": c.category, "points": board.points[c.id]} for c in board.challenges
+    ]
+    for owner, standings in ((Owner.USERS, board.users), (Owner.TEAMS, board.teams)):
+        entries = [_entry(owner, standing) for standing in standings]
+        yield (
+            leaderboard_key(owner, division_id),
+            orjson.dumps({"challenges": challenges, "entries": entries}),
+        )
+        scored = [Scored(h.at, s.id, s.name, board.points[h.challenge_id]) for s in standings for h in s.held]
+        yield timeline_key(owner, division_id), timeline(owner, scored)
+
+
+def _entry(owner: Owner, standing: Standing) -> dict[str, Any]:
+    return {
+        owner.id_field: standing.id,
+        owner.name_field: standing.name,
+        "score": standing.score,
+        "solves": [
+            {"challenge_id": h.challenge_id, "solved_at": rfc3339(h.at), "is_first_blood": h.first_blood}
+            for h in standing.held
+        ],
+    }

@@ -1,0 +1,99 @@
+"""What comes solve by solve is, to the byte and chunk for chunk, what is made at once."""
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoreboardd.board import printing, sheet
+from scoreboardd.board.rows import Challenge, Roster, Rows, Team, User, solves_of
+from scoreboardd.board.scoreboard import Scoreboard
+from tests.board import reference
+from tests.board.expected import plain
+from tests.contests import contests, to_rows
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that small contests have many: they split, merge, vanish and become the first."""
+    monkeypatch.setattr(printing, "ENTRIES", 2)
+    monkeypatch.setattr(printing, "BUCKETS", 2)
+    monkeypatch.setattr(sheet, "BATCH", 3)
+
+
+def frames(scoreboard: Scoreboard) -> dict[str, list[bytes]]:
+    return {name: [piece.frame for piece in document] for name, document in scoreboard.documents.items()}
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_solves_may_come_in_any_order_in_any_portions_and_twice(data: st.DataObject):
+    rows = to_rows(data.draw(contests()))
+    solves = data.draw(st.permutations(rows.solves.tolist()))
+    scoreboard = Scoreboard(Rows(rows.roster, solves_of([])))
+    done = 0
+    while done < len(solves):
+        upto = done + data.draw(st.integers(1, 5))
+        again = max(0, done - data.draw(st.integers(0, 5)))
+        scoreboard.add(solves_of(solves[again:upto]))
+        done = upto
+        known = Rows(rows.roster, solves_of(solves[:done]))
+        assert plain(scoreboard) == reference.documents(known)
+        assert frames(scoreboard) == frames(Scoreboard(known))
+    assert scoreboard.digest == Scoreboard(rows).digest
+
+
+def contest(users: int) -> Roster:
+    return Roster(
+        [Challenge(n, f"c{n}", "web", 500, 100) for n in range(1, 6)],
+        [Team(n, f"t{n}") for n in range(1, users + 1)],
+        [User(n, f"u{n}", n) for n in range(1, users + 1)],
+        [],
+    )
+
+
+def test_a_version_stays_as_it_is_when_there_is_a_newer_one():
+    scoreboard = Scoreboard(Rows(contest(30), solves_of([(n, 1, n, False) for n in range(1, 20)])))
+    before, texts = scoreboard.documents, plain(scoreboard)
+    for n in range(1, 31):
+        scoreboard.add(solves_of([(n, 2, n * 10**9, False)]))
+    assert plain(scoreboard) != texts
+    assert {name: b"".join(document.text()) for name, document in before.items()} == texts
+
+
+def test_what_a_solve_does_not_touch_is_shared(monkeypatch: pytest.MonkeyPatch):
+    roster = contest(300)
+    # So many that have it that one more is worth no point less.
+    solves = [(n, c, n * 10**9, False) for n in range(1, 21) for c in (1, 2)]
+    scoreboard = Scoreboard(Rows(roster, solves_of(solves)))
+    before = scoreboard.documents
+    scoreboard.add(solves_of([(200, 5, 10**12, False)]))
+    for name, document in scoreboard.documents.items():
+        assert len(set(document) - set(before[name])) < 12, name
+        assert len(document) > 8
+
+
+def test_frames_are_the_zstd_form_of_the_text():
+    scoreboard = Scoreboard(Rows(contest(50), solves_of([(n, 1, n * 10**9, False) for n in range(1, 50)])))
+    for document in scoreboard.documents.values():
+        whole = b"".join(piece.frame for piece in document)
+        text = zstandard.ZstdDecompressor().stream_reader(whole, read_across_frames=True).read()
+        assert text == b"".join(document.text())
+        assert len(text) == document.size
+
+
+def test_equal_digests_are_equal_documents():
+    solves = [(n, 1, n * 10**9, False) for n in range(1, 30)]
+    one, same = (Scoreboard(Rows(contest(30), solves_of(solves))) for _ in range(2))
+    assert one.digest == same.digest
+    same.add(solves_of([(30, 1, 0, False)]))
+    assert one.digest != same.digest
+
+
+@pytest.mark.parametrize("points", [2**31 - 1, 2**62])
+def test_scores_that_leave_no_room_for_a_rank_beside_them(points: int):
+    roster = Roster(
+        [Challenge(n, "c", "web", points // n, points // n) for n in (1, 2)], [], [User(n, "u") for n in range(9)], []
+    )
+    rows = Rows(roster, solves_of([(n, 1 + n % 2, n, False) for n in range(7)]))
+    assert plain(Scoreboard(rows)) == reference.documents(rows)
