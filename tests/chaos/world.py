@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from scoreboardd.demo.servers import Postgres, Valkey
-from scoreboardd.source.postgres import FAILURES
+from scoreboardd.database import FAILURES
 from tests.chaos.history import History, Solve
 from tests.chaos.member import Member
 from tests.chaos.proxy import Proxy
