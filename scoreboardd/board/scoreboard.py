@@ -4,32 +4,39 @@ Made from rows it is complete; `add` then costs what the solves change, and give
 made anew from all rows. An exception from either leaves it in pieces: throw it away and make another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 
 import zstandard
 
 from scoreboardd.board.contest import Contest
-from scoreboardd.board.documents import leaderboard_key, timeline_key
 from scoreboardd.board.rows import Rows, Solves
-from scoreboardd.board.sheet import LEVEL, Piece
+from scoreboardd.board.sheet import DIGEST, LEVEL, Piece
 from scoreboardd.board.standings import Standings
 
 
-class Document(tuple[Piece, ...]):
+@dataclass(frozen=True, slots=True)
+class Document:
     """One document of one version, in pieces. Versions share what they have in common."""
 
-    __slots__ = ()
+    opening: Piece
+    chunks: Sequence[Piece]
+    closing: Piece
+    digests: bytes
+    "Those of the chunks."
+
+    def __iter__(self) -> Iterator[Piece]:
+        return chain((self.opening,), self.chunks, (self.closing,))
+
+    def __len__(self) -> int:
+        return 2 + len(self.chunks)
 
     @property
     def size(self) -> int:
         """Bytes of the plain text."""
         return sum(piece.size for piece in self)
-
-    @property
-    def digest(self) -> bytes:
-        """Of equal documents alike, as long as the zstd library is the same."""
-        return blake2b(b"".join([piece.digest for piece in self]), digest_size=16).digest()
 
     def text(self) -> Iterator[bytes]:
         """The plain text, piece by piece."""
@@ -63,14 +70,15 @@ class Scoreboard:
 
     @property
     def digest(self) -> str:
-        """Over all documents: equal digests, equal documents."""
-        digest = blake2b()
+        """Over all documents. Equal digests, equal documents; and the other way, if the zstd libraries are equal."""
+        digest = blake2b(digest_size=DIGEST)
         for name, document in self.documents.items():
-            digest.update(name.encode() + document.digest)
+            digest.update(b"%d:%b" % (len(document.digests), name.encode()))
+            digest.update(document.opening.digest)
+            digest.update(document.digests)
         return digest.hexdigest()
 
     def _collected(self) -> Iterator[tuple[str, Document]]:
         for division_id, standings in self._standings.items():
-            for owner, leaderboard, timeline in standings.documents():
-                yield leaderboard_key(owner, division_id), Document(leaderboard)
-                yield timeline_key(owner, division_id), Document(timeline)
+            for key, owner, opening, sheet, closing in standings.documents():
+                yield key(owner, division_id), Document(opening, sheet.chunks, closing, sheet.digests)

@@ -26,6 +26,8 @@ Rows = NDArray[Any]
 
 LEVEL = 1
 "Of zstd: on JSON of this kind the higher ones take longer and give no less."
+DIGEST = 16
+"Bytes of a piece's."
 BATCH = 32
 "Chunks printed at once: enough to make numpy worth its calls, few enough to stay in the processor's cache."
 
@@ -40,7 +42,7 @@ class Piece:
         "Bytes of the text."
         # A copy: what comes from the compressor keeps room for a text that would not compress at all.
         self.frame = bytes(memoryview(compressor.compress(text)))
-        self.digest = blake2b(self.frame, digest_size=16).digest()
+        self.digest = blake2b(self.frame, digest_size=DIGEST).digest()
 
 
 class Chunk(Piece):
@@ -78,16 +80,36 @@ class Sheet:
         self._printer = printer
         self._compressor = compressor
         self.chunks: list[Chunk] = []
+        "Replaced by a change, never changed."
+        self.digests = b""
+        "Those of the chunks, one behind the other: not to be gathered from thousands each time."
 
     def change(self, *changed: Rows) -> None:
         """Add these changes to the rows, and print again the chunks they touch."""
-        new: list[Chunk] = []
         old, done = self.chunks, 0
+        new: list[Chunk] = []
+        digests: list[bytes] = []
+
+        def keep(start: int, end: int | None) -> None:
+            kept = old[start:end]
+            if start > 0 and kept and not new:
+                # It has become the document's first: that has a comma too many.
+                put([*self._printed(kept[0].rows, first=True)])
+                start += 1
+                kept = kept[1:]
+            new.extend(kept)
+            digests.append(self.digests[start * DIGEST : None if end is None else end * DIGEST])
+
+        def put(made: list[Chunk]) -> None:
+            new.extend(made)
+            digests.extend([chunk.digest for chunk in made])
+
         for start, end, rows in self._stretches(_summed(*changed)):
-            new += self._kept(old[done:start], first=done > 0 and not new)
-            new += self._printed(rows, first=not new)
+            keep(done, start)
+            put([*self._printed(rows, first=not new)])
             done = end
-        self.chunks = new + self._kept(old[done:], first=done > 0 and not new)
+        keep(done, None)
+        self.chunks, self.digests = new, b"".join(digests)
 
     def _stretches(self, changed: Rows) -> Iterator[tuple[int, int, Rows]]:
         """The chunks to replace, as (start, end), neighbours together, and the rows to replace them with."""
@@ -122,10 +144,6 @@ class Sheet:
             end = bisect_left(keys, self.chunks[after].first, lo=start) if after < len(self.chunks) else len(keys)
             yield after - 1, changed[start:end]
             start = end
-
-    def _kept(self, chunks: list[Chunk], *, first: bool) -> list[Chunk]:
-        """Chunks as they are, but for one that has become the document's first: that has a comma too many."""
-        return [*self._printed(chunks[0].rows, first=True), *chunks[1:]] if first and chunks else chunks
 
     def _printed(self, rows: Rows, *, first: bool) -> Iterator[Chunk]:
         if not len(rows):

@@ -11,7 +11,7 @@ import orjson
 import zstandard
 
 from scoreboardd.board.contest import NEVER, Bools, Cells, Contest, Ints, Side
-from scoreboardd.board.documents import BUCKET, Owner
+from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
 from scoreboardd.board.printing import Buckets, Entries
 from scoreboardd.board.scoring import points
 from scoreboardd.board.sheet import Piece, Sheet, changes
@@ -64,14 +64,11 @@ class Standings:
         ]
         return Piece(b'{"challenges":%b,"entries":[' % orjson.dumps(listed), self._compressor)
 
-    def documents(self) -> Iterator[tuple[Owner, list[Piece], list[Piece]]]:
-        """The pieces of each side's leaderboard and timeline."""
+    def documents(self) -> Iterator[tuple[Callable[[Owner, int | None], str], Owner, Piece, Sheet, Piece]]:
+        """What names it, whose it is, and how it begins, goes on and ends: of each document."""
         for owner, lines in self._lines.items():
-            yield (
-                owner,
-                [self._opening, *lines.entries.chunks, self._closing],
-                [self._beginning, *lines.buckets.chunks, self._closing],
-            )
+            yield leaderboard_key, owner, self._opening, lines.entries, self._closing
+            yield timeline_key, owner, self._beginning, lines.buckets, self._closing
 
 
 class Lines:
@@ -90,14 +87,19 @@ class Lines:
 
     def change(self, cells: Cells, worth: Ints, rises: Ints) -> Printing:
         """The owners' new cells, at what each challenge is now worth, which is by `rises` more than it was."""
-        touched, timeline = [cells.rank], []
-        before = self._scores.copy()
         printed = bool(self.entries.chunks)
-        for column in np.flatnonzero(rises).tolist() if printed else ():  # before that nobody had anything
-            ranks = self._side.having(column)
-            ranks = ranks[self._members[ranks]]
+        having = {
+            column: self._having(column)
+            for column in (np.flatnonzero(rises).tolist() if printed else ())  # before that nobody had anything
+        }
+        touched = (
+            np.unique(np.concatenate([cells.rank, *having.values()])) if printed else np.flatnonzero(self._members)
+        )
+        leaving = changes(-self._scores[touched], touched, count=-1 if printed else 0)
+
+        timeline = []
+        for column, ranks in having.items():
             self._scores[ranks] += rises[column]
-            touched.append(ranks)
             at = self._side.at[ranks * self._side.columns + column]
             timeline.append(changes(at // BUCKET, ranks, points=rises[column]))
         gain = worth[cells.column]
@@ -105,13 +107,14 @@ class Lines:
         np.add.at(self._scores, cells.rank[~had], gain[~had])
         timeline.append(changes(cells.before[had] // BUCKET, cells.rank[had], -gain[had], -1))
         timeline.append(changes(cells.at // BUCKET, cells.rank, gain, 1))
-
-        ranks = np.unique(np.concatenate(touched)) if printed else np.flatnonzero(self._members)
-        leaving = changes(-before[ranks], ranks, count=-1 if printed else 0)
-        entering = changes(-self._scores[ranks], ranks, count=1)
+        entering = changes(-self._scores[touched], touched, count=1)
 
         def print_both() -> None:
             self.entries.change(leaving, entering)
             self.buckets.change(*timeline)
 
         return print_both
+
+    def _having(self, column: int) -> Ints:
+        ranks = self._side.having(column)
+        return ranks[self._members[ranks]]
