@@ -20,8 +20,8 @@ import psutil
 
 from bench import rebuild_peer
 from bench.rebuild_data import SIZES, fill
-from scoreboardd.board.scoreboard import Document, Scoreboard
-from scoreboardd.board.sheet import Piece
+from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.sheet import Document, Piece
 from scoreboardd.builder.follower import Follower
 from scoreboardd.demo.servers import Postgres
 from scoreboardd.source.postgres import PostgresSource

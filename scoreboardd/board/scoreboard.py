@@ -4,44 +4,14 @@ Made from rows it is complete; `add` then costs what the solves change, and give
 made anew from all rows. An exception from either leaves it in pieces: throw it away and make another.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
 
 import zstandard
 
 from scoreboardd.board.contest import Contest
 from scoreboardd.board.rows import Rows, Solves
-from scoreboardd.board.sheet import DIGEST, LEVEL, Piece
+from scoreboardd.board.sheet import DIGEST, LEVEL, Document
 from scoreboardd.board.standings import Standings
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One document of one version, in pieces. Versions share what they have in common."""
-
-    opening: Piece
-    chunks: Sequence[Piece]
-    closing: Piece
-    digests: bytes
-    "Those of the chunks."
-
-    def __iter__(self) -> Iterator[Piece]:
-        return chain((self.opening,), self.chunks, (self.closing,))
-
-    def __len__(self) -> int:
-        return 2 + len(self.chunks)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the plain text."""
-        return sum(piece.size for piece in self)
-
-    def text(self) -> Iterator[bytes]:
-        """The plain text, piece by piece."""
-        decompressor = zstandard.ZstdDecompressor()
-        return (decompressor.decompress(piece.frame) for piece in self)
 
 
 class Scoreboard:
@@ -66,7 +36,9 @@ class Scoreboard:
         self._contest.apply(news)
         for each in printing:
             each()
-        self.documents = dict(self._collected())
+        self.documents = {
+            name: document for standings in self._standings.values() for name, document in standings.documents()
+        }
 
     @property
     def digest(self) -> str:
@@ -77,8 +49,3 @@ class Scoreboard:
             digest.update(document.opening.digest)
             digest.update(document.digests)
         return digest.hexdigest()
-
-    def _collected(self) -> Iterator[tuple[str, Document]]:
-        for division_id, standings in self._standings.items():
-            for key, owner, opening, sheet, closing in standings.documents():
-                yield key(owner, division_id), Document(opening, sheet.chunks, closing, sheet.digests)

@@ -1,17 +1,19 @@
 """A document as a sequence of compressed pieces, of which a change replaces the few that it touches.
 
-- The rows of a document are in the order of their keys, (major, rank). A *change* adds to a row: a row is there while
-  its `count` is above zero, and a change of nothing at all says that the row looks different now. So a document that is
-  made whole is one that is changed from nothing: there is no second way to make one.
-- The rows are cut into chunks where their content says so (`Printer.cuts`), about every so many rows. Whatever the way
-  to a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be balanced.
+- The lines of a document are in the order of their keys, (major, rank). A *change* adds to a line: one is there while
+  its `count` is above zero, and a change of nothing at all says that the line looks different now. So a document that
+  is made whole is one that is changed from nothing: there is no second way to make one.
+- The lines are cut into chunks where their keys say so (`Printer.cuts`), about every so many lines. Whatever the way to
+  a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be balanced.
 - A chunk is immutable, and shared by all versions of the document that have it. What it keeps of its text is a zstd
   frame; zstd frames one behind the other are the zstd form of the whole (RFC 8878 §3).
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +22,9 @@ from numpy.typing import NDArray
 
 from scoreboardd.board.contest import Bools, Ints
 
-ROW = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
-Rows = NDArray[Any]
-"An array of `ROW`."
+LINE = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
+Lines = NDArray[Any]
+"An array of `LINE`, in order where they are those of a chunk."
 
 LEVEL = 1
 "Of zstd: on JSON of this kind the higher ones take longer and give no less."
@@ -46,92 +48,121 @@ class Piece:
 
 
 class Chunk(Piece):
-    """A piece made of rows."""
+    """A piece made of lines."""
 
-    __slots__ = ("first", "rows")
+    __slots__ = ("first", "lines")
 
-    def __init__(self, rows: Rows, text: bytes, compressor: zstandard.ZstdCompressor) -> None:
+    def __init__(self, lines: Lines, text: bytes, compressor: zstandard.ZstdCompressor) -> None:
         super().__init__(text, compressor)
-        self.rows = rows
-        self.first = _key(rows)
+        self.lines = lines
+        self.first = _key(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of one version, in pieces. Versions share what they have in common."""
+
+    opening: Piece
+    chunks: Sequence[Piece]
+    closing: Piece
+    digests: bytes
+    "Those of the chunks, one behind the other."
+
+    def __iter__(self) -> Iterator[Piece]:
+        return chain((self.opening,), self.chunks, (self.closing,))
+
+    def __len__(self) -> int:
+        """Pieces."""
+        return 2 + len(self.chunks)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the plain text."""
+        return sum(piece.size for piece in self)
+
+    def text(self) -> Iterator[bytes]:
+        """The plain text, piece by piece."""
+        decompressor = zstandard.ZstdDecompressor()
+        return (decompressor.decompress(piece.frame) for piece in self)
 
 
 class Printer(Protocol):
     """What a sheet needs to know of its document."""
 
-    def cuts(self, rows: Rows) -> Bools:
-        """Which rows begin a chunk: a matter of each row's own key alone."""
+    def cuts(self, lines: Lines) -> Bools:
+        """Which lines begin a chunk: a matter of each line's own key alone."""
 
-    def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        """The text of each stretch of rows; `starts` says where each begins. A row's text begins with a comma."""
+    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
+        """The text of each stretch of lines; `starts` says where each begins. A line's text begins with a comma."""
 
 
-def changes(major: Ints, rank: Ints, points: Any = 0, count: Any = 0) -> Rows:
-    """Changes to as many rows, given as columns."""
-    made = np.empty(len(rank), ROW)
+def changes(major: Ints, rank: Ints, points: Any = 0, count: Any = 0) -> Lines:
+    """Changes to as many lines, given as columns."""
+    made = np.empty(len(rank), LINE)
     made["major"], made["rank"], made["points"], made["count"] = major, rank, points, count
     return made
 
 
 class Sheet:
-    """The rows of one document, as chunks."""
+    """The lines of one document, as chunks."""
 
     def __init__(self, printer: Printer, compressor: zstandard.ZstdCompressor) -> None:
         self._printer = printer
         self._compressor = compressor
+        # Both are replaced by a change, never changed: documents keep them.
         self.chunks: list[Chunk] = []
-        "Replaced by a change, never changed."
-        self.digests = b""
-        "Those of the chunks, one behind the other: not to be gathered from thousands each time."
+        self._digests = b""
 
-    def change(self, *changed: Rows) -> None:
-        """Add these changes to the rows, and print again the chunks they touch."""
-        old, done = self.chunks, 0
-        new: list[Chunk] = []
-        digests: list[bytes] = []
+    def document(self, opening: Piece, closing: Piece) -> Document:
+        """As it is now."""
+        return Document(opening, self.chunks, closing, self._digests)
 
-        def keep(start: int, end: int | None) -> None:
-            kept = old[start:end]
-            if start > 0 and kept and not new:
-                # It has become the document's first: that has a comma too many.
-                put([*self._printed(kept[0].rows, first=True)])
-                start += 1
-                kept = kept[1:]
-            new.extend(kept)
-            digests.append(self.digests[start * DIGEST : None if end is None else end * DIGEST])
+    def change(self, *changed: Lines) -> None:
+        """Add these changes to the lines, and print again the chunks they touch."""
+        chunks: list[Chunk] = []
+        digests: list[bytes] = []  # of thousands of chunks: copied in stretches, not gathered one by one
 
-        def put(made: list[Chunk]) -> None:
-            new.extend(made)
+        def put(lines: Lines) -> None:
+            made = [*self._printed(lines, first=not chunks)]
+            chunks.extend(made)
             digests.extend([chunk.digest for chunk in made])
 
-        for start, end, rows in self._stretches(_summed(*changed)):
-            keep(done, start)
-            put([*self._printed(rows, first=not new)])
-            done = end
-        keep(done, None)
-        self.chunks, self.digests = new, b"".join(digests)
+        def keep(start: int, end: int) -> None:
+            if 0 < start < end and not chunks:
+                put(self.chunks[start].lines)  # it has become the first, and has a comma too many
+                start += 1
+            chunks.extend(self.chunks[start:end])
+            digests.append(self._digests[start * DIGEST : end * DIGEST])
 
-    def _stretches(self, changed: Rows) -> Iterator[tuple[int, int, Rows]]:
-        """The chunks to replace, as (start, end), neighbours together, and the rows to replace them with."""
+        done = 0
+        for start, end, lines in self._stretches(_summed(*changed)):
+            keep(done, start)
+            put(lines)
+            done = end
+        keep(done, len(self.chunks))
+        self.chunks, self._digests = chunks, b"".join(digests)
+
+    def _stretches(self, changed: Lines) -> Iterator[tuple[int, int, Lines]]:
+        """The chunks to replace, as (start, end), neighbours together, and the lines to replace them with."""
         start = end = 0
-        parts: list[Rows] = []
+        parts: list[Lines] = []
         for place, part in self._touched(changed):
-            rows = _present(_summed(self.chunks[place].rows, part) if self.chunks else part)
+            lines = _present(_summed(self.chunks[place].lines, part) if self.chunks else part)
             if parts and place > end:
                 yield start, end, np.concatenate(parts)
                 parts = []
             if not parts:
                 start = place
-                if place > 0 and (not len(rows) or _key(rows) != self.chunks[place].first):
+                if place > 0 and (not len(lines) or _key(lines) != self.chunks[place].first):
                     # Where one chunk ended and this began there is a cut no more.
                     start -= 1
-                    parts.append(self.chunks[start].rows)
-            parts.append(rows)
+                    parts.append(self.chunks[start].lines)
+            parts.append(lines)
             end = min(place + 1, len(self.chunks))
         if parts:
             yield start, end, np.concatenate(parts)
 
-    def _touched(self, changed: Rows) -> Iterator[tuple[int, Rows]]:
+    def _touched(self, changed: Lines) -> Iterator[tuple[int, Lines]]:
         """Which chunks these changes are for, in order, and the changes that are for each."""
         if len(self.chunks) <= 1:
             if len(changed):
@@ -145,15 +176,15 @@ class Sheet:
             yield after - 1, changed[start:end]
             start = end
 
-    def _printed(self, rows: Rows, *, first: bool) -> Iterator[Chunk]:
-        if not len(rows):
+    def _printed(self, lines: Lines, *, first: bool) -> Iterator[Chunk]:
+        if not len(lines):
             return
-        cuts = self._printer.cuts(rows)
+        cuts = self._printer.cuts(lines)
         cuts[0] = True
         starts = np.flatnonzero(cuts).tolist()
         for i in range(0, len(starts), BATCH):
             begin = starts[i]
-            batch = rows[begin : starts[i + BATCH] if i + BATCH < len(starts) else None]
+            batch = lines[begin : starts[i + BATCH] if i + BATCH < len(starts) else None]
             within = [start - begin for start in starts[i : i + BATCH]]
             texts = self._printer.texts(batch, within)
             for start, end, text in zip(within, [*within[1:], len(batch)], texts, strict=True):
@@ -165,34 +196,34 @@ def _first(chunk: Chunk) -> tuple[int, int]:
     return chunk.first
 
 
-def _key(rows: Rows) -> tuple[int, int]:
-    return int(rows["major"][0]), int(rows["rank"][0])
+def _key(lines: Lines) -> tuple[int, int]:
+    return int(lines["major"][0]), int(lines["rank"][0])
 
 
-def _summed(*changed: Rows) -> Rows:
-    """One row for each key, in order."""
-    rows = np.concatenate(changed)
-    if not len(rows):
-        return rows
-    major, rank = rows["major"], rows["rank"]
+def _summed(*changed: Lines) -> Lines:
+    """One line for each key, in order."""
+    lines = np.concatenate(changed)
+    if not len(lines):
+        return lines
+    major, rank = lines["major"], lines["rank"]
     low, ranks = int(major.min()), int(rank.max()) + 1
     if (int(major.max()) - low + 1) * ranks < 2**63:
         # One number for both, where it fits: sorted five times as fast.
         order = np.argsort((major - low) * ranks + rank)
     else:
         order = np.lexsort((rank, major))
-    rows = rows.take(order)  # which numpy does seven times as fast as rows[order]
-    new = np.ones(len(rows), np.bool_)
-    new[1:] = (rows["major"][1:] != rows["major"][:-1]) | (rows["rank"][1:] != rows["rank"][:-1])
+    lines = lines.take(order)  # which numpy does seven times as fast as lines[order]
+    new = np.ones(len(lines), np.bool_)
+    new[1:] = (lines["major"][1:] != lines["major"][:-1]) | (lines["rank"][1:] != lines["rank"][:-1])
     if new.all():
-        return rows
+        return lines
     starts = np.flatnonzero(new)
-    summed = rows.take(starts)
-    summed["points"] = np.add.reduceat(rows["points"], starts)
-    summed["count"] = np.add.reduceat(rows["count"], starts)
+    summed = lines.take(starts)
+    summed["points"] = np.add.reduceat(lines["points"], starts)
+    summed["count"] = np.add.reduceat(lines["count"], starts)
     return summed
 
 
-def _present(rows: Rows) -> Rows:
-    there = rows["count"] > 0
-    return rows if there.all() else rows.compress(there)
+def _present(lines: Lines) -> Lines:
+    there = lines["count"] > 0
+    return lines if there.all() else lines.compress(there)
