@@ -143,38 +143,33 @@ class Sheet:
         self.chunks, self._digests = chunks, b"".join(digests)
 
     def _stretches(self, changed: Lines) -> Iterator[tuple[int, int, Lines]]:
-        """The chunks to replace, as (start, end), neighbours together, and the lines to replace them with."""
-        start = end = 0
-        parts: list[Lines] = []
-        for place, part in self._touched(changed):
-            lines = _present(_summed(self.chunks[place].lines, part) if self.chunks else part)
-            if parts and place > end:
-                yield start, end, np.concatenate(parts)
-                parts = []
-            if not parts:
-                start = place
-                if place > 0 and (not len(lines) or _key(lines) != self.chunks[place].first):
-                    # Where one chunk ended and this began there is a cut no more.
-                    start -= 1
-                    parts.append(self.chunks[start].lines)
-            parts.append(lines)
-            end = min(place + 1, len(self.chunks))
-        if parts:
-            yield start, end, np.concatenate(parts)
+        """The chunks to replace, as (start, end), in order, and the lines to replace them with."""
+        for start, end, its in self._touched(changed):
+            lines = _present(_summed(*(chunk.lines for chunk in self.chunks[start:end]), its))
+            if start == 0 or (len(lines) and _key(lines) == self.chunks[start].first):
+                yield start, end, lines
+            else:  # where the chunk before ends there is a cut no more
+                yield start - 1, end, np.concatenate([self.chunks[start - 1].lines, lines])
 
-    def _touched(self, changed: Lines) -> Iterator[tuple[int, Lines]]:
-        """Which chunks these changes are for, in order, and the changes that are for each."""
+    def _touched(self, changed: Lines) -> Iterator[tuple[int, int, Lines]]:
+        """The chunks that these changes are for, neighbours together, and the changes that are for them."""
         if len(self.chunks) <= 1:
             if len(changed):
-                yield 0, changed
+                yield 0, len(self.chunks), changed
             return
         keys = list(zip(changed["major"].tolist(), changed["rank"].tolist(), strict=True))
-        start = 0
-        while start < len(keys):
-            after = bisect_right(self.chunks, keys[start], lo=1, key=_first)
-            end = bisect_left(keys, self.chunks[after].first, lo=start) if after < len(self.chunks) else len(keys)
-            yield after - 1, changed[start:end]
-            start = end
+        taken = 0
+        while taken < len(keys):
+            begin, start = taken, self._place(keys[taken])
+            end = start
+            while taken < len(keys) and self._place(keys[taken]) <= end:
+                end = self._place(keys[taken]) + 1
+                taken = bisect_left(keys, self.chunks[end].first) if end < len(self.chunks) else len(keys)
+            yield start, end, changed[begin:taken]
+
+    def _place(self, key: tuple[int, int]) -> int:
+        """Of the chunk that has, or would have, the line of this key."""
+        return bisect_right(self.chunks, key, lo=1, key=_first) - 1
 
     def _printed(self, lines: Lines, *, first: bool) -> Iterator[Chunk]:
         if not len(lines):
