@@ -11,7 +11,8 @@ What is new since an earlier read (`news`) is found without looking at the whole
 - *Anything else*, by the counters PostgreSQL keeps of rows written to each table. Where those of the small tables
   differ the small tables are read and compared; where a submission was changed or removed, or a solver or a challenge
   is new, there is no `news` and all has to be read. The counters may come seconds after the commit: they are there to
-  find the change that nobody announced. One that is announced by its reason is not for `news` at all.
+  find the change that nobody announced (but not a TRUNCATE, which they do not count). One that is announced by its
+  reason is not for `news` at all.
 
 So what is missed, until all is read again, is a submission that becomes visible only after others with ids higher by
 more than `TAIL` were seen; and for some seconds a change that is not announced.
