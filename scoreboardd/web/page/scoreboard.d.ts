@@ -96,7 +96,7 @@ export interface State {
   status: "connecting" | "live" | "reconnecting" | "closed";
   /** Milliseconds since 1970: up to when what is shown was known to be current. null: it is current now. */
   since: number | null;
-  /** The server says of its own document that it is out of date. */
+  /** The server says of its own document that it is out of date, and has been for half a minute. */
   stale: boolean;
   /** This tab holds the stream for all tabs. */
   leading: boolean;

@@ -280,6 +280,7 @@ const SILENT = 70; // heartbeats come more often than every 60 s
 const ANSWER = 15; // for the head of a response
 const WHOLE = 120; // for all of a document
 const CHECK = 120; // between two looks at whether what is held is still what is served
+const OLD = 30; // when the server's own label is worth a word
 /** Fetches that may fall short of the version that was told. */
 const PATIENCE = 8;
 
@@ -438,7 +439,9 @@ class Keeper {
     const signal = AbortSignal.any([this.host.closing, AbortSignal.timeout(timeout * 1000)]);
     const response = await fetch(this.url, { method, headers, signal, cache: "no-store" });
     if (!response.ok && response.status !== 304) throw new Refused(response);
-    this.stale = (response.headers.get("X-Scoreboard-Cache") ?? "").startsWith("stale-");
+    // A moment after a change every document is labelled: that is the time it takes to rebuild.
+    const labelled = (response.headers.get("X-Scoreboard-Cache") ?? "").startsWith("stale-");
+    this.stale = labelled && Number(response.headers.get("Age")) >= OLD;
     return response;
   }
 
