@@ -113,8 +113,8 @@ export interface BoardChange {
 }
 
 interface Events {
-  board: CustomEvent<BoardChange>;
-  state: CustomEvent<State>;
+  board: Event & { readonly detail: BoardChange };
+  state: Event & { readonly detail: State };
 }
 
 /** Keeps boards current. Works in a page, in a worker, and under Node. */

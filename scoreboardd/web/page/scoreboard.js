@@ -533,7 +533,7 @@ export class Scoreboard extends EventTarget {
   // Called by the keepers.
 
   show(board, before, reason) {
-    this.dispatchEvent(new CustomEvent("board", { detail: { kind: board.kind, board, before, reason } }));
+    this.#tell("board", { kind: board.kind, board, before, reason });
   }
 
   changed() {
@@ -557,8 +557,12 @@ export class Scoreboard extends EventTarget {
     const said = JSON.stringify(this.state);
     if (said !== this.#said) {
       this.#said = said;
-      this.dispatchEvent(new CustomEvent("state", { detail: this.state }));
+      this.#tell("state", this.state);
     }
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(Object.assign(new Event(type), { detail }));
   }
 
   #tick() {
