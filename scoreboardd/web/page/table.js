@@ -22,6 +22,7 @@ export class Table {
   #onLook;
   #onPin;
   #rows = new Map(); // by owner
+  #spare = []; // rows that went out of sight, to be used again
   #shown = { rows: [], from: 0, count: 0, pinned: null, best: 0 };
   #columns = [];
   #labels = "";
@@ -70,6 +71,7 @@ export class Table {
       this.#makeHead(challenges, owner);
       for (const { root } of this.#rows.values()) root.remove();
       this.#rows.clear();
+      this.#spare = [];
       this.#pinned.replaceChildren();
       setAttribute(this.#table, "aria-colcount", String(CELLS + challenges.length));
       this.#table.style.setProperty("--columns", challenges.length);
@@ -86,19 +88,17 @@ export class Table {
     this.#shown = { rows, from, count, pinned, best: best ?? this.#shown.best };
     this.#body.style.height = `calc(${count} * var(--row))`;
     setAttribute(this.#table, "aria-rowcount", String(count + 1));
-    const kept = new Set();
-    let index = from;
-    for (const row of rows) {
-      this.#place(row, index++, fresh);
-      kept.add(row.id);
-    }
-    for (const [id, { root }] of this.#rows) {
+    const kept = new Set(rows.map(({ id }) => id));
+    for (const [id, made] of this.#rows) {
       // A row with the focus stays, lest the focus be lost.
-      if (!kept.has(id) && !root.contains(document.activeElement)) {
-        root.remove();
+      if (!kept.has(id) && !made.root.contains(document.activeElement)) {
+        made.root.remove();
         this.#rows.delete(id);
+        this.#spare.push(made);
       }
     }
+    for (const [index, row] of rows.entries()) this.#place(row, from + index, fresh);
+    this.#spare.length = Math.min(this.#spare.length, 2 * rows.length);
     this.#showPinned(pinned);
     this.#asked = `${from}`;
   }
@@ -106,9 +106,10 @@ export class Table {
   #place(row, index, fresh) {
     let made = this.#rows.get(row.id);
     if (made === undefined) {
-      made = makeRow(this.#columns.length);
+      made = this.#spare.pop() ?? makeRow(this.#columns.length);
       this.#rows.set(row.id, made);
       made.root.style.transform = `translateY(calc(${index} * var(--row)))`;
+      made.root.classList.remove("flash");
       fillRow(made, row, this.#shown, this.#columns, new Set());
       this.#body.append(made.root);
     } else {

@@ -6,7 +6,7 @@
  */
 
 /** Who moved is shown over the last quarter of the contest, at most so many milliseconds. */
-const WINDOW = 15 * 60_000;
+const WINDOW = 60 * 60_000;
 const RECENT = 30;
 const TOP = 10;
 
