@@ -53,7 +53,8 @@ async def chart(page: Page) -> dict[str, int]:
     drawn = await page.evaluate(
         """() => {
             const labels = [...document.querySelectorAll("#chart .grid text[text-anchor=end]")];
-            const grid = labels.map((label) => [Number(label.textContent.replace(/\\D/g, "")), Number(label.getAttribute("y"))]);
+            const score = (label) => Number(label.textContent.replace(/\\D/g, ""));
+            const grid = labels.map((label) => [score(label), Number(label.getAttribute("y"))]);
             return {
                 grid: [grid.at(0), grid.at(-1)],
                 names: [...document.querySelectorAll("#legend bdi")].map((name) => name.textContent),
