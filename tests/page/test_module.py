@@ -1,4 +1,4 @@
-"""The pure core of `scoreboard.js`, under Node, over vectors that are made and judged here."""
+"""The pure half of the page's JavaScript, under Node; that of `scoreboard.js` over vectors made and judged here."""
 
 import os
 import subprocess
@@ -15,16 +15,16 @@ from tests.board.histories import histories
 from tests.board.test_delta import leaderboards, view_of
 from tests.parts import require
 
-TESTS = Path(__file__).with_name("scoreboard.test.js")
+TESTS = Path(__file__).parent
 SAID = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 
 
-def test_the_module_s_own_tests_pass_over_these_vectors(tmp_path: Path):
+def test_its_own_tests_pass_over_these_vectors(tmp_path: Path):
     node = require("node")
     vectors = tmp_path / "vectors.json"
     vectors.write_bytes(orjson.dumps(_vectors()))
     ran = subprocess.run(
-        [node, "--test", TESTS],
+        [node, "--test", *sorted(TESTS.glob("*.test.js"))],
         env=os.environ | {"VECTORS": str(vectors)},
         capture_output=True,
         text=True,

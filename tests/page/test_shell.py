@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
 from scoreboardd.board.view import Entry, Listed, Solve, View, render
 from scoreboardd.edition import Event, Version
-from tests.page.test_module import SAID, TESTS
+from tests.page.test_module import SAID
 from tests.parts import require
 
-FOLLOW = TESTS.with_name("follow.js")
+FOLLOW = Path(__file__).with_name("follow.js")
 DEADLINE = 20.0
 PATHS = {"/api/leaderboard": 0, "/api/leaderboard/teams": 1}
 

@@ -8,7 +8,8 @@ const VIEWS = ["board", "projector", "overlay"];
 /** Milliseconds. */
 const BLOOD = 6000;
 const UNWELL = 3000; // how long to be behind before it is worth a word
-const TURN = 8000; // at the top and the end of the projector's list
+const TURN = 8000; // the projector's list rests at its top and its end
+const SCREEN = 12_000; // and takes so long for as much as fits on the screen
 
 const $ = (id) => document.getElementById(id);
 const parameters = new URLSearchParams(location.search);
@@ -51,6 +52,7 @@ function drawBoard(board) {
   chart.show(board.history, at(board.first), at(board.last));
   drawFeed(board);
   drawFacts(board);
+  drawFound(board);
   document.documentElement.dataset.version = board.version;
   if (first) table.look();
 }
@@ -59,19 +61,20 @@ function drawRows(rows) {
   if (shown === null || rows.kind !== shown.kind) return;
   Object.assign(shown, rows);
   table.show(shown);
-  setText($("found"), look.query ? count(rows.count, "match", "matches") : "");
-  $("empty").hidden = rows.count > 0;
-  setText($("empty"), look.query ? "Nobody of that name." : "Nobody has signed up yet.");
+  drawFound(shown);
 }
 
-function drawFacts({ kind, owners, challenges, solves, since, count: found }) {
+function drawFound({ count: found }) {
+  setText($("found"), look.query ? count(found, "match", "matches") : "");
+  setText($("empty"), look.query ? "Nobody of that name." : "Nobody has signed up yet.");
+  $("empty").hidden = found > 0;
+}
+
+function drawFacts({ kind, owners, challenges, solves, since }) {
   const who = kind === "teams" ? ["team", "teams"] : ["player", "players"];
   const parts = [count(owners, ...who), count(challenges.length, "challenge", "challenges"), count(solves, "solve", "solves")];
   setText($("facts"), parts.join(" · "));
   setText($("since"), since === null ? "" : `▲▼ places won and lost since ${formatExact(Date.parse(`${since}Z`))}.`);
-  setText($("found"), look.query ? count(found, "match", "matches") : "");
-  $("empty").hidden = found > 0;
-  setText($("empty"), look.query ? "Nobody of that name." : "Nobody has signed up yet.");
 }
 
 function drawFeed({ feed, fresh }) {
@@ -249,32 +252,30 @@ async function learn() {
 
 // --- the projector ------------------------------------------------------------------------------------------------
 
-/** Down the list and back to its top, for ever. Where motion is not wanted, a page at a time. */
-async function autoScroll() {
-  const scroller = $("standings");
+/** Down the list and back to its top, for ever. Where motion is not wanted, a screen at a time. */
+async function autoScroll(scroller) {
   const pause = (duration) => new Promise((resolve) => setTimeout(resolve, duration));
+  const end = () => scroller.scrollHeight - scroller.clientHeight;
   for (;;) {
     await pause(TURN);
-    const end = scroller.scrollHeight - scroller.clientHeight;
     if (calm.matches) {
-      scroller.scrollTop = scroller.scrollTop >= end - 1 ? 0 : scroller.scrollTop + 0.8 * scroller.clientHeight;
+      scroller.scrollTop = scroller.scrollTop >= end() - 1 ? 0 : scroller.scrollTop + 0.8 * scroller.clientHeight;
       continue;
     }
-    let before = performance.now();
-    while (scroller.scrollTop < scroller.scrollHeight - scroller.clientHeight - 1) {
+    const speed = scroller.clientHeight / SCREEN;
+    let [top, before] = [scroller.scrollTop, performance.now()];
+    while (top < end()) {
       const now = await new Promise(requestAnimationFrame);
-      position = Math.max(position, scroller.scrollTop - 1) + ((now - before) / 1000) * 1.2 * 16 * 2.2;
-      scroller.scrollTop = position;
+      top += speed * Math.min(100, now - before); // however long the page was hidden
       before = now;
+      scroller.scrollTop = top;
     }
     await pause(TURN);
-    position = 0;
-    scroller.scrollTo({ top: 0, behavior: "smooth" });
+    scroller.scrollTop = 0;
   }
 }
-let position = 0;
 
 drawConnection();
 changed();
 learn();
-if (view === "projector") autoScroll();
+if (view === "projector") autoScroll($("standings"));
