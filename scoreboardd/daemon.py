@@ -176,7 +176,7 @@ class Daemon:
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
-            About(self.memory, name=settings.server.name, heartbeat=settings.sse.heartbeat),
+            About(self.memory, name=settings.server.name),
             Page(settings.server.name) if settings.server.page else None,
             cors_origins=settings.server.cors_origins,
         )

@@ -9,12 +9,11 @@ PATH = "/api/scoreboard"
 
 
 class About:
-    """`name` is the contest's; `heartbeat`, in seconds, is the longest that a stream is silent."""
+    """`name` is the contest's."""
 
-    def __init__(self, memory: Memory, *, name: str, heartbeat: float) -> None:
+    def __init__(self, memory: Memory, *, name: str) -> None:
         self._memory = memory
         self._name = name
-        self._heartbeat = heartbeat
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         edition = self._memory.edition
@@ -24,7 +23,6 @@ class About:
                 "name": self._name,
                 "version": str(edition.version) if edition else None,
                 "divisions": [{"id": id, "name": f"Division {id}"} for id in edition.divisions] if edition else [],
-                "heartbeat": self._heartbeat,
             },
             {"Cache-Control": "no-cache"},
         )

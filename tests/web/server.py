@@ -198,7 +198,7 @@ async def serving(
         Documents(memory, builder, stale=stale, write_timeout=stall_timeout),
         streams,
         Rebuild(runner, memory, addresses, token=token, timeout=rebuild_timeout),
-        About(memory, name=name, heartbeat=heartbeat),
+        About(memory, name=name),
         Page(name) if page else None,
         cors_origins=cors_origins,
     )

@@ -19,13 +19,19 @@ export class Chart {
   #to = 0;
   #top = 1;
   #at = null; // the moment looked at
+  // Remembered, not asked for: the browser would have to lay out the page for every answer.
+  #width = 0;
+  #height = 0;
 
   constructor(root, legend) {
     this.#root = root;
     this.#legend = legend;
     this.#svg.append(this.#grid, this.#lines, this.#cursor);
     root.append(this.#svg, this.#tip);
-    new ResizeObserver(() => this.#draw()).observe(root);
+    new ResizeObserver(([{ contentRect }]) => {
+      [this.#width, this.#height] = [contentRect.width, contentRect.height];
+      this.#draw();
+    }).observe(root);
     root.addEventListener("pointermove", (event) => this.#look(this.#timeAt(event.clientX)));
     root.addEventListener("pointerdown", (event) => this.#look(this.#timeAt(event.clientX)));
     root.addEventListener("pointerleave", () => this.#look(null));
@@ -49,14 +55,6 @@ export class Chart {
 
   #y(score) {
     return this.#height - MARGIN.bottom - (score / this.#top) * (this.#height - MARGIN.top - MARGIN.bottom);
-  }
-
-  get #width() {
-    return this.#root.clientWidth;
-  }
-
-  get #height() {
-    return this.#root.clientHeight;
   }
 
   #timeAt(clientX) {

@@ -10,6 +10,7 @@ import { element, formatMoment, formatNumber, formatWhole, setAttribute, setText
 /** Rows beyond each edge that are there too. */
 const MARGIN = 8;
 const CELLS = 7; // before the challenges
+const NONE = new Set();
 const SAYS = ["", "solved", "first blood"];
 
 export class Table {
@@ -22,6 +23,7 @@ export class Table {
   #onLook;
   #onPin;
   #rows = new Map(); // by owner
+  #pinnedRow = null;
   #spare = []; // rows that went out of sight, to be used again
   #shown = { rows: [], from: 0, count: 0, pinned: null, best: 0 };
   #columns = [];
@@ -72,12 +74,14 @@ export class Table {
       for (const { root } of this.#rows.values()) root.remove();
       this.#rows.clear();
       this.#spare = [];
-      this.#pinned.replaceChildren();
+      this.#pinnedRow?.root.remove();
+      this.#pinnedRow = null;
       setAttribute(this.#table, "aria-colcount", String(CELLS + challenges.length));
       this.#table.style.setProperty("--columns", challenges.length);
     }
+    const cells = this.#head.lastChild.children;
     for (const [index, { points, solves, title, category }] of challenges.entries()) {
-      const cell = this.#head.querySelector(".marks").children[index];
+      const cell = cells[index];
       setText(cell.lastChild, formatNumber(points));
       setAttribute(cell, "title", `${title} (${category}): ${points} points, ${solves} solves`);
     }
@@ -109,8 +113,8 @@ export class Table {
       made = this.#spare.pop() ?? makeRow(this.#columns.length);
       this.#rows.set(row.id, made);
       made.root.style.transform = `translateY(calc(${index} * var(--row)))`;
-      made.root.classList.remove("flash");
-      fillRow(made, row, this.#shown, this.#columns, new Set());
+      for (const old of [made.root, ...made.marks.querySelectorAll(".fresh")]) old.classList.remove("flash", "fresh");
+      fillRow(made, row, this.#shown, this.#columns, NONE);
       this.#body.append(made.root);
     } else {
       made.root.style.transform = `translateY(calc(${index} * var(--row)))`;
@@ -121,18 +125,16 @@ export class Table {
   }
 
   #showPinned(row) {
-    setAttribute(this.#table, "data-pinned", row === null ? null : String(row.id));
+    for (const made of this.#rows.values()) setAttribute(made.pin, "aria-pressed", String(made.id === row?.id));
     if (row === null) {
-      this.#pinned.replaceChildren();
+      this.#pinnedRow?.root.remove();
       return;
     }
-    if (!this.#pinned.made || !this.#pinned.firstChild) {
-      this.#pinned.made = makeRow(this.#columns.length);
-      this.#pinned.replaceChildren(this.#pinned.made.root);
-    }
-    fillRow(this.#pinned.made, row, this.#shown, this.#columns, new Set());
-    setAttribute(this.#pinned.made.root, "aria-rowindex", String(row.rank + 1));
-    for (const made of this.#rows.values()) setAttribute(made.pin, "aria-pressed", String(made.id === row.id));
+    this.#pinnedRow ??= makeRow(this.#columns.length);
+    fillRow(this.#pinnedRow, row, this.#shown, this.#columns, NONE);
+    setAttribute(this.#pinnedRow.pin, "aria-pressed", "true");
+    setAttribute(this.#pinnedRow.root, "aria-rowindex", String(row.rank + 1));
+    this.#pinned.append(this.#pinnedRow.root);
   }
 
   #makeHead(challenges, owner) {
@@ -248,8 +250,10 @@ function fillRow(made, row, { best }, columns, fresh) {
   made.root.style.setProperty("--share", best > 0 ? Math.max(0, row.score / best).toFixed(4) : "0");
   setText(made.solves, formatNumber(row.solves));
   setText(made.time, row.last === null ? "" : formatMoment(Date.parse(row.last)));
-  setAttribute(made.time, "datetime", row.last);
-  setAttribute(made.time, "title", row.last === null ? null : formatWhole(Date.parse(row.last)));
+  if (made.time.getAttribute("datetime") !== row.last) {
+    setAttribute(made.time, "datetime", row.last);
+    setAttribute(made.time, "title", row.last === null ? null : formatWhole(Date.parse(row.last)));
+  }
   setAttribute(made.pin, "value", String(row.id));
   setAttribute(made.pin, "aria-label", `Pin ${row.name}`);
   setAttribute(made.pin, "title", "Pin to the top");
@@ -266,7 +270,7 @@ function fillRow(made, row, { best }, columns, fresh) {
     }
     made.said = row.marks;
   }
-  if (columns.some(({ id }) => fresh.has(`${row.id}:${id}`))) flash(made.root);
+  if (fresh.size && columns.some(({ id }) => fresh.has(`${row.id}:${id}`))) flash(made.root);
 }
 
 function flash(root) {
