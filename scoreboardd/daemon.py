@@ -26,10 +26,12 @@ from scoreboardd.memory import Memory, Tier
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
+from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
+from scoreboardd.web.page import Page
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import Streams
 
@@ -174,6 +176,8 @@ class Daemon:
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
+            About(self.memory, name=settings.server.name),
+            Page(settings.server.name) if settings.server.page else None,
             cors_origins=settings.server.cors_origins,
         )
 

@@ -18,8 +18,8 @@ from scoreboardd.board.documents import Owner, leaderboard_key, micros, timeline
 from scoreboardd.board.rows import Micros
 from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.edition import Edition, Version
-from scoreboardd.memory import CODINGS, Memory, Representations
-from scoreboardd.web import errors
+from scoreboardd.memory import Memory, Representations
+from scoreboardd.web import errors, negotiation
 
 PATHS = {
     "/api/leaderboard": (leaderboard_key, Owner.USERS),
@@ -103,9 +103,9 @@ class Documents:
             "X-Scoreboard-Cache": f"stale-{self._memory.tier}" if self._stale() else self._memory.tier,
             "Age": str(math.floor(self._memory.age)),
         }
-        if _matches(request.headers.get("If-None-Match"), etag):
+        if negotiation.matches(request.headers.get("If-None-Match"), etag):
             return web.Response(status=304, headers=headers)
-        coding = _coding(request.headers.get("Accept-Encoding", ""))
+        coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
         payload = await body.coded(coding)
         headers["Content-Type"] = "application/json; charset=utf-8"
         if coding != "identity":
@@ -175,27 +175,3 @@ def _positive(request: web.Request, field: str) -> tuple[int | None, bool]:
     if len(said) > 1 or not _POSITIVE.fullmatch(said[0]):
         return None, False
     return int(said[0]), True
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    if if_none_match is None:
-        return False
-    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return "*" in tags or etag.removeprefix("W/") in tags
-
-
-def _coding(accepted: str) -> str:
-    """The content coding to use for this Accept-Encoding (RFC 9110 §12.5.3): ours by preference, if acceptable."""
-    quality: dict[str, float] = {}
-    for item in accepted.split(","):
-        coding, _, parameter = item.partition(";")
-        name, _, value = parameter.partition("=")
-        try:
-            q = float(value) if name.strip().lower() == "q" else 1.0
-        except ValueError:
-            q = 0.0
-        quality[coding.strip().lower()] = q if 0 <= q <= 1 else 0.0  # nan is neither
-    best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CODINGS), default=0.0)
-    if best <= 0 or quality.get("identity", 0.0) > best:
-        return "identity"
-    return next(coding for coding in CODINGS if quality.get(coding, quality.get("*", 0.0)) == best)

@@ -16,9 +16,11 @@ from scoreboardd.edition import Edition, Event, Version
 from scoreboardd.memory import Memory
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import app as public
+from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
+from scoreboardd.web.page import Page
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import PATH, Streams
 from tests.editions import edition
@@ -160,6 +162,8 @@ async def serving(
     rebuild_timeout: float = DEADLINE,
     cors_origins: Iterable[str] = (),
     trusted: Iterable[str] = (),
+    name: str = "Scoreboard",
+    page: bool = True,
     max_clients: int = 1000,
     max_clients_per_ip: int = 0,
     queue: int = 16,
@@ -194,6 +198,8 @@ async def serving(
         Documents(memory, builder, stale=stale, write_timeout=stall_timeout),
         streams,
         Rebuild(runner, memory, addresses, token=token, timeout=rebuild_timeout),
+        About(memory, name=name),
+        Page(name) if page else None,
         cors_origins=cors_origins,
     )
     async with listening(app, idle=idle, user_timeout=user_timeout) as bound:

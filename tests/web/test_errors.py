@@ -26,7 +26,16 @@ async def still_lives(node: Node) -> bool:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api", "/api/leaderboard/", "/api/leaderboards", "/api/timeline/users", "/healthz", "/readyz", "/metrics"],
+    [
+        "/page",
+        "/api",
+        "/api/leaderboard/",
+        "/api/leaderboards",
+        "/api/timeline/users",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ],
 )
 async def test_an_unknown_path(path: str) -> None:
     async with serving() as node:
