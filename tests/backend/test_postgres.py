@@ -1051,7 +1051,7 @@ class TestUnavailable:
         await self._all_fail(every, "postgres.dsn is right")
 
     async def test_the_password_is_wrong(self, calls, cache_dsn: str):
-        await self._all_fail(calls(self._as(cache_dsn, "nobody")), "password", "postgres.dsn is right")
+        await self._all_fail(calls(self._as(cache_dsn, "nobody")), "password", "in postgres.dsn are right")
 
     async def test_the_database_is_not_there(self, calls, cache_dsn: str):
         await self._all_fail(calls(urlsplit(cache_dsn)._replace(path="/s3").geturl()), "does not exist")
@@ -1158,7 +1158,7 @@ class TestUnavailable:
             those = calls(dsn)
             for others in ("publish", "subscribe"):
                 those.pop(others).close()
-            await self._all_fail(those, "permission denied", "leaderboard_cache must belong to the role")
+            await self._all_fail(those, "permission denied", "run `scoreboardd check`")
             (problem,) = await make_store(dsn=dsn).check()
             assert problem.startswith("postgres: leaderboard_cache may not be written; ")
             # One right that is missing is enough.
