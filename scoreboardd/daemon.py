@@ -11,6 +11,7 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -29,6 +30,7 @@ from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
+from scoreboardd.web.door import Door
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import Streams
 
@@ -36,6 +38,9 @@ IDLE = 15.0
 """Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
 connections earlier, or it will now and then send a request into one that is being closed."""
 BACKLOG = 4096
+ACCEPTORS = 8
+"""Connections accepted in one turn of the loop: libuv takes one for each listening descriptor, and while others are
+being served more can come than the backlog holds. What it does not hold waits a second for the next try."""
 LAG_PERIOD = 0.1
 STATUS_PERIOD = 5.0
 
@@ -84,6 +89,14 @@ class Daemon:
             heartbeat=sse.heartbeat,
             stall_timeout=sse.stall_timeout,
         )
+        self.streams = Streams(
+            self.memory,
+            self.broadcaster,
+            Addresses(settings.server.trusted_proxies),
+            retry_min=sse.retry_min,
+            retry_max=sse.retry_max,
+            cors_origins=settings.server.cors_origins,
+        )
         self.runner = Runner(
             Coordinator(
                 Timing(
@@ -108,7 +121,7 @@ class Daemon:
             stack.push_async_callback(self.store.aclose)
             server, admin = self._settings.server, self._settings.admin
             self.public_address = await stack.enter_async_context(
-                self._listening("server", self._public_app(), server.host, server.port)
+                self._listening("server", self._public_app(), server.host, server.port, streams=self.streams)
             )
             self.admin_address = await stack.enter_async_context(
                 self._listening("admin", self._admin_app(), admin.host, admin.port)
@@ -149,20 +162,13 @@ class Daemon:
         settings = self._settings
         return public.make(
             Documents(self.memory, self.builder, stale=self._stale, write_timeout=settings.sse.stall_timeout),
-            Streams(
-                self.memory,
-                self.broadcaster,
-                Addresses(settings.server.trusted_proxies),
-                retry_min=settings.sse.retry_min,
-                retry_max=settings.sse.retry_max,
-            ),
+            self.streams,
             Rebuild(
                 self.runner,
                 self.memory,
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
-            cors_origins=settings.server.cors_origins,
         )
 
     def _admin_app(self) -> web.Application:
@@ -170,18 +176,22 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(
-        self, section: str, app: web.Application, host: str, port: int
+        self, section: str, app: web.Application, host: str, port: int, *, streams: Streams | None = None
     ) -> AsyncIterator[tuple[str, int]]:
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=IDLE, shutdown_timeout=1.0, handler_cancellation=True
         )
         await runner.setup()
-        try:
+        assert runner.server is not None
+        doorway = runner.server if streams is None else partial(Door, streams, runner.server, patience=IDLE)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(runner.cleanup)
             listener = _listen(section, host, port, user_timeout=self._settings.sse.stall_timeout)
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
-            yield listener.getsockname()[:2]
-        finally:
-            await runner.cleanup()
+            address = listener.getsockname()[:2]
+            for sock in (listener, *(listener.dup() for _ in range(ACCEPTORS - 1))):
+                server = await asyncio.get_running_loop().create_server(doorway, sock=sock, backlog=BACKLOG)
+                stack.callback(server.close)
+            yield address
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

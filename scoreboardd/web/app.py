@@ -1,16 +1,12 @@
 """The public listener's routes."""
 
-from collections.abc import Iterable
-
 from aiohttp import web
 
 from scoreboardd.web import cors, documents, errors, rebuild, stream
 
 
-def make(
-    reads: documents.Documents, streams: stream.Streams, rebuilds: rebuild.Rebuild, *, cors_origins: Iterable[str]
-) -> web.Application:
-    app = web.Application(middlewares=[cors.middleware(cors_origins), errors.as_json])
+def make(reads: documents.Documents, streams: stream.Streams, rebuilds: rebuild.Rebuild) -> web.Application:
+    app = web.Application(middlewares=[cors.middleware(streams.origins), errors.as_json])
     app.on_response_prepare.append(cors.add)
     for path in documents.PATHS:
         app.router.add_get(path, reads.get)

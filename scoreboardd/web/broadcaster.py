@@ -125,6 +125,7 @@ class Broadcaster:
         self._heartbeat = heartbeat
         self._stall_timeout = stall_timeout
         self._clients: dict[Client, None] = {}
+        metrics.clients.set_function(lambda: len(self._clients))
         self._lagging: dict[Client, None] = {}
         self._per_address: dict[str, int] = {}
         self._frame: Frame | None = None
@@ -145,13 +146,16 @@ class Broadcaster:
 
     def admit(self, address: str) -> None:
         """Raises `Full` if a client from `address` may not join now."""
-        if (
-            self._draining
-            or len(self._clients) >= self._max_clients
-            or self._per_address.get(address, 0) >= self._max_clients_per_ip
-        ):
+        if not self.has_room(address):
             self._metrics.dropped.labels("limit").inc()
             raise Full
+
+    def has_room(self, address: str) -> bool:
+        return (
+            not self._draining
+            and len(self._clients) < self._max_clients
+            and self._per_address.get(address, 0) < self._max_clients_per_ip
+        )
 
     def join(self, client: Client, greeting: bytes, version: Version | None) -> None:
         """Greet a client with `greeting`, which told it of `version`; from now on it is told of every other."""
@@ -164,7 +168,6 @@ class Broadcaster:
         self._clients[client] = None
         self._empty.clear()
         self._per_address[client.address] = self._per_address.get(client.address, 0) + 1
-        self._metrics.clients.set(len(self._clients))
         client.write(greeting, asyncio.get_running_loop().time())
 
     def leave(self, client: Client, *, stalled: bool = False) -> None:
@@ -179,7 +182,6 @@ class Broadcaster:
             self._per_address[client.address] = left
         else:
             del self._per_address[client.address]
-        self._metrics.clients.set(len(self._clients))
         if not self._clients:
             self._empty.set()
 
