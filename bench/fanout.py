@@ -1,14 +1,15 @@
 """The stream at ten thousand clients: what a delivery costs, what a client costs, who is kept waiting.
 
-- Every visit is to a fresh process; visits alternate between the servers, so that a machine that slows down slows all.
-- Deliveries are counted by those who get them. Processor time is the whole process's, for as long as the events go
-  out; the daemon's includes hearing of the event, its rebuild's coordination and the commit of a new version, and no
-  more is taken off than the builder process, which the peers have no likeness of.
+- The servers take turns, event by event, so that a machine that slows down slows all, and all have cold caches.
+- Deliveries are counted by those who get them. Processor time is the whole process's, from the publishing on; the
+  daemon's includes hearing of the event, coordinating a rebuild and committing it, and no more is taken off than the
+  builder process, which the peers have no likeness of.
 - Latencies count from the first client that got the event: what is compared is the fan-out, not the debounce.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
@@ -18,7 +19,9 @@ from bench.servers import AiohttpSse, Floor, Nchan, Platform, Scoreboardd, Serve
 WARM_UP = 200
 "Clients that come and go before anything is measured."
 SETTLE = 1.0
-"Seconds for what is asynchronous to finish."
+"Seconds for what is asynchronous to finish, after a storm."
+AFTERMATH = 0.02
+"The same, after a broadcast."
 STALLED_EVERY = 100
 LAG = "scoreboardd_event_loop_lag_seconds_bucket"
 COALESCED = 'scoreboardd_sse_dropped_total{cause="coalesced"}'
@@ -27,10 +30,10 @@ COALESCED = 'scoreboardd_sse_dropped_total{cause="coalesced"}'
 @dataclass(frozen=True)
 class Scale:
     clients: int
-    visits: int
-    "To the daemon, nchan and the floor."
-    slow_visits: int
-    "To the others."
+    arrivals: int
+    "Of everyone, at a fresh process of the daemon, nchan, the floor."
+    slow_arrivals: int
+    "The same of the others."
     rounds: int
     stall_rounds: int
     lag_seconds: float
@@ -38,22 +41,51 @@ class Scale:
     "Twice the heartbeat, to the daemon's idle clients."
 
 
-FULL = Scale(10_000, visits=7, slow_visits=2, rounds=20, stall_rounds=60, lag_seconds=60, quiet_seconds=30)
-QUICK = Scale(500, visits=1, slow_visits=1, rounds=5, stall_rounds=5, lag_seconds=3, quiet_seconds=4)
+FULL = Scale(10_000, arrivals=9, slow_arrivals=3, rounds=40, stall_rounds=60, lag_seconds=60, quiet_seconds=30)
+QUICK = Scale(500, arrivals=1, slow_arrivals=1, rounds=5, stall_rounds=5, lag_seconds=3, quiet_seconds=4)
 
 
 @dataclass(frozen=True)
-class Visit:
-    """Seconds and bytes: `delivery` and `whole` are processor time a delivery, without and with helper processes."""
+class Arrival:
+    """Everyone connected to a fresh process: how long that took, and resident bytes for each of them."""
 
     storm: Storm
     memory: float
-    delivery: float
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event to everyone: seconds of processor time for each of them, without and with helper processes, and of
+    time until 99% of them had it."""
+
+    cpu: float
     whole: float
     p99: float
 
 
-def visit(server: Server, clients: int, rounds: int) -> Visit:
+def peers(platform: Platform) -> list[Callable[[], Server]]:
+    return [lambda: Scoreboardd(platform), Nchan, Floor, AiohttpSse, SseStarlette]
+
+
+def arrivals(platform: Platform, scale: Scale, say: Callable[[str], None]) -> dict[str, list[Arrival]]:
+    """By the name of the server."""
+    *fast, aiohttp_sse, sse_starlette = peers(platform)
+    made: dict[str, list[Arrival]] = {}
+    for number in range(scale.arrivals):
+        # Each comes first, last and in between.
+        order = fast[number % 3 :] + fast[: number % 3]
+        for make in order + [aiohttp_sse, sse_starlette] * (number < scale.slow_arrivals):
+            server = make()
+            arrival = _arrival(server, scale.clients)
+            made.setdefault(server.name, []).append(arrival)
+            say(
+                f"{server.name}: all ready after {arrival.storm.seconds:.2f} s, {arrival.storm.refused} refused, "
+                f"{arrival.memory / 1024:.1f} KB a client"
+            )
+    return made
+
+
+def _arrival(server: Server, clients: int) -> Arrival:
     with server, Clients(server) as load:
         load.connect(min(WARM_UP, clients))
         load.round(server.publish)
@@ -62,33 +94,34 @@ def visit(server: Server, clients: int, rounds: int) -> Visit:
         empty = server.memory()
         storm = load.connect(clients)
         time.sleep(SETTLE)
-        memory = (server.memory() - empty) / clients
-        main, whole = server.main_cpu(), server.cpu()
-        heard = [load.round(server.publish) for _ in range(rounds)]
-        time.sleep(0.05)  # for what follows a fan-out
-        main, whole = server.main_cpu() - main, server.cpu() - whole
-        deliveries = sum(round.deliveries for round in heard)
-        return Visit(storm, memory, main / deliveries, whole / deliveries, median(round.p99 for round in heard))
+        return Arrival(storm, (server.memory() - empty) / clients)
 
 
-def compare(platform: Platform, scale: Scale, say: Callable[[str], None]) -> dict[str, list[Visit]]:
-    """Visits by the name of the server."""
-    fast: list[Callable[[], Server]] = [lambda: Scoreboardd(platform), Nchan, Floor]
-    visits: dict[str, list[Visit]] = {}
-    for number in range(scale.visits):
-        # Each comes first, last and in between.
-        servers = fast[number % 3 :] + fast[: number % 3]
-        if number < scale.slow_visits:
-            servers += [AiohttpSse, SseStarlette]
-        for make in servers:
-            server = make()
-            made = visit(server, scale.clients, scale.rounds)
-            visits.setdefault(server.name, []).append(made)
-            say(
-                f"{server.name}: {made.delivery * 1e6:.1f} µs a delivery, {made.memory / 1024:.1f} KB a client, "
-                f"{made.storm.seconds:.2f} s until all were ready, {made.storm.refused} refused"
-            )
-    return visits
+def deliveries(platform: Platform, scale: Scale, say: Callable[[str], None]) -> dict[str, list[Delivery]]:
+    """By the name of the server: all of them up, everyone connected to each, and an event to each in turn."""
+    with ExitStack() as stack:
+        turns: list[tuple[Server, Clients]] = []
+        for make in peers(platform):
+            server = stack.enter_context(make())
+            load = stack.enter_context(Clients(server))
+            load.connect(scale.clients)
+            load.round(server.publish)
+            turns.append((server, load))
+        made: dict[str, list[Delivery]] = {server.name: [] for server, _ in turns}
+        for number in range(scale.rounds):
+            for server, load in turns if number % 2 else turns[::-1]:
+                made[server.name].append(_delivery(server, load))
+        for name, them in made.items():
+            say(f"{name}: {median(each.cpu for each in them) * 1e6:.2f} µs a delivery")
+        return made
+
+
+def _delivery(server: Server, load: Clients) -> Delivery:
+    main, whole = server.main_cpu(), server.cpu()
+    heard = load.round(server.publish)
+    time.sleep(AFTERMATH)
+    main, whole = server.main_cpu() - main, server.cpu() - whole
+    return Delivery(main / heard.told, whole / heard.told, heard.p99)
 
 
 # The daemon by itself
