@@ -6,12 +6,12 @@ end the old ones over `drain` seconds while reads go on, leave the cluster, clos
 """
 
 import asyncio
+import gc
 import os
 import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import structlog
 from aiohttp import web
@@ -30,7 +30,7 @@ from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
-from scoreboardd.web.door import Door
+from scoreboardd.web.door import Doorway
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import Streams
 
@@ -38,9 +38,12 @@ IDLE = 15.0
 """Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
 connections earlier, or it will now and then send a request into one that is being closed."""
 BACKLOG = 4096
-ACCEPTORS = 8
-"""Connections accepted in one turn of the loop: libuv takes one for each listening descriptor, and while others are
-being served more can come than the backlog holds. What it does not hold waits a second for the next try."""
+LISTENERS = 4
+"""Sockets that listen on the public port, among which the kernel deals out who connects. The system caps the backlog
+of each (`net.core.somaxconn`), and whom it does not hold waits a second or more for the next try."""
+GARBAGE = 50_000
+"""Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
+and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
 LAG_PERIOD = 0.1
 STATUS_PERIOD = 5.0
 
@@ -126,6 +129,8 @@ class Daemon:
             self.admin_address = await stack.enter_async_context(
                 self._listening("admin", self._admin_app(), admin.host, admin.port)
             )
+            gc.freeze()
+            gc.set_threshold(GARBAGE)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)
@@ -183,13 +188,14 @@ class Daemon:
         )
         await runner.setup()
         assert runner.server is not None
-        doorway = runner.server if streams is None else partial(Door, streams, runner.server, patience=IDLE)
+        doorway = runner.server if streams is None else Doorway(streams, runner.server, patience=IDLE)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            listener = _listen(section, host, port, user_timeout=self._settings.sse.stall_timeout)
-            address = listener.getsockname()[:2]
-            for sock in (listener, *(listener.dup() for _ in range(ACCEPTORS - 1))):
-                server = await asyncio.get_running_loop().create_server(doorway, sock=sock, backlog=BACKLOG)
+            count = 1 if streams is None else LISTENERS
+            listeners = _listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
+            address = listeners[0].getsockname()[:2]
+            for listener in listeners:
+                server = await asyncio.get_running_loop().create_server(doorway, sock=listener, backlog=BACKLOG)
                 stack.callback(server.close)
             yield address
 
@@ -207,18 +213,25 @@ class Daemon:
             await asyncio.sleep(STATUS_PERIOD)
 
 
-def _listen(section: str, host: str, port: int, *, user_timeout: float) -> socket.socket:
+def _listen(section: str, host: str, port: int, count: int, *, user_timeout: float) -> list[socket.socket]:
+    """`count` sockets on one address; nobody else's."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        # Sockets that share their port would share it with another daemon's as well: see first that it is free.
+        socket.create_server(address[:2], family=family).close()
+        listeners: list[socket.socket] = []
+        for _ in range(count):
+            at = listeners[0].getsockname() if listeners else address
+            listeners.append(socket.create_server(at[:2], family=family, backlog=BACKLOG, reuse_port=True))
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
         why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
         raise CannotListen(
             f"{section}: cannot listen on {host}:{port}: {why}; see {section}.host and {section}.port"
         ) from error
-    # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
-    return listener
+    for listener in listeners:
+        # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
+    return listeners

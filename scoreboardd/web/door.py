@@ -27,32 +27,64 @@ _FIELD = re.compile(
 _OF_A_STREAM = frozenset({"last-event-id", "x-forwarded-for", "origin"})
 
 
-class Door(asyncio.Protocol):
-    """A connection that has said nothing yet. `patience` is how many seconds it may go on doing so."""
-
-    __slots__ = ("_aiohttp", "_deadline", "_patience", "_streams", "_transport")
+class Doorway:
+    """Makes the protocol of each new connection. `patience` is how many seconds one may say nothing."""
 
     def __init__(self, streams: Streams, aiohttp: Callable[[], asyncio.Protocol], *, patience: float) -> None:
-        self._streams = streams
-        self._aiohttp = aiohttp
+        self.streams = streams
+        self.aiohttp = aiohttp
         self._patience = patience
+        self.silent: dict[Door, float] = {}
+        "Who has said nothing yet, and until when it may; in that order."
+        self._watching = False
+
+    def __call__(self) -> "Door":
+        return Door(self)
+
+    def watch(self, door: "Door") -> None:
+        self.silent[door] = asyncio.get_running_loop().time() + self._patience
+        if not self._watching:
+            self._look()
+
+    def _look(self) -> None:
+        # One timer for all: one each would cost more than the connections that it is there for.
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for door, deadline in list(self.silent.items()):
+            if deadline > now:
+                break
+            del self.silent[door]
+            door.transport.abort()
+        self._watching = bool(self.silent)
+        if self._watching:
+            loop.call_at(next(iter(self.silent.values())), self._look)
+
+
+class Door(asyncio.Protocol):
+    """A connection that has said nothing yet."""
+
+    __slots__ = ("_doorway", "transport")
+
+    def __init__(self, doorway: Doorway) -> None:
+        self._doorway = doorway
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._deadline = asyncio.get_running_loop().call_later(self._patience, self._transport.abort)
+        self.transport = cast(asyncio.Transport, transport)
+        self._doorway.watch(self)
 
     def data_received(self, data: bytes) -> None:
-        self._deadline.cancel()
+        doorway, transport = self._doorway, self.transport
+        doorway.silent.pop(self, None)
         fields = _fields(data)
-        if fields is not None and self._streams.let_in(self._transport, fields):
+        if fields is not None and doorway.streams.let_in(transport, fields):
             return
-        handler = self._aiohttp()
-        self._transport.set_protocol(handler)
-        handler.connection_made(self._transport)
+        handler = doorway.aiohttp()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
         handler.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
+        self._doorway.silent.pop(self, None)
 
 
 def _fields(data: bytes) -> dict[str, str] | None:

@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from scoreboardd.web import app as public
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
-from scoreboardd.web.door import Door
+from scoreboardd.web.door import Doorway
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import PATH, Streams
 from tests.editions import edition
@@ -141,7 +140,7 @@ async def listening(
         bound = socket.create_server(("127.0.0.1", 0), backlog=1024)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
         assert runner.server is not None
-        doorway = runner.server if door is None else partial(Door, door, runner.server, patience=idle)
+        doorway = runner.server if door is None else Doorway(door, runner.server, patience=idle)
         server = await asyncio.get_running_loop().create_server(doorway, sock=bound)
         stack.callback(server.close)
         listener = Listener(bound.getsockname(), runner)
