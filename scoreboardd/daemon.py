@@ -160,8 +160,8 @@ class Daemon:
 
     def _stale(self) -> bool:
         coordinator = self.runner.coordinator
-        too_old = self.memory.age > self._settings.cache.stale_after
-        return coordinator.stale or (too_old and (coordinator.failing or not self.runner.connected))
+        struggling = coordinator.failing or not self.runner.connected
+        return coordinator.stale or (struggling and self.memory.age > self._settings.cache.stale_after)
 
     def _public_app(self) -> web.Application:
         settings = self._settings

@@ -18,6 +18,9 @@ class Origins:
         self._allowed = frozenset(origins)
         self._anyone = "*" in self._allowed
 
+    def __bool__(self) -> bool:
+        return bool(self._allowed)
+
     def permit(self, origin: str | None) -> bool:
         return origin is not None and (self._anyone or origin in self._allowed)
 
