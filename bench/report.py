@@ -19,9 +19,10 @@ class Row:
 
 
 def spread(values: Sequence[float], unit: str, digits: int = 1) -> str:
-    """The median, and the range where there is one."""
+    """The median, and in brackets the range of the middle half, if there is one."""
     middle = f"{median(values):.{digits}f} {unit}"
-    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    ordered = sorted(values)
+    low, high = (f"{ordered[int(len(ordered) * share)]:.{digits}f}" for share in (0.25, 0.75))
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
