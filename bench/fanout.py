@@ -77,7 +77,7 @@ def arrivals(platform: Platform, scale: Scale, say: Callable[[str], None]) -> di
         order = fast[number % 3 :] + fast[: number % 3]
         for make in order + [aiohttp_sse, sse_starlette] * (number < scale.slow_arrivals):
             server = make()
-            arrival = _arrival(server, scale.clients)
+            arrival = arrival_of(server, scale.clients)
             made.setdefault(server.name, []).append(arrival)
             say(
                 f"{server.name}: all ready after {arrival.storm.seconds:.2f} s, {arrival.storm.refused} refused, "
@@ -86,7 +86,7 @@ def arrivals(platform: Platform, scale: Scale, say: Callable[[str], None]) -> di
     return made
 
 
-def _arrival(server: Server, clients: int) -> Arrival:
+def arrival_of(server: Server, clients: int) -> Arrival:
     with server, Clients(server) as load:
         load.connect(min(WARM_UP, clients))
         load.round(server.publish)
@@ -120,15 +120,15 @@ def deliveries(platform: Platform, scale: Scale, say: Callable[[str], None]) -> 
         rebuilds: list[float] = []
         for _ in range(scale.rounds):
             for server, load in random.sample(turns, len(turns)):
-                made[server.name].append(_delivery(server, load))
-            rebuilds.append(_delivery(lonely, alone).cpu)
+                made[server.name].append(delivery_of(server, load))
+            rebuilds.append(delivery_of(lonely, alone).cpu)
         for name, them in made.items():
             say(f"{name}: {median(each.cpu for each in them) * 1e6:.2f} µs a delivery")
         say(f"of the daemon's, the rebuild: {median(rebuilds) / scale.clients * 1e6:.2f} µs")
         return made, median(rebuilds)
 
 
-def _delivery(server: Server, load: Clients) -> Delivery:
+def delivery_of(server: Server, load: Clients) -> Delivery:
     main, whole = server.main_cpu(), server.cpu()
     heard = load.round(server.publish)
     time.sleep(AFTERMATH)
