@@ -35,7 +35,7 @@ class Doorway:
         self.aiohttp = aiohttp
         self._patience = patience
         self.silent: dict[Door, float] = {}
-        "Who has said nothing yet, and until when it may; in that order."
+        "Who has said nothing yet, and until when it may."
         self._watching = False
 
     def __call__(self) -> "Door":
@@ -47,17 +47,15 @@ class Doorway:
             self._look()
 
     def _look(self) -> None:
-        # One timer for all: one each would cost more than the connections that it is there for.
+        # Now and then for all: a timer each would cost more than to let in those who do speak.
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for door, deadline in list(self.silent.items()):
-            if deadline > now:
-                break
+        for door in [door for door, deadline in self.silent.items() if deadline <= now]:
             del self.silent[door]
             door.transport.abort()
         self._watching = bool(self.silent)
         if self._watching:
-            loop.call_at(next(iter(self.silent.values())), self._look)
+            loop.call_later(self._patience / 8, self._look)
 
 
 class Door(asyncio.Protocol):
