@@ -19,7 +19,7 @@ import psutil
 import redis
 
 from bench import machine
-from scoreboardd.demo.servers import free_port
+from scoreboardd.demo.servers import free_port, tied_to_owner
 
 DATA = '{"scope":"all","reason":"submission_correct","ts":"2026-02-27T18:00:00Z","version":42}'
 "The data of an event, as the daemon's; framed it is about 130 bytes."
@@ -44,7 +44,11 @@ class Server(ABC):
             self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="scoreboardd-bench-")))
             log = stack.enter_context((self.folder / "log").open("wb"))
             self._process = subprocess.Popen(
-                self._command(), env=os.environ | self._environ(), stdout=log, stderr=log, start_new_session=True
+                [*tied_to_owner("KILL"), *self._command()],
+                env=os.environ | self._environ(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             stack.callback(self._end)
             self._await_answer()

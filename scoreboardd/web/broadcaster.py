@@ -1,8 +1,8 @@
 """The broadcaster: one frame of bytes, shared, to ten thousand streams, none of which can slow another.
 
 - A frame is built once and shared. Nearly all clients are in step: they were told the last frame, and their transports
-  hold nothing. To tell them the next is one write to a descriptor each, and nothing of theirs is looked at: at ten
-  thousand, fetching what is known of a client costs as much as all the rest that is not the kernel's.
+  hold nothing. To tell them the next is one send() each, past the transport, and nothing of theirs is looked at: at
+  ten thousand, fetching what is known of a client costs as much as all the rest that is not the kernel's.
 - All others (newcomers, those that lag, those whose connection is still aiohttp's) are told one by one, and fall into
   step when they can. Only a client that lags has anything in its queue. The queue is bounded. Events are full-state
   notices, so when it is full the newest takes the place of all.
@@ -15,10 +15,9 @@
 
 import asyncio
 import math
-import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -62,10 +61,11 @@ class Client(asyncio.Protocol):
         "address",
         "blocked",
         "buffered",
-        "fd",
+        "passable",
         "progress_at",
         "queue",
         "sent_at",
+        "socket",
         "transport",
         "version",
     )
@@ -74,8 +74,10 @@ class Client(asyncio.Protocol):
         self._broadcaster = broadcaster
         self.transport = transport
         self.address = address
-        self.fd = -1
-        "Its descriptor, if the transport is its own and may be passed by while it holds nothing."
+        self.passable = False
+        "The transport is its own, and may be passed by while it holds nothing."
+        self.socket: socket.socket | None = None
+        "The way past it, from when it first falls into step on; borrowed, for the transport to close."
         self.version: Version | None = None
         "The last version it was told of; while in step, `Broadcaster` knows."
         self.sent_at = 0.0
@@ -137,7 +139,7 @@ class Broadcaster:
         self._clients: dict[Client, None] = {}
         metrics.clients.set_function(lambda: len(self._clients))
         # Every client is in one of these two.
-        self._in_step: dict[int, Client] = {}
+        self._in_step: dict[Callable[[bytes], int], Client] = {}
         self._others: dict[Client, None] = {}
         self._told: Version | None = None
         "What those in step were told last, and when:"
@@ -180,8 +182,7 @@ class Broadcaster:
         sock = client.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SNDBUF)
-            if client.transport.get_protocol() is client:
-                client.fd = sock.fileno()
+            client.passable = client.transport.get_protocol() is client
         # The transport calls `pause_writing` as soon as it has to keep a byte, and `resume_writing` when it has none.
         client.transport.set_write_buffer_limits(high=0)
         client.version = version
@@ -197,9 +198,11 @@ class Broadcaster:
         if stalled:
             self._metrics.dropped.labels("stalled").inc()
         del self._clients[client]
-        # Before its descriptor is closed and becomes somebody else's: a transport tells of its end first.
-        self._in_step.pop(client.fd, None)
+        self._fall_out(client)
         self._others.pop(client, None)
+        if client.socket is not None:
+            # In time: a transport first tells of its end, and then closes the descriptor, which may become another's.
+            client.socket.detach()
         self._lagging.pop(client, None)
         left = self._per_address[client.address] - 1
         if left:
@@ -238,20 +241,22 @@ class Broadcaster:
     async def _send_in_step(self, frame: Frame) -> int:
         if not frame.version.follows(self._told):
             return 0
-        loop, write, payload, size = asyncio.get_running_loop(), os.write, frame.payload, len(frame.payload)
+        loop, payload, size = asyncio.get_running_loop(), frame.payload, len(frame.payload)
         self._told, self._told_at = frame.version, loop.time()
-        in_step, told = self._in_step, list(self._in_step)
+        in_step, told, sent = self._in_step, list(self._in_step), 0
         for part in _slices(told):
-            # Nobody falls into step before this is over, so a descriptor that is still here is still the same client's.
-            for fd in part if len(in_step) == len(told) else [fd for fd in part if fd in in_step]:
+            # Nobody falls into step before this is over, so that it shows if somebody has left.
+            present = part if len(in_step) == len(told) else [send for send in part if send in in_step]
+            for send in present:
                 try:
-                    taken = write(fd, payload)
+                    taken = send(payload)
                 except OSError:
                     taken = 0  # the transport finds out why, or waits
                 if taken < size:
-                    in_step[fd].write(payload[taken:], loop.time())
+                    in_step[send].write(payload[taken:], loop.time())
+            sent += len(present)
             await asyncio.sleep(0)
-        return len(told)
+        return sent
 
     async def _send_to_others(self, frame: Frame) -> int:
         sent = 0
@@ -268,9 +273,8 @@ class Broadcaster:
         client.version = frame.version
         if not client.blocked:
             client.write(frame.payload, now)
-            if client.fd >= 0 and not client.blocked and frame.version == self._told:
-                del self._others[client]
-                self._in_step[client.fd] = client
+            if client.passable and not client.blocked and frame.version == self._told:
+                self._fall_in(client)
             return True
         if client.queue is None:
             client.queue = deque()
@@ -280,12 +284,23 @@ class Broadcaster:
         client.queue.append(frame)
         return False
 
+    def _fall_in(self, client: Client) -> None:
+        if client.socket is None:
+            client.socket = socket.socket(fileno=client.transport.get_extra_info("socket").fileno())
+            client.socket.setblocking(False)
+        del self._others[client]
+        self._in_step[client.socket.send] = client
+
+    def _fall_out(self, client: Client) -> bool:
+        """Whether it was in step."""
+        return client.socket is not None and self._in_step.pop(client.socket.send, None) is not None
+
     def lags(self, client: Client) -> None:
         if client in self._clients:
             client.buffered = client.transport.get_write_buffer_size()
             client.progress_at = asyncio.get_running_loop().time()
             self._lagging[client] = None
-            if self._in_step.pop(client.fd, None) is not None:
+            if self._fall_out(client):
                 client.version = self._told
                 self._others[client] = None
 
