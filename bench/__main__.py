@@ -114,6 +114,7 @@ the middle half of what was measured, and all of one table were taken in turn: c
 - Peers: nginx {nginx.strip()} with nchan {package or "of unknown version"} (`bench/nginx.conf`); {peers} \
 (`bench/peers/`); a `send()` loop in C (`bench/floor.c`)
 - Load: `bench/clients.c` and `bench/requests.c`, one epoll loop each, in a process of their own
+- Where the time of a delivery, an arrival and a 304 goes: `bench/PROFILE.md`
 - Again: `make bench`; a look whether it works: `make bench QUICK=1`
 """
 
