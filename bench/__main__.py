@@ -135,7 +135,7 @@ def _fanout(behind: servers.Platform, scale: fanout.Scale, *, write: bool) -> st
     quiet = fanout.heartbeats(behind, scale)
     say(f"heartbeats: {quiet:.2%} of a core")
     lag = fanout.lag(behind, scale)
-    say(f"lag: p99 at most {lag.p99 * 1e3:g} ms, busy {lag.busy:.0%}")
+    say(f"lag: p99 at most {lag.p99 * 1e3:g} ms, {lag.waited:.0%} of the time waiting for a processor")
     stalled = fanout.stalled(behind, scale)
     cpu, storm, memory = _Of(), _Of(), _Of()
     for name, made in deliveries.items():
@@ -185,7 +185,8 @@ def _fanout(behind: servers.Platform, scale: fanout.Scale, *, write: bool) -> st
         Row(
             f"event-loop lag p99 during broadcasts to {scale.clients:,}",
             "≤ 10 ms",
-            f"≤ {lag.p99 * 1e3:g} ms ({lag.samples} samples, {lag.broadcasts:.0f} broadcasts, {lag.busy:.0%} busy)",
+            f"≤ {lag.p99 * 1e3:g} ms ({lag.samples} samples, {lag.broadcasts:.0f} broadcasts; {lag.busy:.0%} of the time "
+            f"on a processor, {lag.waited:.0%} waiting for one)",
             "–",
             "–",
             lag.p99 <= LAG_GOAL,

@@ -165,7 +165,8 @@ class Lag:
     p99: float
     samples: int
     busy: float
-    "Share of the time that the daemon was on the processor."
+    "Share of the time that the daemon was on a processor, and that it waited for one which others had:"
+    waited: float
     broadcasts: float
 
 
@@ -180,12 +181,12 @@ def lag(platform: Platform, scale: Scale) -> Lag:
                 server.publish()
                 time.sleep(0.05)
 
-        before, cpu = server.metrics(), server.main_cpu()
+        before, cpu, waited = server.metrics(), server.main_cpu(), server.waited()
         heard = load.listen(scale.lag_seconds, publish)
-        after, cpu = server.metrics(), server.main_cpu() - cpu
+        after, cpu, waited = server.metrics(), server.main_cpu() - cpu, server.waited() - waited
         buckets = {series: after[series] - before[series] for series in after if series.startswith(LAG)}
         p99, samples = quantile(buckets, 0.99)
-        return Lag(p99, samples, cpu / scale.lag_seconds, heard.deliveries / scale.clients)
+        return Lag(p99, samples, cpu / scale.lag_seconds, waited / scale.lag_seconds, heard.deliveries / scale.clients)
 
 
 def quantile(buckets: dict[str, float], share: float) -> tuple[float, int]:

@@ -116,6 +116,10 @@ class Server(ABC):
         """As `cpu`, without processes that do other work than serving."""
         return self.cpu()
 
+    def waited(self) -> float:
+        """Seconds that its main thread could have run and had no processor."""
+        return int(Path(f"/proc/{self._process.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def memory(self) -> int:
         """Resident bytes of all its processes; what they share counts once (PSS)."""
         return sum(process.memory_full_info().pss for process in self.processes())
