@@ -185,8 +185,8 @@ def _fanout(behind: servers.Platform, scale: fanout.Scale, *, write: bool) -> st
         Row(
             f"event-loop lag p99 during broadcasts to {scale.clients:,}",
             "≤ 10 ms",
-            f"≤ {lag.p99 * 1e3:g} ms ({lag.samples} samples, {lag.broadcasts:.0f} broadcasts; {lag.busy:.0%} of the time "
-            f"on a processor, {lag.waited:.0%} waiting for one)",
+            f"≤ {lag.p99 * 1e3:g} ms ({lag.samples} samples, {lag.broadcasts:.0f} broadcasts; {lag.busy:.0%} of "
+            f"the time on a processor, {lag.waited:.0%} waiting for one)",
             "–",
             "–",
             lag.p99 <= LAG_GOAL,
