@@ -79,10 +79,10 @@ class Page:
         self._index = _asset("index.html", page.encode())
 
     def add_to(self, app: web.Application) -> None:
-        app.router.add_get("/", self._get_index)
-        app.router.add_get("/page/{digest}/{part}", self._get_part)
+        app.router.add_get("/", errors.as_json(self._get_index))
+        app.router.add_get("/page/{digest}/{part}", errors.as_json(self._get_part))
         for name in LIBRARY:
-            app.router.add_get(f"/{name}", self._get_library)
+            app.router.add_get(f"/{name}", errors.as_json(self._get_library))
 
     async def _get_index(self, request: web.Request) -> web.StreamResponse:
         return _answer(request, self._index, "no-cache")
