@@ -74,7 +74,7 @@ async def roles(admin: Any, database: str) -> AsyncIterator[Roles]:
         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {", ".join(TABLES)} TO {writer.name};
         GRANT SELECT ON {", ".join(TABLES)} TO {board.name};
     """)
-    await admin.execute(f"CREATE SCHEMA {board.name} AUTHORIZATION {board.name}")
+    await admin.execute(f"CREATE SCHEMA {board.name}; GRANT ALL ON SCHEMA {board.name} TO {board.name}")
     yield Roles(*made)
     for role in made:
         await admin.execute(f"DROP OWNED BY {role.name} CASCADE; DROP ROLE {role.name}")
