@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -10,8 +9,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
 from scoreboardd.backend.table import cache_problem
+from scoreboardd.cli import main
 from scoreboardd.demo.servers import free_port
 from scoreboardd.migrate import perform
 from tests.builder.platform import CONTEST
@@ -461,20 +462,14 @@ async def _cache_problem(dsn: str) -> str | None:
 
 
 async def _command(dsn: str, *args: str, prefix: str = "") -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scoreboardd", "migrate", *args),
-        env=os.environ
-        | {
-            "SCOREBOARDD_CONFIG": os.devnull,
-            "SCOREBOARDD_POSTGRES__DSN": dsn,
-            "SCOREBOARDD_REDIS__KEY_PREFIX": prefix,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    environ = {
+        "SCOREBOARDD_CONFIG": os.devnull,
+        "SCOREBOARDD_POSTGRES__DSN": dsn,
+        "SCOREBOARDD_REDIS__KEY_PREFIX": prefix,
+    }
+    # In a thread of its own, as it runs an event loop of its own.
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["migrate", *args], env=environ)
+    return result.exit_code, result.stdout, result.stderr
 
 
 @asynccontextmanager
