@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+MARK = "scoreboardd: "
+"How the comment begins of whatever `scoreboardd migrate` has made."
+
 _DDL = (files(__package__) / "leaderboard_cache.sql").read_text().strip()
 _COLUMNS = re.findall(r"^    (\w+) +(\w+)", _DDL, re.MULTILINE)
 
@@ -61,7 +64,7 @@ class CacheTable:
     @property
     def marked(self) -> bool:
         """Whether `scoreboardd migrate` has made it."""
-        return self.comment.startswith("scoreboardd: ")
+        return self.comment.startswith(MARK)
 
     @property
     def create(self) -> tuple[str, ...]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scoreboardd.backend import table as cache
+from scoreboardd.backend.table import MARK
 from scoreboardd.source import check, triggers
 from scoreboardd.source.check import Table
 from scoreboardd.source.triggers import OPERATIONS, Announcer
-
-MARK = "scoreboardd: "
-"How the comment of an index of ours begins."
 
 _INDEX = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name, i.indisvalid AS valid,

@@ -68,9 +68,9 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float) -> AsyncIte
             for problem in await table_problems(connection, table, columns, kind):
                 yield problem
         for index in wanted["indexes"]:
-            table = await find_table(connection, index["table"])
-            if table is not None and table.is_table and not await has_index(connection, index):
-                yield no_index(index, table)
+            indexed = await find_table(connection, index["table"])
+            if indexed is not None and indexed.is_table and not await has_index(connection, index):
+                yield no_index(index, indexed)
     except FAILURES as error:
         yield explain(error, kind)
     finally:

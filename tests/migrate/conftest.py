@@ -83,13 +83,17 @@ async def roles(admin: Any, database: str) -> AsyncIterator[Roles]:
         await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
         made.append(Role(name, as_user(database, name, password)))
     owner, writer, board = made
-    await admin.execute(f"GRANT CREATE ON SCHEMA public TO {owner.name}")
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(
+        f"GRANT CREATE ON SCHEMA public TO {owner.name}; GRANT CREATE ON DATABASE {name} TO {owner.name}"
+    )
     await owner.execute(SCHEMA_SQL(divisions=True))
     await owner.execute(f"""
         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {", ".join(TABLES)} TO {writer.name};
         GRANT SELECT ON {", ".join(TABLES)} TO {board.name};
+        CREATE SCHEMA {board.name};
+        GRANT ALL ON SCHEMA {board.name} TO {board.name};
     """)
-    await admin.execute(f"CREATE SCHEMA {board.name}; GRANT ALL ON SCHEMA {board.name} TO {board.name}")
     yield Roles(*made)
     for role in made:
         await admin.execute(f"DROP OWNED BY {role.name} CASCADE; DROP ROLE {role.name}")
