@@ -7,7 +7,7 @@ slot in `redis.url`; this is no cluster client.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.resources import files
@@ -19,11 +19,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from scoreboardd.backend import wire
+from scoreboardd.backend import slots, wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
-from scoreboardd.compression import compressed, plain
+from scoreboardd.board.scoreboard import Document
+from scoreboardd.compression import compressed
 from scoreboardd.edition import Event, Version
 
 ANSWER = 5.0
@@ -212,13 +213,19 @@ class RedisStore:
 
 
 class RedisVault:
-    """The documents. See `base.Vault`."""
+    """The documents. See `base.Vault`.
+
+    Where the committed version is the one that this vault staged last, the next is a copy of it, made by the server,
+    in which what differs is written over (`slots`). Otherwise, and without zstd, documents are written whole.
+    """
 
     def __init__(self, url: str, *, prefix: str, encoding: str, stage_ttl: float) -> None:
         self._names = Names(prefix)
         self._redis = _connect(url)
         self._compress = encoding == "zstd"
         self._stage_ttl_ms = round(stage_ttl * 1000)
+        self._staged: tuple[Version, dict[str, slots.Layout]] | None = None
+        "How the documents staged last lie in their values; None while that is not known of all of them."
 
     async def committed(self) -> tuple[Version, Catalogue] | None:
         version, catalogue = await self._head()
@@ -229,14 +236,48 @@ class RedisVault:
             present = await self._redis.exists(*wanted)
         return (version, catalogue) if present == len(wanted) else None
 
-    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
+        if not self._compress:
+            texts = ((name, document.text()) for name, document in documents.items())
+            return sum([await self._set(lease, name, await asyncio.to_thread(b"".join, text)) for name, text in texts])
+        # Forgotten until all is done: a lease may be staged under twice.
+        (before, known), self._staged = self._staged or (None, {}), None
+        layouts: dict[str, slots.Layout] = {}
         written = 0
-        for name, document in documents:
-            payload = document if self._compress else await asyncio.to_thread(plain, document)
-            async with _answering(BULK):
-                await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
-            written += len(payload)
+        for name, document in documents.items():
+            patch = await asyncio.to_thread(slots.patch, known[name], document) if name in known else None
+            if patch is not None and before is not None:
+                layouts[name], writes = patch
+                if await self._patch(lease, name, before, slots.size(layouts[name]), writes):
+                    written += sum(len(part) for _, part in writes)
+                    continue
+                known = {}  # nor will the others be as we left them
+            layouts[name] = slots.lay(document)
+            written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], document))
+        self._staged = lease.version, layouts
         return written
+
+    async def _set(self, lease: Lease, name: str, payload: bytes) -> int:
+        async with _answering(BULK):
+            await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
+        return len(payload)
+
+    async def _patch(self, lease: Lease, name: str, before: Version, size: int, writes: list[slots.Write]) -> bool:
+        """Stage a document as a copy of that of `before`, with these writes. False if that is not what is committed
+        there, or not as we left it; then there is nothing of use under the staged name."""
+        staged = self._names.staged(lease.token, name)
+        async with _answering(BULK), self._redis.pipeline(transaction=True) as steps:
+            steps.get(self._names.version)
+            steps.copy(self._names.document(name), staged, replace=True)
+            steps.strlen(staged)
+            for offset, part in writes:
+                steps.setrange(staged, offset, part)
+            steps.pexpire(staged, self._stage_ttl_ms)
+            try:
+                answers = await steps.execute(raise_on_error=False)
+            except ResponseError:
+                return False  # a server, or a user's rights, without COPY
+        return answers == [str(before).encode(), True, *[size] * (1 + len(writes)), True]
 
     async def load(self) -> Stored | None:
         while True:

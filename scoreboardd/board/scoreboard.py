@@ -37,6 +37,10 @@ class Document(tuple[Piece, ...]):
         decompressor = zstandard.ZstdDecompressor()
         return (decompressor.decompress(piece.frame) for piece in self)
 
+    def joined(self) -> bytes:
+        """The document as zstd."""
+        return b"".join([piece.frame for piece in self])
+
 
 class Scoreboard:
     """Everyone's board and each division's. Not to be used by two threads at once; documents may be."""
@@ -69,7 +73,7 @@ class Scoreboard:
 
     def joined(self) -> list[tuple[str, bytes]]:
         """Every document as zstd, whole."""
-        return [(name, b"".join(piece.frame for piece in document)) for name, document in self.documents.items()]
+        return [(name, document.joined()) for name, document in self.documents.items()]
 
     @property
     def digest(self) -> str:
