@@ -7,7 +7,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
 
-.PHONY: help demo test simulate chaos lint types lock clean
+.PHONY: help demo test simulate chaos bench lint types lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -23,6 +23,9 @@ simulate: $(READY) ## clusters in virtual time, a seed each; SEEDS=100000 FIRST=
 
 chaos: $(READY) ## every fault at real processes; MINUTES=10 NODES=4 SEED=1 BACKEND=redis, archived or postgres
 	.venv/bin/python -m tests.chaos $(or $(MINUTES),10) $(or $(NODES),4) $(or $(SEED),1) $(or $(BACKEND),redis)
+
+bench: $(READY) build/bench-venv/.ready ## measure, beside the peers; QUICK=1 only sees that it works
+	BENCH_PYTHON=build/bench-venv/bin/python .venv/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 lint: $(READY) ## ruff
 	.venv/bin/ruff check
@@ -51,4 +54,10 @@ $(READY): .ci/requirements.txt pyproject.toml
 	@$(PYTHON) -m venv --clear .venv
 	@$(PIP) install --require-hashes --requirement .ci/requirements.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+build/bench-venv/.ready: bench/requirements.txt
+	@echo "Setting up the benchmark's peers, once"
+	@$(PYTHON) -m venv --clear build/bench-venv
+	@build/bench-venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@touch $@

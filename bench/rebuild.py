@@ -20,8 +20,8 @@ import psutil
 
 from bench import rebuild_peer
 from bench.rebuild_data import SIZES, fill
-from scoreboardd.board.scoreboard import Document, Scoreboard
-from scoreboardd.board.sheet import Piece
+from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.sheet import Document, Piece
 from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages
 from scoreboardd.demo.servers import Postgres
@@ -76,6 +76,7 @@ async def measure_peer(dsn: str) -> None:
 async def measure_whole(follower: Follower) -> Scoreboard:
     best = (0.0, 0.0)
     for number in range(WHOLE):
+        followed = None  # two would not be there at once in the daemon either
         watch = Stopwatch()
         followed = await follower.follow(Stages(), whole=True)
         digest = followed.scoreboard.digest
@@ -102,7 +103,7 @@ async def one_more(follower: Follower, writer: Any, user_id: int, challenge_id: 
     wall, cpu = watch.read()
     new = pieces(followed.scoreboard.documents) - before
     # The list of challenges, and what each is worth, is the first piece of a leaderboard.
-    heavy = followed.scoreboard.documents["leaderboard:users"][0] not in before
+    heavy = followed.scoreboard.documents["leaderboard:users"].opening not in before
     return Solve(wall, cpu, len(new), sum(len(piece.frame) for piece in new), heavy)
 
 
@@ -133,10 +134,17 @@ async def measure(dsn: str, number: int) -> None:
         scanned = await writer.fetchval(scans)
         chance = random.Random(1)
         solves = []
+
+        async def unsolved() -> tuple[int, int]:
+            while True:
+                who = chance.randint(1, users), chance.randint(1, challenges)
+                solved = "SELECT EXISTS (SELECT FROM submissions WHERE user_id = $1 AND challenge_id = $2 AND correct)"
+                if not await writer.fetchval(solved, *who):
+                    return who
+
         for _ in range(number):
             before = pieces(scoreboard.documents)
-            who = chance.randint(1, users), chance.randint(1, challenges)
-            solves.append(await one_more(follower, writer, *who, before))
+            solves.append(await one_more(follower, writer, *await unsolved(), before))
         summary("one more solve", solves)
         summary("  points as before", (solve for solve in solves if not solve.heavy))
         summary("  points changed", (solve for solve in solves if solve.heavy))

@@ -22,18 +22,18 @@ SELECT c.id, c.title, c.category, c.points, c.minimum_points,
 FROM challenges c LEFT JOIN (
   SELECT s.challenge_id, count(DISTINCT u.team_id) AS solves FROM submissions s JOIN users u ON u.id = s.user_id
   WHERE s.correct AND {_SHOWN} GROUP BY s.challenge_id) s ON s.challenge_id = c.id
-ORDER BY c.id"""  # noqa: S608
-_USERS = f"SELECT u.id, u.username AS name FROM users u WHERE {_SHOWN} ORDER BY u.id"  # noqa: S608
+ORDER BY c.id"""
+_USERS = f"SELECT u.id, u.username AS name FROM users u WHERE {_SHOWN} ORDER BY u.id"
 _TEAMS = "SELECT t.id, t.name FROM teams t ORDER BY t.name, t.id"
 _USER_SOLVES = f"""
 SELECT s.user_id AS owner, u.username AS name, s.challenge_id, min(s.submitted_at) AS at,
        bool_or(s.is_first_blood) AS first_blood
 FROM submissions s JOIN users u ON u.id = s.user_id WHERE s.correct AND {_SHOWN}
-GROUP BY s.user_id, u.username, s.challenge_id"""  # noqa: S608
+GROUP BY s.user_id, u.username, s.challenge_id"""
 _TEAM_SOLVES = f"""
 SELECT t.id AS owner, t.name, s.challenge_id, min(s.submitted_at) AS at, bool_or(s.is_first_blood) AS first_blood
 FROM submissions s JOIN users u ON u.id = s.user_id JOIN teams t ON t.id = u.team_id WHERE s.correct AND {_SHOWN}
-GROUP BY t.id, t.name, s.challenge_id"""  # noqa: S608
+GROUP BY t.id, t.name, s.challenge_id"""
 
 
 async def rebuild(connection: Any) -> list[bytes]:

@@ -13,6 +13,7 @@ import structlog
 import uvloop
 
 from scoreboardd import __version__, check, config, migrate
+from scoreboardd.backend import wire
 from scoreboardd.backend.base import Begun, Changed, Confirmed, Rebuilt, Store, Subscribed, Unavailable
 from scoreboardd.backend.choice import open_store
 from scoreboardd.config import ConfigError, Settings
@@ -31,6 +32,12 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Configuration file; else $SCOREBOARDD_CONFIG, else /etc/scoreboardd/config.toml.",
 )
+
+
+def _field(context: click.Context, option: click.Parameter, value: str) -> str:
+    if not 0 < len(value) <= wire.MAX_FIELD:
+        raise click.BadParameter(f"use 1 to {wire.MAX_FIELD} characters", context, option)
+    return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +72,7 @@ def serve(config_file: Path | None) -> None:
 @main.command(name="check")
 @config_option
 def check_command(config_file: Path | None) -> None:
-    """Find every problem with the configuration, Redis, and the platform's tables and indexes; exit 1 if any."""
+    """Find every problem with the configuration, Redis or our table, and the platform's tables; exit 1 if any."""
     settings = _settings(config_file, exit_code=FAILED)
 
     async def found() -> list[str]:
@@ -106,8 +113,8 @@ def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry
 
 @main.command()
 @config_option
-@click.option("--reason", default=UPDATED, show_default=True, help="Why, as clients are told.")
-@click.option("--scope", default="all", show_default=True)
+@click.option("--reason", default=UPDATED, show_default=True, callback=_field, help="Why, as clients are told.")
+@click.option("--scope", default="all", show_default=True, callback=_field)
 def publish(config_file: Path | None, reason: str, scope: str) -> None:
     """Announce a change by hand, as a platform would."""
     _with_store(config_file, lambda store: store.publish(Event(scope, reason, now_rfc3339())))

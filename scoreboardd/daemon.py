@@ -6,6 +6,7 @@ end the old ones over `drain` seconds while reads go on, keep the documents, lea
 """
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -26,10 +27,13 @@ from scoreboardd.memory import Memory, Tier
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
+from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
+from scoreboardd.web.door import Doorway
+from scoreboardd.web.page import Page
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import Streams
 
@@ -37,6 +41,12 @@ IDLE = 15.0
 """Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
 connections earlier, or it will now and then send a request into one that is being closed."""
 BACKLOG = 4096
+LISTENERS = 4
+"""Sockets that listen on the public port, among which the kernel deals out who connects. The system caps the backlog
+of each (`net.core.somaxconn`), and whom it does not hold waits a second or more for the next try."""
+GARBAGE = 50_000
+"""Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
+and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
 LAG_PERIOD = 0.1
 STATUS_PERIOD = 5.0
 
@@ -83,6 +93,15 @@ class Daemon:
             heartbeat=sse.heartbeat,
             stall_timeout=sse.stall_timeout,
         )
+        self.addresses = Addresses(settings.server.trusted_proxies)
+        self.streams = Streams(
+            self.memory,
+            self.broadcaster,
+            self.addresses,
+            retry_min=sse.retry_min,
+            retry_max=sse.retry_max,
+            cors_origins=settings.server.cors_origins,
+        )
         self.runner = Runner(
             Coordinator(
                 Timing(
@@ -113,11 +132,13 @@ class Daemon:
             stack.push_async_callback(self.store.aclose)
             server, admin = self._settings.server, self._settings.admin
             self.public_address = await stack.enter_async_context(
-                self._listening("server", self._public_app(), server.host, server.port)
+                self._listening("server", self._public_app(), server.host, server.port, streams=self.streams)
             )
             self.admin_address = await stack.enter_async_context(
                 self._listening("admin", self._admin_app(), admin.host, admin.port)
             )
+            gc.freeze()
+            gc.set_threshold(GARBAGE)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)
@@ -157,24 +178,18 @@ class Daemon:
 
     def _public_app(self) -> web.Application:
         settings = self._settings
-        addresses = Addresses(settings.server.trusted_proxies)
         return public.make(
             Documents(self.memory, self.builder, stale=self._stale, write_timeout=settings.sse.stall_timeout),
-            Streams(
-                self.memory,
-                self.broadcaster,
-                addresses,
-                retry_min=settings.sse.retry_min,
-                retry_max=settings.sse.retry_max,
-            ),
+            self.streams,
             Rebuild(
                 self.runner,
                 self.memory,
-                addresses,
+                self.addresses,
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
-            cors_origins=settings.server.cors_origins,
+            About(self.memory, name=settings.server.name),
+            Page(settings.server.name) if settings.server.page else None,
         )
 
     def _admin_app(self) -> web.Application:
@@ -188,18 +203,23 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(
-        self, section: str, app: web.Application, host: str, port: int
+        self, section: str, app: web.Application, host: str, port: int, *, streams: Streams | None = None
     ) -> AsyncIterator[tuple[str, int]]:
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=IDLE, shutdown_timeout=1.0, handler_cancellation=True
         )
         await runner.setup()
-        try:
-            listener = _listen(section, host, port, user_timeout=self._settings.sse.stall_timeout)
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
-            yield listener.getsockname()[:2]
-        finally:
-            await runner.cleanup()
+        assert runner.server is not None
+        doorway = runner.server if streams is None else Doorway(streams, runner.server, patience=IDLE)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(runner.cleanup)
+            count = 1 if streams is None else LISTENERS
+            listeners = _listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
+            address = listeners[0].getsockname()[:2]
+            for listener in listeners:
+                server = await asyncio.get_running_loop().create_server(doorway, sock=listener, backlog=BACKLOG)
+                stack.callback(server.close)
+            yield address
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -215,18 +235,25 @@ class Daemon:
             await asyncio.sleep(STATUS_PERIOD)
 
 
-def _listen(section: str, host: str, port: int, *, user_timeout: float) -> socket.socket:
+def _listen(section: str, host: str, port: int, count: int, *, user_timeout: float) -> list[socket.socket]:
+    """`count` sockets on one address; nobody else's."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        # Sockets that share their port would share it with another daemon's as well: see first that it is free.
+        socket.create_server(address[:2], family=family).close()
+        listeners: list[socket.socket] = []
+        for _ in range(count):
+            at = listeners[0].getsockname() if listeners else address
+            listeners.append(socket.create_server(at[:2], family=family, backlog=BACKLOG, reuse_port=True))
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
         why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
         raise CannotListen(
             f"{section}: cannot listen on {host}:{port}: {why}; see {section}.host and {section}.port"
         ) from error
-    # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
-    return listener
+    for listener in listeners:
+        # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
+    return listeners

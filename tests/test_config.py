@@ -47,6 +47,8 @@ def test_the_defaults_are_the_contract_s() -> None:
         "server": {
             "host": "127.0.0.1",
             "port": 8080,
+            "name": "Scoreboard",
+            "page": True,
             "cors_origins": [],
             "trusted_proxies": ["127.0.0.1/32", "::1/128"],
             "drain": 5,

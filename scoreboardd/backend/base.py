@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from scoreboardd.board.scoreboard import Document
+from scoreboardd.board.sheet import Document
 from scoreboardd.edition import Event, Version
 
 

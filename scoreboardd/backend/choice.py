@@ -10,10 +10,16 @@ from scoreboardd.config import Settings
 
 
 def open_store(settings: Settings) -> Store:
-    prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
     if settings.coordination.backend == "postgres":
-        return PostgresStore(settings.postgres.dsn.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
+        return open_table(settings)
+    prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
     return RedisStore(settings.redis.url.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
+
+
+def open_table(settings: Settings) -> PostgresStore:
+    """The store in Postgres, whoever coordinates."""
+    prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
+    return PostgresStore(settings.postgres.dsn.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
 
 
 def vault_options(settings: Settings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 -- $8 documents that go  $9 catalogue  $10 as_of (Unix time)  $11 rebuilt channel  $12 announcement
 -- One row: true, or false if it came too late: the lease is not ours, the fence is newer, or a staged document is gone.
 WITH done AS (
-    -- The reply to our first try was lost.
+    -- Said twice: it is done.
     SELECT FROM leaderboard_cache WHERE cache_key = $2 AND epoch = $4 AND version = $5
 ), released AS (
     UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL

@@ -23,13 +23,14 @@ from typing import Any
 import asyncpg
 import orjson
 
+from scoreboardd import database
 from scoreboardd.backend import wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
-from scoreboardd.board.scoreboard import Document
+from scoreboardd.board.sheet import Document
+from scoreboardd.database import FAILURES, connect
 from scoreboardd.edition import Event, Version
-from scoreboardd.source.postgres import FAILURES, connect
 
 ANSWER = 5.0
 "Seconds within which the server must answer a statement, or say or answer something on a subscription."
@@ -49,21 +50,15 @@ def _sql(name: str) -> str:
 
 
 def _explain(error: BaseException) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
     match error:
-        case ValueError():
-            # Nothing of what it says: it may quote a part of the password.
-            return "postgres: postgres.dsn cannot be read; see that special characters of the password are %-encoded"
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            return f"postgres: {said}; run `scoreboardd migrate`"
+            return database.told(error, "run `scoreboardd migrate`")
         case asyncpg.InsufficientPrivilegeError():
-            return f"postgres: {said}; the table leaderboard_cache must belong to the role in postgres.dsn"
-        case asyncpg.ReadOnlySQLTransactionError():
-            return f"postgres: {said}; point postgres.dsn at the primary"
-        case TimeoutError():
-            return "postgres: no answer in time; see that it runs, and that postgres.dsn is right"
+            return database.told(error, "run `scoreboardd check`, as the role in postgres.dsn")
+        case asyncpg.QueryCanceledError():
+            return database.told(error, "see what holds a lock on leaderboard_cache, or keeps the server busy")
         case _:
-            return f"postgres: {said}; see that it runs, and that postgres.dsn is right"
+            return database.explain(error)
 
 
 @asynccontextmanager
@@ -99,13 +94,11 @@ class Link:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
         """The connection, in a transaction that reads one state of the database."""
-        async with (
-            _answering(self._timeout),
-            self._turn,
-            self._connected() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with _answering(self._timeout), self._turn, self._connected() as connection:
+            # Not `connection.transaction()`: on a link that is half open it would wait for its ROLLBACK.
+            await connection.execute("BEGIN READ ONLY")
             yield connection
+            await connection.execute("COMMIT")
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
@@ -217,9 +210,11 @@ class PostgresStore:
             heard: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
             connection.add_termination_listener(lambda _: heard.put_nowait(None))
             # All at once, and heard from then on: an event must not be missed that was before a build we hear begin.
-            async with _answering(), connection.transaction():
+            async with _answering():
+                await connection.execute("BEGIN")
                 for name in (self._building, self._rebuilt, self._events):
                     await connection.add_listener(name, lambda *said: heard.put_nowait(said[2:]))
+                await connection.execute("COMMIT")
             yield self._messages(connection, heard)
         finally:
             connection.terminate()

@@ -23,7 +23,7 @@ from scoreboardd.backend import slots, wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
-from scoreboardd.board.scoreboard import Document
+from scoreboardd.board.sheet import Document
 from scoreboardd.compression import compressed
 from scoreboardd.edition import Event, Version
 
@@ -245,15 +245,16 @@ class RedisVault:
         layouts: dict[str, slots.Layout] = {}
         written = 0
         for name, document in documents.items():
-            patch = await asyncio.to_thread(slots.patch, known[name], document) if name in known else None
+            pieces = list(document)
+            patch = await asyncio.to_thread(slots.patch, known[name], pieces) if name in known else None
             if patch is not None and before is not None:
                 layouts[name], writes = patch
                 if await self._patch(lease, name, before, slots.size(layouts[name]), writes):
                     written += sum(len(part) for _, part in writes)
                     continue
                 known = {}  # nor will the others be as we left them
-            layouts[name] = slots.lay(document)
-            written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], document))
+            layouts[name] = slots.lay(pieces)
+            written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], pieces))
         self._staged = lease.version, layouts
         return written
 

@@ -1,4 +1,4 @@
-"""The text of documents' rows, many at a time.
+"""The text of the documents' lines, many at a time.
 
 A solve is put together in lanes: columns of fixed width, each filled from a small table, with NULs where a text is
 shorter; then the NULs are taken out. JSON has no control characters, so NUL can be the filling and another the mark to
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Side, objects
 from scoreboardd.board.documents import BUCKET, rfc3339
-from scoreboardd.board.sheet import Rows
+from scoreboardd.board.sheet import Lines
 
 ENTRIES = 16
 "Lines of a leaderboard in a chunk, on average: some tens of kilobytes at a hundred challenges."
@@ -46,14 +46,14 @@ class Entries:
         self._side = side
         self._challenge = _table([b'{"challenge_id":%d,"solved_at":"' % c.id for c in contest.challenges] or [b""])
 
-    def cuts(self, rows: Rows) -> Bools:
-        return _scattered(self._side.ids[rows["rank"]], 0, ENTRIES)
+    def cuts(self, lines: Lines) -> Bools:
+        return _scattered(self._side.ids[lines["rank"]], 0, ENTRIES)
 
-    def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        labels, scores = self._side.labels.take(rows["rank"]).tolist(), (-rows["major"]).tolist()
+    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
+        labels, scores = self._side.labels.take(lines["rank"]).tolist(), (-lines["major"]).tolist()
         entries = [
             b',{%b,"score":%d,"solves":[%b]}' % entry
-            for entry in zip(labels, scores, self._solves(rows["rank"]), strict=True)
+            for entry in zip(labels, scores, self._solves(lines["rank"]), strict=True)
         ]
         return [b"".join(entries[start:end]) for start, end in pairwise([*starts, len(entries)])]
 
@@ -96,20 +96,20 @@ class Buckets:
         self._side = side
         self._counts = objects([b"%d}" % count for count in range(side.columns + 1)])
 
-    def cuts(self, rows: Rows) -> Bools:
-        return _scattered(self._side.ids[rows["rank"]], rows["major"], BUCKETS)
+    def cuts(self, lines: Lines) -> Bools:
+        return _scattered(self._side.ids[lines["rank"]], lines["major"], BUCKETS)
 
-    def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        parts = np.empty((len(rows), 4), np.object_)
-        majors, major = _distinct(rows["major"])
+    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
+        parts = np.empty((len(lines), 4), np.object_)
+        majors, major = _distinct(lines["major"])
         stamps = [f',{{"timestamp":"{rfc3339(major * BUCKET)}",'.encode() for major in majors.tolist()]
         parts[:, 0] = objects(stamps).take(major)
-        parts[:, 1] = self._side.labels.take(rows["rank"])
-        sums, points = _distinct(rows["points"])
+        parts[:, 1] = self._side.labels.take(lines["rank"])
+        sums, points = _distinct(lines["points"])
         parts[:, 2] = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()]).take(points)
-        parts[:, 3] = self._counts.take(rows["count"])
+        parts[:, 3] = self._counts.take(lines["count"])
         flat = parts.ravel().tolist()
-        return [b"".join(flat[4 * start : 4 * end]) for start, end in pairwise([*starts, len(rows)])]
+        return [b"".join(flat[4 * start : 4 * end]) for start, end in pairwise([*starts, len(lines)])]
 
 
 def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:

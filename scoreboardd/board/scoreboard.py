@@ -4,42 +4,15 @@ Made from rows it is complete; `add` then costs what the solves change, and give
 made anew from all rows. An exception from either leaves it in pieces: throw it away and make another.
 """
 
-from collections.abc import Iterator
 from hashlib import blake2b
 
 import zstandard
 
 from scoreboardd.board.contest import Contest
-from scoreboardd.board.documents import leaderboard_key, timeline_key
 from scoreboardd.board.rows import Rows, Solves
-from scoreboardd.board.sheet import Piece
+from scoreboardd.board.sheet import DIGEST, Document
 from scoreboardd.board.standings import Standings
 from scoreboardd.compression import LEVEL
-
-
-class Document(tuple[Piece, ...]):
-    """One document of one version, in pieces. Versions share what they have in common."""
-
-    __slots__ = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the plain text."""
-        return sum(piece.size for piece in self)
-
-    @property
-    def digest(self) -> bytes:
-        """Of equal documents alike, as long as the zstd library is the same."""
-        return blake2b(b"".join([piece.digest for piece in self]), digest_size=16).digest()
-
-    def text(self) -> Iterator[bytes]:
-        """The plain text, piece by piece."""
-        decompressor = zstandard.ZstdDecompressor()
-        return (decompressor.decompress(piece.frame) for piece in self)
-
-    def joined(self) -> bytes:
-        """The document as zstd."""
-        return b"".join([piece.frame for piece in self])
 
 
 class Scoreboard:
@@ -64,7 +37,9 @@ class Scoreboard:
         self._contest.apply(news)
         for each in printing:
             each()
-        self.documents = dict(self._collected())
+        self.documents = {
+            name: document for standings in self._standings.values() for name, document in standings.documents()
+        }
 
     @property
     def size(self) -> int:
@@ -77,14 +52,10 @@ class Scoreboard:
 
     @property
     def digest(self) -> str:
-        """Over all documents: equal digests, equal documents."""
-        digest = blake2b()
+        """Over all documents. Equal digests, equal documents; and the other way, if the zstd libraries are equal."""
+        digest = blake2b(digest_size=DIGEST)
         for name, document in self.documents.items():
-            digest.update(name.encode() + document.digest)
+            digest.update(b"%d:%b" % (len(document.digests), name.encode()))
+            digest.update(document.opening.digest)
+            digest.update(document.digests)
         return digest.hexdigest()
-
-    def _collected(self) -> Iterator[tuple[str, Document]]:
-        for division_id, standings in self._standings.items():
-            for owner, leaderboard, timeline in standings.documents():
-                yield leaderboard_key(owner, division_id), Document(leaderboard)
-                yield timeline_key(owner, division_id), Document(timeline)

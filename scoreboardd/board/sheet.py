@@ -1,17 +1,19 @@
 """A document as a sequence of compressed pieces, of which a change replaces the few that it touches.
 
-- The rows of a document are in the order of their keys, (major, rank). A *change* adds to a row: a row is there while
-  its `count` is above zero, and a change of nothing at all says that the row looks different now. So a document that is
-  made whole is one that is changed from nothing: there is no second way to make one.
-- The rows are cut into chunks where their content says so (`Printer.cuts`), about every so many rows. Whatever the way
-  to a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be balanced.
+- The lines of a document are in the order of their keys, (major, rank). A *change* adds to a line: one is there while
+  its `count` is above zero, and a change of nothing at all says that the line looks different now. So a document that
+  is made whole is one that is changed from nothing: there is no second way to make one.
+- The lines are cut into chunks where their keys say so (`Printer.cuts`), about every so many lines. Whatever the way to
+  a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be balanced.
 - A chunk is immutable, and shared by all versions of the document that have it. What it keeps of its text is a zstd
   frame; zstd frames one behind the other are the zstd form of the whole (RFC 8878 §3).
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +22,12 @@ from numpy.typing import NDArray
 
 from scoreboardd.board.contest import Bools, Ints
 
-ROW = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
-Rows = NDArray[Any]
-"An array of `ROW`."
+LINE = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
+Lines = NDArray[Any]
+"An array of `LINE`, in order where they are those of a chunk."
 
+DIGEST = 16
+"Bytes of a piece's."
 BATCH = 32
 "Chunks printed at once: enough to make numpy worth its calls, few enough to stay in the processor's cache."
 
@@ -38,102 +42,146 @@ class Piece:
         "Bytes of the text."
         # A copy: what comes from the compressor keeps room for a text that would not compress at all.
         self.frame = bytes(memoryview(compressor.compress(text)))
-        self.digest = blake2b(self.frame, digest_size=16).digest()
+        self.digest = blake2b(self.frame, digest_size=DIGEST).digest()
 
 
 class Chunk(Piece):
-    """A piece made of rows."""
+    """A piece made of lines."""
 
-    __slots__ = ("first", "rows")
+    __slots__ = ("first", "lines")
 
-    def __init__(self, rows: Rows, text: bytes, compressor: zstandard.ZstdCompressor) -> None:
+    def __init__(self, lines: Lines, text: bytes, compressor: zstandard.ZstdCompressor) -> None:
         super().__init__(text, compressor)
-        self.rows = rows
-        self.first = _key(rows)
+        self.lines = lines
+        self.first = _key(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of one version, in pieces. Versions share what they have in common."""
+
+    opening: Piece
+    chunks: Sequence[Piece]
+    closing: Piece
+    digests: bytes
+    "Those of the chunks, one behind the other."
+
+    def __iter__(self) -> Iterator[Piece]:
+        return chain((self.opening,), self.chunks, (self.closing,))
+
+    def __len__(self) -> int:
+        """Pieces."""
+        return 2 + len(self.chunks)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the plain text."""
+        return sum(piece.size for piece in self)
+
+    def text(self) -> Iterator[bytes]:
+        """The plain text, piece by piece."""
+        decompressor = zstandard.ZstdDecompressor()
+        return (decompressor.decompress(piece.frame) for piece in self)
+
+    def joined(self) -> bytes:
+        """The document as zstd."""
+        return b"".join([piece.frame for piece in self])
 
 
 class Printer(Protocol):
     """What a sheet needs to know of its document."""
 
-    def cuts(self, rows: Rows) -> Bools:
-        """Which rows begin a chunk: a matter of each row's own key alone."""
+    def cuts(self, lines: Lines) -> Bools:
+        """Which lines begin a chunk: a matter of each line's own key alone."""
 
-    def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        """The text of each stretch of rows; `starts` says where each begins. A row's text begins with a comma."""
+    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
+        """The text of each stretch of lines; `starts` says where each begins. A line's text begins with a comma."""
 
 
-def changes(major: Ints, rank: Ints, points: Any = 0, count: Any = 0) -> Rows:
-    """Changes to as many rows, given as columns."""
-    made = np.empty(len(rank), ROW)
+def changes(major: Ints, rank: Ints, points: Any = 0, count: Any = 0) -> Lines:
+    """Changes to as many lines, given as columns."""
+    made = np.empty(len(rank), LINE)
     made["major"], made["rank"], made["points"], made["count"] = major, rank, points, count
     return made
 
 
 class Sheet:
-    """The rows of one document, as chunks."""
+    """The lines of one document, as chunks."""
 
     def __init__(self, printer: Printer, compressor: zstandard.ZstdCompressor) -> None:
         self._printer = printer
         self._compressor = compressor
+        # Both are replaced by a change, never changed: documents keep them.
         self.chunks: list[Chunk] = []
+        self._digests = b""
 
-    def change(self, *changed: Rows) -> None:
-        """Add these changes to the rows, and print again the chunks they touch."""
-        new: list[Chunk] = []
-        old, done = self.chunks, 0
-        for start, end, rows in self._stretches(_summed(*changed)):
-            new += self._kept(old[done:start], first=done > 0 and not new)
-            new += self._printed(rows, first=not new)
+    def document(self, opening: Piece, closing: Piece) -> Document:
+        """As it is now."""
+        return Document(opening, self.chunks, closing, self._digests)
+
+    def change(self, *changed: Lines) -> None:
+        """Add these changes to the lines, and print again the chunks they touch."""
+        chunks: list[Chunk] = []
+        digests: list[bytes] = []  # of thousands of chunks: copied in stretches, not gathered one by one
+
+        def put(lines: Lines) -> None:
+            made = [*self._printed(lines, first=not chunks)]
+            chunks.extend(made)
+            digests.extend([chunk.digest for chunk in made])
+
+        def keep(start: int, end: int) -> None:
+            if 0 < start < end and not chunks:
+                put(self.chunks[start].lines)  # it has become the first, and has a comma too many
+                start += 1
+            chunks.extend(self.chunks[start:end])
+            digests.append(self._digests[start * DIGEST : end * DIGEST])
+
+        done = 0
+        for start, end, lines in self._stretches(_summed(*changed)):
+            keep(done, start)
+            put(lines)
             done = end
-        self.chunks = new + self._kept(old[done:], first=done > 0 and not new)
+        keep(done, len(self.chunks))
+        self.chunks, self._digests = chunks, b"".join(digests)
 
-    def _stretches(self, changed: Rows) -> Iterator[tuple[int, int, Rows]]:
-        """The chunks to replace, as (start, end), neighbours together, and the rows to replace them with."""
-        start = end = 0
-        parts: list[Rows] = []
-        for place, part in self._touched(changed):
-            rows = _present(_summed(self.chunks[place].rows, part) if self.chunks else part)
-            if parts and place > end:
-                yield start, end, np.concatenate(parts)
-                parts = []
-            if not parts:
-                start = place
-                if place > 0 and (not len(rows) or _key(rows) != self.chunks[place].first):
-                    # Where one chunk ended and this began there is a cut no more.
-                    start -= 1
-                    parts.append(self.chunks[start].rows)
-            parts.append(rows)
-            end = min(place + 1, len(self.chunks))
-        if parts:
-            yield start, end, np.concatenate(parts)
+    def _stretches(self, changed: Lines) -> Iterator[tuple[int, int, Lines]]:
+        """The chunks to replace, as (start, end), in order, and the lines to replace them with."""
+        for start, end, its in self._touched(changed):
+            lines = _present(_summed(*(chunk.lines for chunk in self.chunks[start:end]), its))
+            if start == 0 or (len(lines) and _key(lines) == self.chunks[start].first):
+                yield start, end, lines
+            else:  # where the chunk before ends there is a cut no more
+                yield start - 1, end, np.concatenate([self.chunks[start - 1].lines, lines])
 
-    def _touched(self, changed: Rows) -> Iterator[tuple[int, Rows]]:
-        """Which chunks these changes are for, in order, and the changes that are for each."""
+    def _touched(self, changed: Lines) -> Iterator[tuple[int, int, Lines]]:
+        """The chunks that these changes are for, neighbours together, and the changes that are for them."""
         if len(self.chunks) <= 1:
             if len(changed):
-                yield 0, changed
+                yield 0, len(self.chunks), changed
             return
         keys = list(zip(changed["major"].tolist(), changed["rank"].tolist(), strict=True))
-        start = 0
-        while start < len(keys):
-            after = bisect_right(self.chunks, keys[start], lo=1, key=_first)
-            end = bisect_left(keys, self.chunks[after].first, lo=start) if after < len(self.chunks) else len(keys)
-            yield after - 1, changed[start:end]
-            start = end
+        taken = 0
+        while taken < len(keys):
+            begin, start = taken, self._place(keys[taken])
+            end = start
+            while taken < len(keys) and self._place(keys[taken]) <= end:
+                end = self._place(keys[taken]) + 1
+                taken = bisect_left(keys, self.chunks[end].first) if end < len(self.chunks) else len(keys)
+            yield start, end, changed[begin:taken]
 
-    def _kept(self, chunks: list[Chunk], *, first: bool) -> list[Chunk]:
-        """Chunks as they are, but for one that has become the document's first: that has a comma too many."""
-        return [*self._printed(chunks[0].rows, first=True), *chunks[1:]] if first and chunks else chunks
+    def _place(self, key: tuple[int, int]) -> int:
+        """Of the chunk that has, or would have, the line of this key."""
+        return bisect_right(self.chunks, key, lo=1, key=_first) - 1
 
-    def _printed(self, rows: Rows, *, first: bool) -> Iterator[Chunk]:
-        if not len(rows):
+    def _printed(self, lines: Lines, *, first: bool) -> Iterator[Chunk]:
+        if not len(lines):
             return
-        cuts = self._printer.cuts(rows)
+        cuts = self._printer.cuts(lines)
         cuts[0] = True
         starts = np.flatnonzero(cuts).tolist()
         for i in range(0, len(starts), BATCH):
             begin = starts[i]
-            batch = rows[begin : starts[i + BATCH] if i + BATCH < len(starts) else None]
+            batch = lines[begin : starts[i + BATCH] if i + BATCH < len(starts) else None]
             within = [start - begin for start in starts[i : i + BATCH]]
             texts = self._printer.texts(batch, within)
             for start, end, text in zip(within, [*within[1:], len(batch)], texts, strict=True):
@@ -145,34 +193,34 @@ def _first(chunk: Chunk) -> tuple[int, int]:
     return chunk.first
 
 
-def _key(rows: Rows) -> tuple[int, int]:
-    return int(rows["major"][0]), int(rows["rank"][0])
+def _key(lines: Lines) -> tuple[int, int]:
+    return int(lines["major"][0]), int(lines["rank"][0])
 
 
-def _summed(*changed: Rows) -> Rows:
-    """One row for each key, in order."""
-    rows = np.concatenate(changed)
-    if not len(rows):
-        return rows
-    major, rank = rows["major"], rows["rank"]
+def _summed(*changed: Lines) -> Lines:
+    """One line for each key, in order."""
+    lines = np.concatenate(changed)
+    if not len(lines):
+        return lines
+    major, rank = lines["major"], lines["rank"]
     low, ranks = int(major.min()), int(rank.max()) + 1
     if (int(major.max()) - low + 1) * ranks < 2**63:
         # One number for both, where it fits: sorted five times as fast.
         order = np.argsort((major - low) * ranks + rank)
     else:
         order = np.lexsort((rank, major))
-    rows = rows.take(order)  # which numpy does seven times as fast as rows[order]
-    new = np.ones(len(rows), np.bool_)
-    new[1:] = (rows["major"][1:] != rows["major"][:-1]) | (rows["rank"][1:] != rows["rank"][:-1])
+    lines = lines.take(order)  # which numpy does seven times as fast as lines[order]
+    new = np.ones(len(lines), np.bool_)
+    new[1:] = (lines["major"][1:] != lines["major"][:-1]) | (lines["rank"][1:] != lines["rank"][:-1])
     if new.all():
-        return rows
+        return lines
     starts = np.flatnonzero(new)
-    summed = rows.take(starts)
-    summed["points"] = np.add.reduceat(rows["points"], starts)
-    summed["count"] = np.add.reduceat(rows["count"], starts)
+    summed = lines.take(starts)
+    summed["points"] = np.add.reduceat(lines["points"], starts)
+    summed["count"] = np.add.reduceat(lines["count"], starts)
     return summed
 
 
-def _present(rows: Rows) -> Rows:
-    there = rows["count"] > 0
-    return rows if there.all() else rows.compress(there)
+def _present(lines: Lines) -> Lines:
+    there = lines["count"] > 0
+    return lines if there.all() else lines.compress(there)

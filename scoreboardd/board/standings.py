@@ -11,10 +11,10 @@ import orjson
 import zstandard
 
 from scoreboardd.board.contest import NEVER, Bools, Cells, Contest, Ints, Side
-from scoreboardd.board.documents import BUCKET, Owner
+from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
 from scoreboardd.board.printing import Buckets, Entries
 from scoreboardd.board.scoring import points
-from scoreboardd.board.sheet import Piece, Sheet, changes
+from scoreboardd.board.sheet import Document, Piece, Sheet, changes
 
 Printing = Callable[[], None]
 
@@ -24,9 +24,10 @@ class Standings:
 
     def __init__(self, contest: Contest, division_id: int | None, compressor: zstandard.ZstdCompressor) -> None:
         self._contest = contest
+        self._division_id = division_id
         self._compressor = compressor
         members = contest.members(division_id)
-        self._lines = {owner: Lines(contest, contest.sides[owner], members[owner], compressor) for owner in Owner}
+        self._rankings = {owner: Ranking(contest, contest.sides[owner], members[owner], compressor) for owner in Owner}
         teams = contest.team_of[members[Owner.USERS]]
         self._competing = len(np.unique(teams[teams >= 0]))
         self._teams_having: Ints = np.zeros(len(contest.challenges), np.int64)
@@ -36,12 +37,12 @@ class Standings:
         self._closing = Piece(b"]}", compressor)
 
     def change(self, news: Mapping[Owner, Cells]) -> Printing:
-        mine = {owner: self._lines[owner].of_members(cells) for owner, cells in news.items()}
+        mine = {owner: self._rankings[owner].of_members(cells) for owner, cells in news.items()}
         teams = mine[Owner.TEAMS]
         self._teams_having += np.bincount(teams.column[teams.before == NEVER], minlength=len(self._teams_having))
         worth, self._worth = self._worth, self._reckon()
         rises = self._worth - worth
-        printing = [self._lines[owner].change(cells, self._worth, rises) for owner, cells in mine.items()]
+        printing = [self._rankings[owner].change(cells, self._worth, rises) for owner, cells in mine.items()]
 
         def print_all() -> None:
             if rises.any():
@@ -64,17 +65,16 @@ class Standings:
         ]
         return Piece(b'{"challenges":%b,"entries":[' % orjson.dumps(listed), self._compressor)
 
-    def documents(self) -> Iterator[tuple[Owner, list[Piece], list[Piece]]]:
-        """The pieces of each side's leaderboard and timeline."""
-        for owner, lines in self._lines.items():
-            yield (
-                owner,
-                [self._opening, *lines.entries.chunks, self._closing],
-                [self._beginning, *lines.buckets.chunks, self._closing],
-            )
+    def documents(self) -> Iterator[tuple[str, Document]]:
+        """As they are now, by name."""
+        for owner, ranking in self._rankings.items():
+            name = leaderboard_key(owner, self._division_id)
+            yield name, ranking.entries.document(self._opening, self._closing)
+            name = timeline_key(owner, self._division_id)
+            yield name, ranking.buckets.document(self._beginning, self._closing)
 
 
-class Lines:
+class Ranking:
     """The users, or the teams, of one board: a line each in the leaderboard, one each and bucket in the timeline."""
 
     def __init__(self, contest: Contest, side: Side, members: Bools, compressor: zstandard.ZstdCompressor) -> None:
@@ -89,15 +89,19 @@ class Lines:
         return cells if self._all else cells.where(self._members[cells.rank])
 
     def change(self, cells: Cells, worth: Ints, rises: Ints) -> Printing:
-        """The owners' new cells, at what each challenge is now worth, which is by `rises` more than it was."""
-        touched, timeline = [cells.rank], []
-        before = self._scores.copy()
-        printed = bool(self.entries.chunks)
-        for column in np.flatnonzero(rises).tolist() if printed else ():  # before that nobody had anything
-            ranks = self._side.having(column)
-            ranks = ranks[self._members[ranks]]
+        """These cells are new; each challenge is now worth `worth`, which is by `rises` more than it was."""
+        if self.entries.chunks:
+            having = {column: self._having(column) for column in np.flatnonzero(rises).tolist()}
+            touched = np.unique(np.concatenate([cells.rank, *having.values()]))
+            leaving = changes(-self._scores[touched], touched, count=-1)
+        else:  # nothing is printed yet: nobody had anything, and now everybody is listed
+            having = {}
+            touched = np.flatnonzero(self._members)
+            leaving = changes(touched[:0], touched[:0])
+
+        timeline = []
+        for column, ranks in having.items():
             self._scores[ranks] += rises[column]
-            touched.append(ranks)
             at = self._side.at[ranks * self._side.columns + column]
             timeline.append(changes(at // BUCKET, ranks, points=rises[column]))
         gain = worth[cells.column]
@@ -105,13 +109,15 @@ class Lines:
         np.add.at(self._scores, cells.rank[~had], gain[~had])
         timeline.append(changes(cells.before[had] // BUCKET, cells.rank[had], -gain[had], -1))
         timeline.append(changes(cells.at // BUCKET, cells.rank, gain, 1))
-
-        ranks = np.unique(np.concatenate(touched)) if printed else np.flatnonzero(self._members)
-        leaving = changes(-before[ranks], ranks, count=-1 if printed else 0)
-        entering = changes(-self._scores[ranks], ranks, count=1)
+        entering = changes(-self._scores[touched], touched, count=1)
 
         def print_both() -> None:
             self.entries.change(leaving, entering)
             self.buckets.change(*timeline)
 
         return print_both
+
+    def _having(self, column: int) -> Ints:
+        """The members who have this challenge."""
+        ranks = self._side.having(column)
+        return ranks[self._members[ranks]]

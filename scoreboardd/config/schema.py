@@ -32,6 +32,12 @@ def _host(value: str) -> str:
     return value
 
 
+def _name(value: str) -> str:
+    if not (0 < len(value) <= 100 and value.isprintable()):
+        raise ValueError("not a name; use 1 to 100 characters on one line")
+    return value
+
+
 def _origin(value: str) -> str:
     if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", value):
         raise ValueError('not an origin; write "*" or scheme://host[:port], in lower case, without a path')
@@ -109,6 +115,8 @@ class Server(Section):
 
     host: Host = "127.0.0.1"
     port: Port = 8080
+    name: Annotated[str, AfterValidator(_name)] = "Scoreboard"
+    page: bool = True
     cors_origins: Origins = ()
     trusted_proxies: Networks = (ip_network("127.0.0.1"), ip_network("::1"))
     drain: Duration = 5

@@ -45,10 +45,10 @@ log = structlog.stdlib.get_logger("scoreboardd.coordination")
 
 @dataclass(slots=True)
 class Health:
-    """How the parts this node depends on were when last used: None is well, else one line on what is wrong."""
+    """How the parts this node depends on were when last used: None is well, as far as known, else what is wrong."""
 
     store: str | None = "not connected yet"
-    source: str | None = "not read yet"
+    source: str | None = None
 
 
 class Runner:
@@ -256,6 +256,8 @@ class Runner:
         except Unavailable as error:
             self._metrics.lock_attempts.labels("error").inc()
             self.health.store = str(error)
+            if self.connected and self._seldom("lock"):
+                log.error("cannot take the lock, trying on", error=str(error))
             self._feed(c.TryFailed())
             return
         if self.connected:

@@ -102,7 +102,8 @@ async def _demo(contest: Contest, cluster: Sequence[Node], dsn: str, redis_url: 
             tasks.create_task(_keep(node, environ))
         for node in cluster:
             await _answering(session, node)
-            click.echo(f"scoreboard  {node.url}/api/leaderboard/teams")
+            click.echo(f"scoreboard  {node.url}/")
+            click.echo(f"documents   {node.url}/api/leaderboard/teams")
             click.echo(f"stream      curl -N {node.url}/api/scoreboard/stream")
             click.echo(f"metrics     {node.admin_url}/metrics")
         click.echo("Ctrl-C stops everything.\n")

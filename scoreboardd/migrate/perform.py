@@ -16,8 +16,9 @@ from scoreboardd.backend import wire
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import channel
 from scoreboardd.config import ConfigError, Settings
+from scoreboardd.database import FAILURES, connect
 from scoreboardd.migrate.plan import Plan, Step, making, undoing
-from scoreboardd.source.postgres import FAILURES, connect, explain
+from scoreboardd.source.postgres import explain
 from scoreboardd.source.triggers import MAX_CHANNEL
 
 BLINK = 0.1

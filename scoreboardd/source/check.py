@@ -4,7 +4,8 @@ import tomllib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from scoreboardd.source.postgres import FAILURES, connect, explain, folder_of
+from scoreboardd.database import FAILURES, connect
+from scoreboardd.source.postgres import explain, folder_of
 
 _COLUMNS = """
 SELECT a.attname, has_column_privilege(a.attrelid, a.attnum, 'SELECT')

@@ -11,13 +11,13 @@ What is new since an earlier read (`news`) is found without looking at the whole
 - *Anything else*, by the counters PostgreSQL keeps of rows written to each table. Where those of the small tables
   differ the small tables are read and compared; where a submission was changed or removed, or a solver or a challenge
   is new, there is no `news` and all has to be read. The counters may come seconds after the commit: they are there to
-  find the change that nobody announced. One that is announced by its reason is not for `news` at all.
+  find the change that nobody announced (but not a TRUNCATE, which they do not count). One that is announced by its
+  reason is not for `news` at all.
 
 So what is missed, until all is read again, is a submission that becomes visible only after others with ids higher by
 more than `TAIL` were seen; and for some seconds a change that is not announced.
 """
 
-import asyncio
 import time
 import tomllib
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ from typing import Any, NamedTuple, Self
 import asyncpg
 import numpy as np
 
+from scoreboardd import database
 from scoreboardd.board.rows import SOLVE, Challenge, Roster, Rows, Solves, Team, User, find
+from scoreboardd.database import FAILURES, connect
 
-CONNECT = 5.0
-"Seconds to reach the database."
 TAIL = 10_000
 "Ids below the highest seen among which a submission may still become visible."
 
@@ -56,16 +56,6 @@ SELECT sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid
        sum(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)) FILTER (WHERE t.name = 'submissions')
 FROM unnest($1::text[]) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)
 """
-
-FAILURES = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # asyncpg, surprised by a connection that was cut in the middle of a message
-    OSError,
-    RuntimeError,  # uvloop, asked to write to a connection that was reset
-    ValueError,  # a DSN that cannot be parsed
-)
-"All that reading a database over a network may raise."
 
 
 class SourceError(Exception):
@@ -155,7 +145,12 @@ class PostgresSource:
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._dsn, statement_timeout=self._timeout)
+            self._connection = await connect(
+                self._dsn,
+                statement_timeout=self._timeout,
+                # Not one plan for every argument: it would scan all submissions for the newest of them.
+                plan_cache_mode="force_custom_plan",
+            )
         return self._connection
 
     async def _counters(self, connection: Any) -> Counters:
@@ -210,50 +205,24 @@ def _unpacked(packed: bytes | None) -> Solves:
     return solves
 
 
-async def connect(dsn: str, *, statement_timeout: float, **settings: str) -> Any:
-    """A connection on which nothing waits for ever. `statement_timeout` is in seconds; `settings` are the server's."""
-    async with asyncio.timeout(CONNECT + 1):
-        return await asyncpg.connect(
-            dsn,
-            timeout=CONNECT,
-            # The server gives up first, and says so; ours is for a server that does not answer at all.
-            command_timeout=statement_timeout + CONNECT,
-            server_settings={
-                "application_name": "scoreboardd",
-                "statement_timeout": str(round(statement_timeout * 1000)),
-                "timezone": "UTC",
-                # Not one for every argument: it would scan all submissions for the newest of them.
-                "plan_cache_mode": "force_custom_plan",
-                **settings,
-            },
-        )
-
-
 def folder_of(kind: str) -> Traversable:
     return files(__package__) / kind
 
 
 def explain(error: BaseException, kind: str) -> str:
-    """What went wrong, for the person who can mend it."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    """What went wrong with reading, for the person who can mend it."""
     match error:
-        case ValueError():
-            # Nothing of what it says: it may quote a part of the password.
-            return "postgres: postgres.dsn cannot be read; see that special characters of the password are %-encoded"
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            return (
-                f"postgres: {said}; the {kind} source needs it: see that postgres.dsn names the platform's "
-                "database, and run `scoreboardd check`"
+            return database.told(
+                error,
+                f"the {kind} source needs it: see that postgres.dsn names the platform's database, and run "
+                "`scoreboardd check`",
             )
         case asyncpg.InsufficientPrivilegeError():
-            return f"postgres: {said}; GRANT SELECT on the platform's tables to the role in postgres.dsn"
-        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
-            return f"postgres: {said}; see that the role and password in postgres.dsn are right"
-        case asyncpg.InvalidCatalogNameError():
-            return f"postgres: {said}; see that postgres.dsn names the platform's database"
+            return database.told(error, "GRANT SELECT on the platform's tables to the role in postgres.dsn")
         case asyncpg.QueryCanceledError():
-            return f"postgres: {said}; run `scoreboardd check` for missing indexes, or raise postgres.statement_timeout"
-        case TimeoutError():
-            return "postgres: no answer in time; see that it runs, and that postgres.dsn is right"
+            return database.told(
+                error, "run `scoreboardd check` for missing indexes, or raise postgres.statement_timeout"
+            )
         case _:
-            return f"postgres: {said}; see that it runs, and that postgres.dsn is right"
+            return database.explain(error)

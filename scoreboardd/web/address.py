@@ -1,5 +1,6 @@
 """Whose request it is: the peer's address, or what a trusted proxy says of it."""
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable
 
@@ -16,11 +17,17 @@ class Addresses:
 
     def of(self, request: web.Request) -> str:
         """The nearest address that is not a trusted proxy's; "" if there is none, as on a Unix socket."""
-        peer = request.transport.get_extra_info("peername") if request.transport else None
+        return self.nearest(request.transport, ",".join(request.headers.getall("X-Forwarded-For", [])))
+
+    def nearest(self, transport: asyncio.BaseTransport | None, forwarded: str) -> str:
+        """The same of a connection on which a request said `forwarded`."""
+        peer = transport.get_extra_info("peername") if transport else None
         address = str(peer[0]) if isinstance(peer, tuple) else ""
+        if not forwarded:
+            return address
         # The last entry was added by the nearest proxy. Whatever stands left of an untrusted one, or of one that is no
         # address, is hearsay.
-        for said in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
+        for said in reversed(forwarded.split(",")):
             if not said.strip():
                 continue
             farther = _plain(said)

@@ -25,10 +25,11 @@ class Admin:
         self._draining = draining
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[errors.as_json])
-        app.router.add_get("/healthz", self.healthz)
-        app.router.add_get("/readyz", self.readyz)
-        app.router.add_get("/metrics", self.metrics)
+        app = web.Application()
+        app.router.add_get("/healthz", errors.as_json(self.healthz))
+        app.router.add_get("/readyz", errors.as_json(self.readyz))
+        app.router.add_get("/metrics", errors.as_json(self.metrics))
+        errors.refuse_all_else(app)
         return app
 
     async def healthz(self, request: web.Request) -> web.Response:

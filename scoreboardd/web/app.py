@@ -1,19 +1,29 @@
 """The public listener's routes."""
 
-from collections.abc import Iterable
-
 from aiohttp import web
 
-from scoreboardd.web import cors, documents, errors, rebuild, stream
+from scoreboardd.web import about, cors, documents, errors, rebuild, stream
+from scoreboardd.web.page import Page
 
 
 def make(
-    reads: documents.Documents, streams: stream.Streams, rebuilds: rebuild.Rebuild, *, cors_origins: Iterable[str]
+    reads: documents.Documents,
+    streams: stream.Streams,
+    rebuilds: rebuild.Rebuild,
+    abouts: about.About,
+    page: Page | None,
 ) -> web.Application:
-    app = web.Application(middlewares=[cors.middleware(cors_origins), errors.as_json])
-    app.on_response_prepare.append(cors.add)
+    """`page` is None where it is switched off."""
+    app = web.Application()
+    if streams.origins:
+        app.middlewares.append(cors.middleware(streams.origins))
+        app.on_response_prepare.append(cors.add)
     for path in documents.PATHS:
-        app.router.add_get(path, reads.get)
-    app.router.add_get(stream.PATH, streams.get)
-    app.router.add_post(rebuild.PATH, rebuilds.post)
+        app.router.add_get(path, errors.as_json(reads.get))
+    app.router.add_get(stream.PATH, errors.as_json(streams.get))
+    app.router.add_post(rebuild.PATH, errors.as_json(rebuilds.post))
+    app.router.add_get(about.PATH, errors.as_json(abouts.get))
+    if page is not None:
+        page.add_to(app)
+    errors.refuse_all_else(app)
     return app

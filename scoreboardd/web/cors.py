@@ -11,21 +11,40 @@ HEADERS = web.RequestKey("cors", dict[str, str])
 EXPOSED = "ETag, Age, Retry-After, X-Scoreboard-Version, X-Scoreboard-Cache"
 
 
-def middleware(origins: Iterable[str]) -> Middleware:
+class Origins:
+    """The origins that may read, "*" among them if anyone may."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self._allowed = frozenset(origins)
+        self._anyone = "*" in self._allowed
+
+    def __bool__(self) -> bool:
+        return bool(self._allowed)
+
+    def permit(self, origin: str | None) -> bool:
+        return origin is not None and (self._anyone or origin in self._allowed)
+
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """What a response to a request from `origin` says; None is a request that names none."""
+        headers = {"Vary": "Origin"} if self._allowed and not self._anyone else {}
+        if origin is not None and self.permit(origin):
+            headers["Access-Control-Allow-Origin"] = "*" if self._anyone else origin
+            headers["Access-Control-Expose-Headers"] = EXPOSED
+        return headers
+
+
+def middleware(origins: Origins) -> Middleware:
     """A middleware that answers preflights and leaves `HEADERS` with the request."""
-    allowed = frozenset(origins)
-    anyone = "*" in allowed
 
     @web.middleware
     async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
-        headers = {"Vary": "Origin"} if allowed and not anyone else {}
-        request[HEADERS] = headers
         origin = request.headers.get("Origin")
-        if origin is None or not (anyone or origin in allowed):
-            return await handler(request)
-        headers["Access-Control-Allow-Origin"] = "*" if anyone else origin
-        headers["Access-Control-Expose-Headers"] = EXPOSED
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        request[HEADERS] = origins.headers(origin)
+        if (
+            request.method == "OPTIONS"
+            and "Access-Control-Request-Method" in request.headers
+            and origins.permit(origin)
+        ):
             return web.Response(
                 status=204,
                 headers={

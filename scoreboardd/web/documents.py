@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from scoreboardd.board.documents import Owner, leaderboard_key, micros, timeline_key
 from scoreboardd.board.rows import Micros
 from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.edition import Edition, Version
-from scoreboardd.memory import CODINGS, Memory, Representations
-from scoreboardd.web import errors
+from scoreboardd.memory import Memory, Representations
+from scoreboardd.web import errors, negotiation
 
 PATHS = {
     "/api/leaderboard": (leaderboard_key, Owner.USERS),
@@ -61,18 +62,21 @@ class Documents:
         self._builder = builder
         self._stale = stale
         self._write_timeout = write_timeout
+        self._described: tuple[Edition | None, CIMultiDict[str]] = (None, CIMultiDict())
+        "The header fields that all documents of an edition have."
         self._cuts: OrderedDict[tuple[Version, Owner, int | None, int], Cut] = OrderedDict()
         # Strangers choose the windows: one is cut at a time, whatever they ask for.
         self._cutting = asyncio.Lock()
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        make_key, owner = PATHS[request.path]
-        timeline = make_key is timeline_key
-        division_id, division_ok = _positive(request, "division_id")
-        window, window_ok = _positive(request, "window") if timeline else (None, True)
-        if not (division_ok and window_ok):
-            wrong = {"division_id": division_ok, "window": window_ok}
-            return errors.invalid([field for field, ok in wrong.items() if not ok])
+        make_key, owner = PATHS[request.rel_url.raw_path]
+        division_id = window = None
+        if request.rel_url.raw_query_string:
+            division_id, division_ok = _positive(request, "division_id")
+            window, window_ok = _positive(request, "window") if make_key is timeline_key else (None, True)
+            if not (division_ok and window_ok):
+                wrong = {"division_id": division_ok, "window": window_ok}
+                return errors.invalid([field for field, ok in wrong.items() if not ok])
         edition = self._memory.edition
         if edition is None:
             return errors.unavailable("no scoreboard yet", RETRY_AFTER)
@@ -80,32 +84,43 @@ class Documents:
             division_id = None  # a platform without divisions is one
         elif division_id is not None and division_id not in edition.divisions:
             return errors.error(404, "no such division")
-        name = make_key(owner, division_id)
-        etag = f'W/"{edition.version}"'
-        body = self._memory.representations(name)
+        headers = self._headers(edition)
+        body = None
         if window is not None:
+            whole = self._memory.representations(make_key(owner, division_id))
             try:
-                cut = await self._windowed(edition, body, owner, division_id, window)
+                body = await self._windowed(edition, whole, owner, division_id, window)
             except BuilderError:
                 return errors.unavailable("the timeline cannot be cut right now", RETRY_AFTER)
-            if cut is not body:
-                body, etag = cut, f'W/"{edition.version}-{window}-{cut.checksum:08x}"'
-        return await self._answer(request, edition, body, etag)
+            if body is not whole:
+                headers["ETag"] = f'W/"{edition.version}-{window}-{body.checksum:08x}"'
+        if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+        if body is None:
+            body = self._memory.representations(make_key(owner, division_id))
+        return await self._answer(request, headers, body)
+
+    def _headers(self, edition: Edition) -> CIMultiDict[str]:
+        described, headers = self._described
+        if described is not edition:
+            headers = CIMultiDict(
+                {
+                    "ETag": f'W/"{edition.version}"',
+                    "Cache-Control": "no-cache",
+                    "Vary": "Accept-Encoding",
+                    "X-Scoreboard-Version": str(edition.version),
+                }
+            )
+            self._described = edition, headers
+        headers = headers.copy()
+        headers["X-Scoreboard-Cache"] = f"stale-{self._memory.tier}" if self._stale() else self._memory.tier
+        headers["Age"] = str(math.floor(self._memory.age))
+        return headers
 
     async def _answer(
-        self, request: web.Request, edition: Edition, body: Representations, etag: str
+        self, request: web.Request, headers: CIMultiDict[str], body: Representations
     ) -> web.StreamResponse:
-        headers = {
-            "ETag": etag,
-            "Cache-Control": "no-cache",
-            "Vary": "Accept-Encoding",
-            "X-Scoreboard-Version": str(edition.version),
-            "X-Scoreboard-Cache": f"stale-{self._memory.tier}" if self._stale() else self._memory.tier,
-            "Age": str(math.floor(self._memory.age)),
-        }
-        if _matches(request.headers.get("If-None-Match"), etag):
-            return web.Response(status=304, headers=headers)
-        coding = _coding(request.headers.get("Accept-Encoding", ""))
+        coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
         payload = await body.coded(coding)
         headers["Content-Type"] = "application/json; charset=utf-8"
         if coding != "identity":
@@ -115,7 +130,7 @@ class Documents:
         return await self._in_parts(request, headers, payload)
 
     async def _in_parts(
-        self, request: web.Request, headers: dict[str, str], payload: bytes | memoryview
+        self, request: web.Request, headers: CIMultiDict[str], payload: bytes | memoryview
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         response.content_length = len(payload)
@@ -175,27 +190,3 @@ def _positive(request: web.Request, field: str) -> tuple[int | None, bool]:
     if len(said) > 1 or not _POSITIVE.fullmatch(said[0]):
         return None, False
     return int(said[0]), True
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    if if_none_match is None:
-        return False
-    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return "*" in tags or etag.removeprefix("W/") in tags
-
-
-def _coding(accepted: str) -> str:
-    """The content coding to use for this Accept-Encoding (RFC 9110 §12.5.3): ours by preference, if acceptable."""
-    quality: dict[str, float] = {}
-    for item in accepted.split(","):
-        coding, _, parameter = item.partition(";")
-        name, _, value = parameter.partition("=")
-        try:
-            q = float(value) if name.strip().lower() == "q" else 1.0
-        except ValueError:
-            q = 0.0
-        quality[coding.strip().lower()] = q if 0 <= q <= 1 else 0.0  # nan is neither
-    best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CODINGS), default=0.0)
-    if best <= 0 or quality.get("identity", 0.0) > best:
-        return "identity"
-    return next(coding for coding in CODINGS if quality.get(coding, quality.get("*", 0.0)) == best)

@@ -1,10 +1,12 @@
 """Errors as JSON: `{"error": …}`, with `details` where there are any."""
 
+from functools import wraps
 from typing import Any
 
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
@@ -28,21 +30,43 @@ def unavailable(text: str, retry_after: int) -> web.Response:
     return error(503, text, {"Retry-After": str(retry_after), "Cache-Control": "no-store"})
 
 
-@web.middleware
-async def as_json(request: web.Request, handler: Any) -> web.StreamResponse:
-    """What aiohttp itself refuses (404, 405, 413, …) is JSON too."""
-    try:
-        response: web.StreamResponse = await handler(request)
-    except web.HTTPException as refusal:
-        if refusal.status < 400:
-            raise
-        kept = {name: value for name, value in refusal.headers.items() if name in ("Allow", "Retry-After")}
-        return error(refusal.status, refusal.reason.lower(), kept)
-    except ConnectionError:
-        raise  # the client has left: nobody to tell
-    except Exception:
-        log.exception("a request failed", path=request.path)
-        if request.writer.output_size and request.transport is not None:
-            request.transport.close()  # another answer cannot follow half of one
-        return error(500, "internal error")
-    return response
+def as_json(handler: Handler) -> Handler:
+    """`handler`, with JSON for what aiohttp refuses (413, …) and for our faults.
+
+    No middleware: the way through one costs a 304 a tenth of all that it costs.
+    """
+
+    @wraps(handler)
+    async def answered(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as refusal:
+            if refusal.status < 400:
+                raise
+            kept = {name: value for name, value in refusal.headers.items() if name in ("Allow", "Retry-After")}
+            return error(refusal.status, refusal.reason.lower(), kept)
+        except ConnectionError:
+            raise  # the client has left: nobody to tell
+        except Exception:
+            log.exception("a request failed", path=request.path)
+            if request.writer.output_size and request.transport is not None:
+                request.transport.close()  # another answer cannot follow half of one
+            return error(500, "internal error")
+
+    return answered
+
+
+def refuse_all_else(app: web.Application) -> None:
+    """Routes, after all others, for what is nowhere (404) and what may not be done there (405)."""
+    for resource in list(app.router.resources()):
+        methods = {route.method for route in resource}
+
+        async def not_allowed(request: web.Request, methods: set[str] = methods) -> web.StreamResponse:
+            raise web.HTTPMethodNotAllowed(request.method, methods)
+
+        app.router.add_route("*", resource.canonical, as_json(not_allowed))
+    app.router.add_route("*", "/{anything:.*}", as_json(_not_found))
+
+
+async def _not_found(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound

@@ -42,6 +42,10 @@ class Outbox(asyncio.Transport):
         transport = self._request.transport
         return default if transport is None else transport.get_extra_info(name, default)
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """aiohttp's: what goes over the connection is its own business."""
+        return self._request.protocol
+
     def close(self) -> None:
         self._closing = True
         self._filled.set()

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import structlog
@@ -38,12 +39,14 @@ class Streams:
         *,
         retry_min: float,
         retry_max: float,
+        cors_origins: Iterable[str] = (),
         plainly: bool = False,
     ) -> None:
         self._memory = memory
         self._broadcaster = broadcaster
         self._addresses = addresses
         self._retry = (retry_min, retry_max)
+        self.origins = cors.Origins(cors_origins)
         self.plainly = plainly
         "Leave the connections with aiohttp."
 
@@ -61,13 +64,10 @@ class Streams:
         def make_client(transport: asyncio.Transport) -> Client:
             return Client(self._broadcaster, transport, address)
 
-        def join(client: Client, head: bytes = b"") -> None:
-            # No await between reading the version and joining: whatever comes after it, the client is told of.
-            version = self._memory.version
-            self._broadcaster.join(client, head + self._greeting(version, _last_event_id(request)), version)
-
         if self.plainly:
-            return await plain.stream(request, HEADERS, make_client, join)
+            return await plain.stream(
+                request, HEADERS, make_client, lambda client: self._join(client, _last_id(request))
+            )
         try:
             client = handover.take(request, make_client)
         except ConnectionResetError:
@@ -77,8 +77,27 @@ class Streams:
             log.exception("cannot take connections over from aiohttp, streams will cost more memory; please report")
             self.plainly = True
             raise
-        join(client, _head(HEADERS | request.get(cors.HEADERS, {})))
+        self._join(client, _last_id(request), _head(*request.get(cors.HEADERS, {}).items()))
         return handover.HandedOver()
+
+    def let_in(self, transport: asyncio.Transport, fields: Mapping[str, str]) -> bool:
+        """Make a stream of a connection that asked for one with these header fields, and for nothing else.
+
+        False, and nothing done, if there is no room: `get` knows how to refuse.
+        """
+        address = self._addresses.nearest(transport, fields.get("x-forwarded-for", ""))
+        if self.plainly or not self._broadcaster.has_room(address):
+            return False
+        client = Client(self._broadcaster, transport, address)
+        transport.set_protocol(client)
+        head = _head(*self.origins.headers(fields.get("origin")).items())
+        self._join(client, Version.parse(fields.get("last-event-id", "")), head)
+        return True
+
+    def _join(self, client: Client, last: Version | None, head: bytes = b"") -> None:
+        # No await between reading the version and joining: whatever comes after it, the client is told of.
+        version = self._memory.version
+        self._broadcaster.join(client, head + self._greeting(version, last), version)
 
     def _greeting(self, version: Version | None, last: Version | None) -> bytes:
         retry_min, retry_max = self._retry
@@ -94,11 +113,13 @@ def _resume(version: Version) -> bytes:
     return scoreboard_frame(version, Event("all", "resume", now_rfc3339())).payload
 
 
-def _last_event_id(request: web.Request) -> Version | None:
+def _last_id(request: web.Request) -> Version | None:
     header, parameter = request.headers.get("Last-Event-ID", ""), request.query.get("last_event_id", "")
     return Version.parse(header) or Version.parse(parameter)
 
 
-def _head(headers: dict[str, str]) -> bytes:
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+@lru_cache(maxsize=64)
+def _head(*more: tuple[str, str]) -> bytes:
+    """The head of the answer, with `more` header fields."""
+    lines = [f"{name}: {value}\r\n" for name, value in (*HEADERS.items(), *more)]
     return ("HTTP/1.1 200 OK\r\n" + "".join(lines) + "\r\n").encode()

@@ -12,10 +12,10 @@ from scoreboardd.backend.base import Catalogue, Lease
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.redis import RedisStore, RedisVault
 from scoreboardd.board.documents import keys
-from scoreboardd.board.scoreboard import Document
+from scoreboardd.board.sheet import Document
 from scoreboardd.compression import compressed, plain
 from scoreboardd.edition import Event
-from tests.documents import document
+from tests.documents import document_of
 
 SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 TTL = 30.0
@@ -70,7 +70,7 @@ class Contest:
         return {name: b"".join(self._pieces(name)) for name in keys(self.divisions)}
 
     def documents(self) -> dict[str, Document]:
-        return {name: document(*self._pieces(name)) for name in keys(self.divisions)}
+        return {name: document_of(*self._pieces(name)) for name in keys(self.divisions)}
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         for place in range(40):

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from scoreboardd.backend.redis import RedisStore
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder import process
 from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
+from scoreboardd.compression import plain
 from scoreboardd.demo.servers import free_port
 from scoreboardd.edition import Edition, Event, Version
 from tests import oracle
+from tests.backend.relay import relay
 from tests.board.expected import expected, parsed
 from tests.builder.platform import CONTEST, locked, stuck
 from tests.contests import EPOCH, MICROSECOND, SCHEMA_SQL, START, insert
@@ -81,7 +84,8 @@ async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIt
 
 
 def build(builder: BuilderProcess, lease: Lease | None = None, **options: Any) -> Awaitable[Build]:
-    return builder.build(lease or Lease("token", Version("e", 1)), **{"quiet": False, "timeout": TIMEOUT} | options)
+    how = {"quiet": False, "whole": True, "timeout": TIMEOUT} | options
+    return builder.build(lease or Lease("token", Version("e", 1)), **how)
 
 
 async def commit(builder: BuilderProcess, store: RedisStore) -> Version:
@@ -102,8 +106,8 @@ class TestBuild:
         assert built.unchanged is None
         names = Names(key_prefix)
         for name, body in built.documents.items():
-            assert await redis_client.get(names.staged("token", name)) == bytes(body)
-        assert built.staged_bytes == sum(map(len, built.documents.values()))
+            assert await redis_client.get(names.staged("token", name)) == plain(body)
+        assert built.staged_bytes == built.size == sum(len(plain(body)) for body in built.documents.values())
 
     async def test_quietly_finds_what_is_committed(self, builder, store, admin, redis_client: Redis, key_prefix: str):
         version = await commit(builder, store)
@@ -137,6 +141,90 @@ class TestBuild:
                     await work
                 assert raised.value.part == "store"
                 assert "s3cret" not in str(raised.value)
+
+
+class TestABuildThatIsNotWhole:
+    """Reads what is new, and makes of it what a whole one makes of all."""
+
+    @staticmethod
+    async def solve(admin: Any, number: int, user: int) -> oracle.Tables:
+        """Submission `number`, and the contest with it."""
+        submission = oracle.Submission(number, user, 1, True, False, START + number * MICROSECOND)
+        await admin.execute("INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6)", *astuple(submission))
+        return replace(CONTEST, submissions=[*CONTEST.submissions, submission])
+
+    async def test_after_a_solve_has_the_documents_of_a_whole_one(self, options, builder: BuilderProcess, admin):
+        await build(builder)
+        contest = await self.solve(admin, 2, user=2)
+        followed = await build(builder, whole=False)
+        async with running(BuilderProcess(**options)) as other:
+            anew = await build(other, whole=True)
+        assert (followed.whole, anew.whole) == (False, True)
+        assert parsed(followed.documents) == expected(contest)
+        assert texts(followed) == texts(anew)
+        assert (followed.catalogue.digest, followed.size) == (anew.catalogue.digest, anew.size)
+        assert followed.catalogue.divisions == (1, 2)
+        assert followed.staged_bytes == followed.size
+
+    async def test_after_nothing_has_the_documents_it_had(self, builder: BuilderProcess):
+        first, second = await build(builder), await build(builder, whole=False)
+        assert not second.whole
+        assert dict(second.documents) == dict(first.documents)
+        assert second.catalogue.digest == first.catalogue.digest
+
+    async def test_quietly_finds_what_is_committed(self, builder: BuilderProcess, store: RedisStore, admin):
+        version = await commit(builder, store)
+        lease = Lease("next", Version(version.epoch, version.number + 1))
+        built = await build(builder, lease, whole=False, quiet=True)
+        assert (built.whole, built.unchanged, built.documents) == (False, version, None)
+        await self.solve(admin, 2, user=2)
+        assert (await build(builder, lease, whole=False, quiet=True)).unchanged is None
+
+    async def test_at_first_is_whole_all_the_same(self, builder: BuilderProcess):
+        built = await build(builder, whole=False)
+        assert built.whole
+        assert parsed(built.documents) == EXPECTED
+
+    async def test_by_another_child_is_whole_all_the_same(self, builder: BuilderProcess, admin):
+        await build(builder)
+        first = builder.pid
+        builder.kill()
+        await until(lambda: builder.pid not in (None, first), "there is another child")
+        contest = await self.solve(admin, 2, user=2)
+        built = await build(builder, whole=False)
+        assert built.whole
+        assert parsed(built.documents) == expected(contest)
+        assert not (await build(builder, whole=False)).whole
+
+    async def test_after_one_that_could_not_read_is_whole_all_the_same(self, builder: BuilderProcess, admin):
+        await build(builder)
+        await admin.execute("ALTER TABLE submissions RENAME TO elsewhere")
+        for whole in (False, True):
+            with pytest.raises(BuilderError, match="does not exist"):
+                await build(builder, whole=whole)
+        await admin.execute("ALTER TABLE elsewhere RENAME TO submissions")
+        await admin.execute("UPDATE users SET username = 'eve' WHERE id = 2")
+        built = await build(builder, whole=False)
+        assert built.whole
+        assert parsed(built.documents)["leaderboard:users"]["entries"][1]["username"] == "eve"
+
+    async def test_after_one_that_could_not_stage_goes_on_from_what_it_read(self, options, redis_url: str, admin):
+        async with relay(redis_url) as (port, silence):
+            options["vault"]["url"] = f"redis://127.0.0.1:{port}/0"
+            async with running(BuilderProcess(**options)) as builder:
+                silence.set()
+                with pytest.raises(BuilderError, match="redis: "):
+                    await build(builder)
+                silence.clear()
+                contest = await self.solve(admin, 2, user=2)
+                built = await build(builder, whole=False)
+        assert not built.whole
+        assert parsed(built.documents) == expected(contest)
+
+
+def texts(built: Build) -> dict[str, bytes]:
+    assert built.documents is not None
+    return {name: plain(document) for name, document in built.documents.items()}
 
 
 class TestLoad:
@@ -198,7 +286,7 @@ class TestKeep:
         assert parsed(kept.documents) == EXPECTED
         # A cut is made of what was kept as of any other edition.
         cut = await builder.cut(kept, Owner.USERS, None, 0)
-        assert json.loads(bytes(cut)) == EXPECTED["timeline:users"]
+        assert json.loads(plain(cut)) == EXPECTED["timeline:users"]
 
     async def test_says_if_it_is_still_to_be_done(self, builder: BuilderProcess):
         built = await build(builder)
@@ -258,9 +346,9 @@ class TestCut:
         at = (START - EPOCH) // MICROSECOND
         name = f"timeline:{owner}"
         whole = await builder.cut(edition, owner, division_id, at)
-        assert json.loads(bytes(whole)) == oracle.documents(CONTEST, division_id=division_id)[name]
+        assert json.loads(plain(whole)) == oracle.documents(CONTEST, division_id=division_id)[name]
         none = await builder.cut(edition, owner, division_id, at + 1)
-        assert json.loads(bytes(none)) == {"submissions": []}
+        assert json.loads(plain(none)) == {"submissions": []}
 
     async def test_of_an_old_version_is_of_that_version(self, builder: BuilderProcess, store: RedisStore, admin):
         await commit(builder, store)
@@ -269,7 +357,7 @@ class TestCut:
         await commit(builder, store)
         new = await builder.load()
         for edition, name in ((old, "ada"), (new, "eve"), (old, "ada")):
-            cut = json.loads(bytes(await builder.cut(edition, Owner.USERS, None, 0)))
+            cut = json.loads(plain(await builder.cut(edition, Owner.USERS, None, 0)))
             assert cut["submissions"][0]["username"] == name
 
 
@@ -383,7 +471,7 @@ PARENT = textwrap.dedent("""
             await builder.load()
             print(builder.pid, flush=True)
             if sys.argv[2] == "build":
-                await builder.build(Lease("token", Version("e", 1)), quiet=False, timeout=60)
+                await builder.build(Lease("token", Version("e", 1)), quiet=False, whole=True, timeout=60)
 
     asyncio.run(main())
 """)
@@ -418,7 +506,7 @@ class TestMemory:
         document = edition.documents["leaderboard:users:div:1"]
         del edition
         await until(lambda: held() == before + 1, "nothing holds the rest")
-        assert json.loads(bytes(document)) == EXPECTED["leaderboard:users:div:1"]
+        assert json.loads(plain(document)) == EXPECTED["leaderboard:users:div:1"]
         del document
         await until(lambda: held() == before, "all memory is freed")
 
@@ -464,7 +552,7 @@ class TestMemory:
         await until(lambda: builder.pid not in (None, first), "there is another child")
         assert parsed(edition.documents) == EXPECTED
         cut = await builder.cut(edition, Owner.USERS, None, 0)
-        assert json.loads(bytes(cut)) == EXPECTED["timeline:users"]
+        assert json.loads(plain(cut)) == EXPECTED["timeline:users"]
 
 
 def held(pid: int | str = "self") -> int:

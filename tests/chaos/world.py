@@ -20,8 +20,8 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from scoreboardd.database import FAILURES
 from scoreboardd.demo.servers import Postgres, Valkey
-from scoreboardd.source.postgres import FAILURES
 from tests.chaos.history import History, Solve
 from tests.chaos.member import Member
 from tests.chaos.proxy import Proxy

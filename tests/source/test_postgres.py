@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scoreboardd import database
 from scoreboardd.board.rows import Challenge, Roster, Team, User
 from scoreboardd.demo.servers import free_port
-from scoreboardd.source import postgres
 from scoreboardd.source.postgres import PostgresSource, SourceError
 from tests import oracle
 from tests.board.expected import expected, parsed, rendered
@@ -237,7 +237,7 @@ class TestWhatIsWrong:
         await refused(make_source(f"postgresql://ada:s3cret@127.0.0.1:{port}/ctf"), str(port), "postgres.dsn")
 
     async def test_nobody_answers(self, make_source, monkeypatch):
-        monkeypatch.setattr(postgres, "CONNECT", 0.3)
+        monkeypatch.setattr(database, "CONNECT", 0.3)
         mute = await asyncio.start_server(_swallow, "127.0.0.1", 0)
         async with mute:
             port = mute.sockets[0].getsockname()[1]

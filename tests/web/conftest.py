@@ -1,10 +1,12 @@
-"""The loops the tests run on, and both ways to serve a stream."""
+"""The loops the tests run on, and the ways to serve a stream."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+
+from tests.web.server import WAYS
 
 BOTH_LOOPS = {"test_broadcaster", "test_handover", "test_stream"}
 "What leans on how a transport behaves runs on asyncio's own loop too; all else only on uvloop, as in production."
@@ -18,6 +20,6 @@ def pytest_asyncio_loop_factories(
     return {"uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(params=[False, True], ids=["hand-over", "plain"])
-def plainly(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -16,9 +16,12 @@ from scoreboardd.edition import Edition, Event, Version
 from scoreboardd.memory import Memory
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import app as public
+from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
 from scoreboardd.web.documents import Documents
+from scoreboardd.web.door import Doorway
+from scoreboardd.web.page import Page
 from scoreboardd.web.rebuild import Rebuild
 from scoreboardd.web.stream import PATH, Streams
 from tests.editions import edition
@@ -27,6 +30,8 @@ from tests.web.client import DEADLINE, Answer, Connection, Stream
 EPOCH = "7f3a"
 NO_CLUSTER = SimpleNamespace(request=None)
 "A runner that nobody asks for a rebuild."
+WAYS = ("door", "hand-over", "plain")
+"How a connection becomes a stream: before aiohttp sees it, taken from aiohttp, or left with it."
 SOLVED = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 
 C = TypeVar("C", bound=Connection)
@@ -127,10 +132,10 @@ class Node(Listener):
 
 @asynccontextmanager
 async def listening(
-    app: web.Application, *, idle: float = DEADLINE, user_timeout: float = DEADLINE
+    app: web.Application, *, door: Streams | None = None, idle: float = DEADLINE, user_timeout: float = DEADLINE
 ) -> AsyncIterator[Listener]:
-    """`app` on a free port, with the limits that the daemon sets: `idle` is its `IDLE`, `user_timeout` (both in
-    seconds) how long the kernel puts up with a peer that takes nothing."""
+    """`app` on a free port, behind a door if there is one, with the limits that the daemon sets: `idle` is its `IDLE`,
+    `user_timeout` (both in seconds) how long the kernel puts up with a peer that takes nothing."""
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=idle, shutdown_timeout=1.0, handler_cancellation=True
@@ -139,7 +144,10 @@ async def listening(
         stack.push_async_callback(runner.cleanup)
         bound = socket.create_server(("127.0.0.1", 0), backlog=1024)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
-        await web.SockSite(runner, bound).start()
+        assert runner.server is not None
+        doorway = runner.server if door is None else Doorway(door, runner.server, patience=idle)
+        server = await asyncio.get_running_loop().create_server(doorway, sock=bound)
+        stack.callback(server.close)
         listener = Listener(bound.getsockname(), runner)
         try:
             yield listener
@@ -151,7 +159,7 @@ async def listening(
 @asynccontextmanager
 async def serving(
     *,
-    plainly: bool = False,
+    way: str = "door",
     first: int | None = 41,
     builder: Any = None,
     runner: Any = NO_CLUSTER,
@@ -160,6 +168,8 @@ async def serving(
     rebuild_timeout: float = DEADLINE,
     cors_origins: Iterable[str] = (),
     trusted: Iterable[str] = (),
+    name: str = "Scoreboard",
+    page: bool = True,
     max_clients: int = 1000,
     max_clients_per_ip: int = 0,
     queue: int = 16,
@@ -169,7 +179,7 @@ async def serving(
     idle: float = DEADLINE,
     user_timeout: float = DEADLINE,
 ) -> AsyncIterator[Node]:
-    """A node that serves version `first` and sends what it is told to send."""
+    """A node that serves version `first` and sends what it is told to send. `way` is one of `WAYS`."""
     memory, metrics = Memory(), Metrics()
     if first is not None:
         memory.install(edition(version(first)))
@@ -188,15 +198,18 @@ async def serving(
         addresses,
         retry_min=retry[0],
         retry_max=retry[1],
-        plainly=plainly,
+        cors_origins=cors_origins,
+        plainly=way == "plain",
     )
     app = public.make(
         Documents(memory, builder, stale=stale, write_timeout=stall_timeout),
         streams,
         Rebuild(runner, memory, addresses, token=token, timeout=rebuild_timeout),
-        cors_origins=cors_origins,
+        About(memory, name=name),
+        Page(name) if page else None,
     )
-    async with listening(app, idle=idle, user_timeout=user_timeout) as bound:
+    door = streams if way == "door" else None
+    async with listening(app, door=door, idle=idle, user_timeout=user_timeout) as bound:
         node = Node(bound.address, bound.runner, bound.connections, memory, metrics)
         node.broadcaster, node.streams = broadcaster, streams
         sending = asyncio.create_task(broadcaster.run())

@@ -43,8 +43,8 @@ async def publish_until(node: Node, reader: Stream, number: int, *, enough: Call
 # --- telling ------------------------------------------------------------------------------------------------
 
 
-async def test_everyone_is_told_the_same_bytes(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_everyone_is_told_the_same_bytes(way: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(50)]
         for number in (42, 43, 50):
             payload = node.publish(number)
@@ -55,8 +55,8 @@ async def test_everyone_is_told_the_same_bytes(plainly: bool) -> None:
         assert node.dropped("coalesced") == 0
 
 
-async def test_of_what_is_told_at_once_only_the_newest_is_sent(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_of_what_is_told_at_once_only_the_newest_is_sent(way: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(3)]
         newest = [node.publish(number) for number in (42, 43, 44)][-1]
         for stream in streams:
@@ -65,8 +65,8 @@ async def test_of_what_is_told_at_once_only_the_newest_is_sent(plainly: bool) ->
         assert node.value("scoreboardd_sse_events_sent_total") == 3
 
 
-async def test_a_fan_out_over_more_than_a_slice_reaches_everyone_in_order(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_a_fan_out_over_more_than_a_slice_reaches_everyone_in_order(way: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(SLICE + 20)]
         told = []
         for number in range(42, 62):
@@ -80,8 +80,8 @@ async def test_a_fan_out_over_more_than_a_slice_reaches_everyone_in_order(plainl
             assert numbers == sorted(set(numbers))
 
 
-async def test_clients_that_leave_while_a_fan_out_goes_on_do_not_end_it(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_clients_that_leave_while_a_fan_out_goes_on_do_not_end_it(way: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(SLICE + 20)]
         for number, turns in enumerate(range(8), start=42):
             # One of the second slice, whose end the loop hears of some turns before that slice is written to.
@@ -97,8 +97,8 @@ async def test_clients_that_leave_while_a_fan_out_goes_on_do_not_end_it(plainly:
 # --- heartbeats ---------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_nothing_is_sent_to_gets_heartbeats(plainly: bool) -> None:
-    async with serving(plainly=plainly, heartbeat=0.1) as node:
+async def test_a_client_that_nothing_is_sent_to_gets_heartbeats(way: str) -> None:
+    async with serving(way=way, heartbeat=0.1) as node:
         start = time.monotonic()
         stream = await node.greeted()
         for beat in range(1, 4):
@@ -112,8 +112,8 @@ async def test_a_client_that_nothing_is_sent_to_gets_heartbeats(plainly: bool) -
         assert node.value("scoreboardd_sse_events_sent_total") == 1
 
 
-async def test_a_client_that_something_is_sent_to_gets_none(plainly: bool) -> None:
-    async with serving(plainly=plainly, heartbeat=0.1) as node:
+async def test_a_client_that_something_is_sent_to_gets_none(way: str) -> None:
+    async with serving(way=way, heartbeat=0.1) as node:
         stream = await node.greeted()
         number, end = 41, time.monotonic() + 0.4
         while time.monotonic() < end:
@@ -122,8 +122,8 @@ async def test_a_client_that_something_is_sent_to_gets_none(plainly: bool) -> No
             assert await stream.frame() == payload
 
 
-async def test_a_heartbeat_does_not_wait_for_those_of_clients_that_came_earlier(plainly: bool) -> None:
-    async with serving(plainly=plainly, heartbeat=0.4) as node:
+async def test_a_heartbeat_does_not_wait_for_those_of_clients_that_came_earlier(way: str) -> None:
+    async with serving(way=way, heartbeat=0.4) as node:
         first = await node.greeted()
         node.serve(42)
         second = await node.greeted()
@@ -139,8 +139,8 @@ async def test_a_heartbeat_does_not_wait_for_those_of_clients_that_came_earlier(
 # --- clients that lag ---------------------------------------------------------------------------------------
 
 
-async def test_for_a_client_that_lags_events_coalesce_to_the_newest(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=4) as node:
+async def test_for_a_client_that_lags_events_coalesce_to_the_newest(way: str) -> None:
+    async with serving(way=way, queue=4) as node:
         reader = await node.greeted()
         laggard = await node.greeted(receive_buffer=SMALL)
         last = await publish_until(node, reader, 41, enough=lambda: node.dropped("coalesced") >= 12)
@@ -157,8 +157,8 @@ async def test_for_a_client_that_lags_events_coalesce_to_the_newest(plainly: boo
         assert await laggard.frame() == await reader.frame() == payload
 
 
-async def test_a_client_that_lags_holds_no_more_than_its_queue(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=4) as node:
+async def test_a_client_that_lags_holds_no_more_than_its_queue(way: str) -> None:
+    async with serving(way=way, queue=4) as node:
         reader = await node.greeted()
         await node.greeted(receive_buffer=SMALL)
         last = await publish_until(node, reader, 41, enough=lambda: node.dropped("coalesced") > 0)
@@ -174,8 +174,8 @@ async def test_a_client_that_lags_holds_no_more_than_its_queue(plainly: bool) ->
             assert lagging.transport.get_write_buffer_size() == held
 
 
-async def test_a_client_that_lags_gets_no_heartbeats_on_top(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=4, heartbeat=0.1) as node:
+async def test_a_client_that_lags_gets_no_heartbeats_on_top(way: str) -> None:
+    async with serving(way=way, queue=4, heartbeat=0.1) as node:
         reader = await node.greeted()
         laggard = await node.greeted(receive_buffer=SMALL)
         await publish_until(node, reader, 41, enough=lambda: node.dropped("coalesced") > 0)
@@ -189,8 +189,8 @@ async def test_a_client_that_lags_gets_no_heartbeats_on_top(plainly: bool) -> No
             pass
 
 
-async def test_a_client_that_never_reads_is_cut_off_and_nobody_else_notices(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=4, stall_timeout=0.5) as node:
+async def test_a_client_that_never_reads_is_cut_off_and_nobody_else_notices(way: str) -> None:
+    async with serving(way=way, queue=4, stall_timeout=0.5) as node:
         readers = [await node.greeted() for _ in range(5)]
         stalled = await node.stream(receive_buffer=SMALL)
         number, slowest, start = 41, 0.0, time.monotonic()
@@ -215,8 +215,8 @@ async def test_a_client_that_never_reads_is_cut_off_and_nobody_else_notices(plai
         assert node.dropped("stalled") == 1
 
 
-async def test_a_client_that_reads_slowly_is_not_cut_off(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=64, stall_timeout=0.2) as node:
+async def test_a_client_that_reads_slowly_is_not_cut_off(way: str) -> None:
+    async with serving(way=way, queue=64, stall_timeout=0.2) as node:
         reader = await node.greeted()
         slow = await node.greeted(receive_buffer=SMALL, protocol="HTTP/1.0")
         last = await publish_until(node, reader, 41, enough=lambda: any(len(c.queue or ()) > 30 for c in clients(node)))
@@ -235,8 +235,8 @@ async def test_a_client_that_reads_slowly_is_not_cut_off(plainly: bool) -> None:
 
 
 @pytest.mark.parametrize("manner", ["close", "reset"])
-async def test_who_leaves_is_forgotten(plainly: bool, manner: str) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_who_leaves_is_forgotten(way: str, manner: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted(local=f"127.0.0.{1 + number % 5}") for number in range(20)]
         assert len(node.broadcaster._per_address) == 5
         for stream in streams[:-1]:
@@ -262,8 +262,8 @@ def kept(node: Node) -> list[Client]:
     return [thing for thing in gc.get_objects() if type(thing) is Client and thing._broadcaster is node.broadcaster]
 
 
-async def test_who_leaves_while_it_lags_is_forgotten(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=4) as node:
+async def test_who_leaves_while_it_lags_is_forgotten(way: str) -> None:
+    async with serving(way=way, queue=4) as node:
         reader = await node.greeted()
         laggard = await node.greeted(receive_buffer=SMALL)
         await publish_until(node, reader, 41, enough=lambda: node.dropped("coalesced") > 0)
@@ -272,8 +272,8 @@ async def test_who_leaves_while_it_lags_is_forgotten(plainly: bool) -> None:
         assert node.dropped("stalled") == 0
 
 
-async def test_who_leaves_before_it_is_greeted_is_forgotten(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_who_leaves_before_it_is_greeted_is_forgotten(way: str) -> None:
+    async with serving(way=way) as node:
         stays = await node.greeted()
         for _ in range(20):
             connection = await node.connect()
@@ -286,8 +286,8 @@ async def test_who_leaves_before_it_is_greeted_is_forgotten(plainly: bool) -> No
 
 
 @pytest.mark.parametrize("size", [1, 1_000_000])
-async def test_what_a_client_says_after_its_request_is_nobody_else_s_concern(plainly: bool, size: int) -> None:
-    async with serving(plainly=plainly, heartbeat=0.1) as node:
+async def test_what_a_client_says_after_its_request_is_nobody_else_s_concern(way: str, size: int) -> None:
+    async with serving(way=way, heartbeat=0.1) as node:
         quiet, loud = await node.greeted(), await node.greeted()
         talking = asyncio.create_task(loud.send(b"x" * size))
         payload = node.publish(42)
@@ -303,8 +303,8 @@ async def test_what_a_client_says_after_its_request_is_nobody_else_s_concern(pla
 # --- draining -----------------------------------------------------------------------------------------------
 
 
-async def test_a_drain_ends_all_streams_within_its_time_and_spread_over_it(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_a_drain_ends_all_streams_within_its_time_and_spread_over_it(way: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(50)]
         start = time.monotonic()
 
@@ -325,8 +325,8 @@ async def test_a_drain_ends_all_streams_within_its_time_and_spread_over_it(plain
         assert node.dropped("stalled") == 0
 
 
-async def test_during_a_drain_nobody_is_admitted_and_those_who_stay_are_told(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_during_a_drain_nobody_is_admitted_and_those_who_stay_are_told(way: str) -> None:
+    async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(10)]
         draining = asyncio.create_task(node.broadcaster.drain(0.4))
         assert await streams[0].end() == []
@@ -341,14 +341,14 @@ async def test_during_a_drain_nobody_is_admitted_and_those_who_stay_are_told(pla
         await draining
 
 
-async def test_a_drain_with_nobody_there_takes_no_time(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_a_drain_with_nobody_there_takes_no_time(way: str) -> None:
+    async with serving(way=way) as node:
         async with asyncio.timeout(1):
             await node.broadcaster.drain(60)
 
 
-async def test_a_drain_does_not_wait_for_a_client_that_does_not_read(plainly: bool) -> None:
-    async with serving(plainly=plainly, queue=4) as node:
+async def test_a_drain_does_not_wait_for_a_client_that_does_not_read(way: str) -> None:
+    async with serving(way=way, queue=4) as node:
         reader = await node.greeted()
         await node.greeted(receive_buffer=SMALL)
         await publish_until(node, reader, 41, enough=lambda: node.dropped("coalesced") > 0)

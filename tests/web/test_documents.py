@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +16,15 @@ from urllib.parse import quote
 
 import orjson
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder.process import BuilderError, BuilderProcess
+from scoreboardd.compression import compressed, plain
 from scoreboardd.edition import Edition
-from scoreboardd.memory import CODINGS
+from scoreboardd.memory import _MADE, CODINGS
 from scoreboardd.web import documents
 from scoreboardd.web.documents import PART
 from tests import oracle
@@ -51,7 +52,7 @@ def decoded(answer: Answer) -> bytes:
         case "gzip":
             return gzip.decompress(answer.body)
         case "zstd":
-            return zstandard.decompress(answer.body)
+            return plain(answer.body)
         case other:
             raise AssertionError(other)
 
@@ -259,38 +260,64 @@ async def test_accept_encoding(accepted: str | None, coding: str | None, body: b
 
 async def test_each_coding_is_made_once_per_version_and_not_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, bytes]] = []
-    for coding, compress in CODINGS.items():
+    for coding, make in _MADE.items():
 
-        def counted(document: memoryview, coding: str = coding, compress: Any = compress) -> bytes:
+        def counted(document: memoryview, coding: str = coding, make: Any = make) -> bytes:
             assert threading.current_thread() is not threading.main_thread()
-            made.append((coding, bytes(document)))
-            return compress(document)
+            made.append((coding, plain(document)))
+            return make(document)
 
-        monkeypatch.setitem(CODINGS, coding, counted)
+        monkeypatch.setitem(_MADE, coding, counted)
     async with serving() as node:
         for number in (42, 43):
             bodies = {name: orjson.dumps([name, number]) for name in NAMES.values()}
             node.serve(edition(version(number), bodies))
             for path, name in NAMES.items():
-                for coding in CODINGS:
+                for coding in ("identity", "gzip", "zstd"):
                     asking = [node.ask(path, {"Accept-Encoding": coding}) for _ in range(10)]
                     answers = await asyncio.gather(*asking)
                     assert {decoded(answer) for answer in answers} == {bodies[name]}
                     await node.ask(path, {"Accept-Encoding": coding}, method="HEAD")
             await node.ask("/api/leaderboard")
         expected = [
-            (coding, orjson.dumps([name, n])) for n in (42, 43) for name in NAMES.values() for coding in CODINGS
+            (coding, orjson.dumps([name, n]))
+            for n in (42, 43)
+            for name in NAMES.values()
+            for coding in ("identity", "gzip")  # and zstd is there already
         ]
         assert sorted(made) == sorted(expected)
 
 
+@pytest.mark.parametrize("body", [b"{}", LARGE], ids=["small", "large"])
+async def test_what_is_zstd_goes_out_as_it_is(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for coding in list(_MADE):
+        monkeypatch.delitem(_MADE, coding)  # nothing can be made
+    served = edition(version(42), {"leaderboard:users": body})
+    async with serving() as node:
+        node.serve(served)
+        answer = await node.ask("/api/leaderboard", {"Accept-Encoding": "gzip, zstd"})
+        assert answer.headers["content-encoding"] == "zstd"
+        assert answer.body == served.documents["leaderboard:users"]
+
+
+async def test_a_document_of_many_frames_is_one_document() -> None:
+    frames = b"".join(compressed(part) for part in (b'{"submissions":[', b"", b"1,", b"2", b"]}"))
+    served = edition(version(42))
+    documents = dict(served.documents) | {"timeline:users": memoryview(frames)}
+    async with serving() as node:
+        node.serve(replace(served, documents=documents))
+        for coding in ("identity", *CODINGS):
+            answer = await node.ask("/api/timeline?window=5", {"Accept-Encoding": coding})
+            assert decoded(answer) == b'{"submissions":[1,2]}'
+
+
 async def test_what_nobody_needs_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[memoryview] = []
-    for coding in CODINGS:
-        monkeypatch.setitem(CODINGS, coding, lambda document: made.append(document) or b"")
+    for coding in _MADE:
+        monkeypatch.setitem(_MADE, coding, lambda document: made.append(document) or b"")
     async with serving() as node:
-        etag = (await node.ask("/api/leaderboard")).headers["etag"]
-        for coding in CODINGS:
+        etag = (await node.ask("/api/leaderboard", {"Accept-Encoding": "zstd"})).headers["etag"]
+        for coding in ("identity", *CODINGS):
             answer = await node.ask("/api/leaderboard", {"Accept-Encoding": coding, "If-None-Match": etag})
             assert answer.status == 304
         assert made == []
@@ -298,14 +325,14 @@ async def test_what_nobody_needs_is_not_made(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_client_that_leaves_takes_no_coding_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    compress = CODINGS["gzip"]
+    compress = _MADE["gzip"]
 
     def slow(document: memoryview) -> bytes:
         begun.set()
         assert go_on.wait(10)
         return compress(document)
 
-    monkeypatch.setitem(CODINGS, "gzip", slow)
+    monkeypatch.setitem(_MADE, "gzip", slow)
     async with serving() as node:
         leaves = await node.connect()
         await leaves.request("/api/leaderboard", {"Accept-Encoding": "gzip"})
@@ -680,7 +707,7 @@ async def test_a_cut_that_fails_is_tried_again_for_the_next_who_asks(clock: Cloc
     async def cut(*_: object) -> memoryview:
         if failing:
             raise BuilderError("builder", "not today")
-        return memoryview(b'{"submissions":[]}')
+        return memoryview(compressed(b'{"submissions":[]}'))
 
     async with serving(builder=SimpleNamespace(cut=cut)) as node:
         node.serve(edition_of(version(42), contest(START)))

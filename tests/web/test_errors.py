@@ -26,7 +26,16 @@ async def still_lives(node: Node) -> bool:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api", "/api/leaderboard/", "/api/leaderboards", "/api/timeline/users", "/healthz", "/readyz", "/metrics"],
+    [
+        "/page",
+        "/api",
+        "/api/leaderboard/",
+        "/api/leaderboards",
+        "/api/timeline/users",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ],
 )
 async def test_an_unknown_path(path: str) -> None:
     async with serving() as node:
@@ -155,9 +164,9 @@ async def faulty_halfway(request: web.Request) -> web.StreamResponse:
 
 
 def faulty_app() -> web.Application:
-    app = web.Application(middlewares=[errors.as_json])
-    app.router.add_get("/faulty", faulty)
-    app.router.add_get("/faulty/halfway", faulty_halfway)
+    app = web.Application()
+    app.router.add_get("/faulty", errors.as_json(faulty))
+    app.router.add_get("/faulty/halfway", errors.as_json(faulty_halfway))
     return app
 
 

@@ -21,7 +21,7 @@ def connections_of(node: Node) -> list[RequestHandler]:
 
 
 async def test_aiohttp_forgets_the_connection() -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         (await node.greeted()).close()
         await becomes(lambda: len(node.broadcaster) == 0)
         tasks = asyncio.all_tasks()
@@ -33,7 +33,7 @@ async def test_aiohttp_forgets_the_connection() -> None:
 
 
 async def test_the_connection_is_the_client_s_own() -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         await node.greeted()
         (client,) = node.broadcaster._clients
         assert type(client) is Client
@@ -43,14 +43,14 @@ async def test_the_connection_is_the_client_s_own() -> None:
 
 
 async def test_aiohttp_s_timeouts_do_not_end_it() -> None:
-    async with serving(idle=0.1, heartbeat=0.15) as node:
+    async with serving(way="hand-over", idle=0.1, heartbeat=0.15) as node:
         stream = await node.greeted()
         for _ in range(3):
             assert await stream.frame() == PING
 
 
 async def test_a_connection_that_served_reads_before_can_become_a_stream() -> None:
-    async with serving(idle=0.2, heartbeat=0.3) as node:
+    async with serving(way="hand-over", idle=0.2, heartbeat=0.3) as node:
         stream = await node.stream()
         stream.close()
         again = await node.connect(type(stream))
@@ -65,7 +65,7 @@ async def test_a_connection_that_served_reads_before_can_become_a_stream() -> No
 
 
 async def test_cleanup_neither_waits_for_streams_nor_ends_them() -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         streams = [await node.greeted() for _ in range(10)]
         start = time.monotonic()
         await node.runner.cleanup()
@@ -79,13 +79,13 @@ async def test_cleanup_neither_waits_for_streams_nor_ends_them() -> None:
 
 @pytest.mark.parametrize("manner", ["close", "reset"])
 async def test_a_client_that_leaves_is_noticed(manner: str) -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         getattr(await node.greeted(), manner)()
         await becomes(lambda: len(node.broadcaster) == 0)
 
 
 async def test_a_client_that_leaves_is_noticed_even_if_aiohttp_had_stopped_reading() -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         connection = await node.connect()
         # More than aiohttp parses ahead, so that it pauses the transport before the first of them is handled.
         await connection.send(head_of_request(PATH) * 500)
@@ -95,7 +95,7 @@ async def test_a_client_that_leaves_is_noticed_even_if_aiohttp_had_stopped_readi
 
 
 async def test_a_client_that_the_kernel_gives_up_on_has_stalled() -> None:
-    async with serving(user_timeout=0.3, queue=4) as node:
+    async with serving(way="hand-over", user_timeout=0.3, queue=4) as node:
         stalled = await node.stream(receive_buffer=4096)
         for number in itertools.count(42):
             node.publish(number, Event("all", "x" * 20_000, ""))
@@ -108,7 +108,7 @@ async def test_a_client_that_the_kernel_gives_up_on_has_stalled() -> None:
 
 
 async def test_what_a_client_says_after_its_request_ends_the_stream() -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         stream = await node.greeted()
         await stream.send(b"GET /api/leaderboard HTTP/1.1\r\n\r\n")
         assert await stream.rest() == b""
@@ -116,7 +116,7 @@ async def test_what_a_client_says_after_its_request_ends_the_stream() -> None:
 
 
 async def test_a_client_that_was_gone_before_is_not_taken() -> None:
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         for _ in range(20):
             connection = await node.connect()
             await connection.request(PATH)
@@ -129,7 +129,7 @@ async def test_should_it_ever_fail_streams_are_served_plainly(monkeypatch: pytes
     def changed(*args: object) -> None:
         raise TypeError("not what it was")
 
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         with monkeypatch.context() as patch:
             patch.setattr(handover, "take", changed)
             unlucky = await node.connect()
@@ -146,7 +146,7 @@ async def test_should_it_fail_halfway_the_client_is_not_left_hanging(monkeypatch
     def changed(self: RequestHandler, exc: BaseException | None) -> None:
         raise AttributeError("not what it was")
 
-    async with serving() as node:
+    async with serving(way="hand-over") as node:
         with monkeypatch.context() as patch:
             patch.setattr(RequestHandler, "connection_lost", changed)
             unlucky = await node.connect()

@@ -26,8 +26,8 @@ async def retry_of(stream: Stream) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-async def test_a_client_is_greeted_and_then_told(plainly: bool, protocol: str) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_a_client_is_greeted_and_then_told(way: str, protocol: str) -> None:
+    async with serving(way=way) as node:
         stream = await node.stream(protocol=protocol)
         assert 1000 <= await retry_of(stream) <= 5000
         assert await stream.frame() == b"id: 7f3a-41\nevent: ready\ndata: {}\n\n"
@@ -39,8 +39,8 @@ async def test_a_client_is_greeted_and_then_told(plainly: bool, protocol: str) -
 
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-async def test_the_head_of_the_answer(plainly: bool, protocol: str) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_the_head_of_the_answer(way: str, protocol: str) -> None:
+    async with serving(way=way) as node:
         opening = (await node.stream(protocol=protocol)).opening
         assert opening.headers["content-type"] == "text/event-stream"
         assert opening.headers["cache-control"] == "no-cache"
@@ -51,9 +51,9 @@ async def test_the_head_of_the_answer(plainly: bool, protocol: str) -> None:
             assert "transfer-encoding" not in opening.headers
 
 
-async def test_a_frame_stays_a_frame_whatever_the_event_says(plainly: bool) -> None:
+async def test_a_frame_stays_a_frame_whatever_the_event_says(way: str) -> None:
     event = Event("a\nid: 9-9\n\ndata: {}", "</script>\r\r\u2028\U0001f600\x00", "\u202e")
-    async with serving(plainly=plainly) as node:
+    async with serving(way=way) as node:
         stream = await node.greeted()
         node.publish(42, event)
         frame = await stream.frame()
@@ -63,15 +63,15 @@ async def test_a_frame_stays_a_frame_whatever_the_event_says(plainly: bool) -> N
         assert orjson.loads(data) == event.as_dict() | {"version": 42}
 
 
-async def test_browsers_are_told_to_come_back_at_different_times(plainly: bool) -> None:
-    async with serving(plainly=plainly, retry=(0.5, 0.75)) as node:
+async def test_browsers_are_told_to_come_back_at_different_times(way: str) -> None:
+    async with serving(way=way, retry=(0.5, 0.75)) as node:
         retries = [await retry_of(await node.stream()) for _ in range(20)]
         assert all(500 <= retry <= 750 for retry in retries)
         assert len(set(retries)) > 10
 
 
-async def test_head_tells_of_a_stream_and_opens_none(plainly: bool) -> None:
-    async with serving(plainly=plainly, max_clients=1) as node:
+async def test_head_tells_of_a_stream_and_opens_none(way: str) -> None:
+    async with serving(way=way, max_clients=1) as node:
         await node.greeted()
         connection = await node.connect()
         await connection.request(PATH, method="HEAD")
@@ -92,8 +92,8 @@ async def test_head_tells_of_a_stream_and_opens_none(plainly: bool) -> None:
     "last",
     ["7f3a-41", "7f3a-1", "7f3a-43", "0-42", "b0b-42", "b0b-7", "0-0"],
 )
-async def test_who_comes_back_from_another_version_is_told_of_this_one(plainly: bool, where: str, last: str) -> None:
-    async with serving(plainly=plainly, first=42) as node:
+async def test_who_comes_back_from_another_version_is_told_of_this_one(way: str, where: str, last: str) -> None:
+    async with serving(way=way, first=42) as node:
         stream = await comes_back(node, where, last)
         match = RESUME.fullmatch(await stream.frame())
         assert match is not None
@@ -126,9 +126,9 @@ async def test_who_comes_back_from_another_version_is_told_of_this_one(plainly: 
     ids=lambda last: repr(last[:20]),
 )
 async def test_who_has_this_version_or_none_that_can_be_read_has_missed_nothing(
-    plainly: bool, where: str, last: str | bytes
+    way: str, where: str, last: str | bytes
 ) -> None:
-    async with serving(plainly=plainly, first=42) as node:
+    async with serving(way=way, first=42) as node:
         stream = await comes_back(node, where, last)
         assert await stream_goes_on(node, stream)
 
@@ -151,8 +151,8 @@ async def stream_goes_on(node: Node, stream: Stream) -> bool:
 
 
 @pytest.mark.parametrize("last", [None, "7f3a-41"])
-async def test_before_the_first_document_there_is_no_version_to_tell_of(plainly: bool, last: str | None) -> None:
-    async with serving(plainly=plainly, first=None) as node:
+async def test_before_the_first_document_there_is_no_version_to_tell_of(way: str, last: str | None) -> None:
+    async with serving(way=way, first=None) as node:
         stream = await node.stream({"Last-Event-ID": last} if last else {})
         await retry_of(stream)
         assert await stream.frame() == b"event: ready\ndata: {}\n\n"
@@ -163,8 +163,8 @@ async def test_before_the_first_document_there_is_no_version_to_tell_of(plainly:
 # --- the version that greeted it ----------------------------------------------------------------------------
 
 
-async def test_a_version_is_told_once(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_a_version_is_told_once(way: str) -> None:
+    async with serving(way=way) as node:
         early = await node.greeted()
         # What a node does between its commit and the fan-out: it serves 42 already, and a client joins.
         node.serve(42)
@@ -181,8 +181,8 @@ async def test_a_version_is_told_once(plainly: bool) -> None:
         assert node.value("scoreboardd_sse_events_sent_total") == 3
 
 
-async def test_a_version_that_is_behind_is_not_told(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_a_version_that_is_behind_is_not_told(way: str) -> None:
+    async with serving(way=way) as node:
         witness = await node.greeted()
         node.serve(43)
         stream = await node.greeted()
@@ -192,8 +192,8 @@ async def test_a_version_that_is_behind_is_not_told(plainly: bool) -> None:
         assert await stream.frame() == payload
 
 
-async def test_another_epoch_is_news_whatever_its_number(plainly: bool) -> None:
-    async with serving(plainly=plainly) as node:
+async def test_another_epoch_is_news_whatever_its_number(way: str) -> None:
+    async with serving(way=way) as node:
         stream = await node.greeted()
         node.serve(1, "b0b")
         greeted = await node.stream()
@@ -215,8 +215,8 @@ async def assert_refused(connection: Connection) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_more_than_max_clients_are_refused(plainly: bool) -> None:
-    async with serving(plainly=plainly, max_clients=2) as node:
+async def test_more_than_max_clients_are_refused(way: str) -> None:
+    async with serving(way=way, max_clients=2) as node:
         first, second = await node.greeted(), await node.greeted()
         await assert_refused(await node.connect())
         await assert_refused(await node.connect(local="127.0.0.2"))
@@ -229,8 +229,8 @@ async def test_more_than_max_clients_are_refused(plainly: bool) -> None:
         assert await second.frame() == await third.frame() == payload
 
 
-async def test_more_than_max_clients_per_ip_are_refused(plainly: bool) -> None:
-    async with serving(plainly=plainly, max_clients_per_ip=2) as node:
+async def test_more_than_max_clients_per_ip_are_refused(way: str) -> None:
+    async with serving(way=way, max_clients_per_ip=2) as node:
         mine = [await node.greeted() for _ in range(2)]
         await assert_refused(await node.connect())
         await node.greeted(local="127.0.0.2")
@@ -240,8 +240,8 @@ async def test_more_than_max_clients_per_ip_are_refused(plainly: bool) -> None:
         await node.greeted()
 
 
-async def test_behind_a_trusted_proxy_it_is_the_client_s_address_that_counts(plainly: bool) -> None:
-    async with serving(plainly=plainly, max_clients_per_ip=1, trusted=["127.0.0.1"]) as node:
+async def test_behind_a_trusted_proxy_it_is_the_client_s_address_that_counts(way: str) -> None:
+    async with serving(way=way, max_clients_per_ip=1, trusted=["127.0.0.1"]) as node:
         await node.greeted(headers={"X-Forwarded-For": "203.0.113.1"})
         await node.greeted(headers={"X-Forwarded-For": "203.0.113.2"})
         connection = await node.connect()
@@ -254,8 +254,8 @@ async def test_behind_a_trusted_proxy_it_is_the_client_s_address_that_counts(pla
         assert (await connection.answer()).status == 503
 
 
-async def test_a_refused_client_may_use_its_connection_for_reads(plainly: bool) -> None:
-    async with serving(plainly=plainly, max_clients=1) as node:
+async def test_a_refused_client_may_use_its_connection_for_reads(way: str) -> None:
+    async with serving(way=way, max_clients=1) as node:
         await node.greeted()
         connection = await node.connect()
         await assert_refused(connection)
@@ -266,8 +266,8 @@ async def test_a_refused_client_may_use_its_connection_for_reads(plainly: bool) 
 # --- who may read -------------------------------------------------------------------------------------------
 
 
-async def test_a_page_of_a_permitted_origin_may_read_the_stream(plainly: bool) -> None:
-    async with serving(plainly=plainly, cors_origins=["https://ctf.example"]) as node:
+async def test_a_page_of_a_permitted_origin_may_read_the_stream(way: str) -> None:
+    async with serving(way=way, cors_origins=["https://ctf.example"]) as node:
         permitted = (await node.stream({"Origin": "https://ctf.example"})).opening
         assert permitted.headers["access-control-allow-origin"] == "https://ctf.example"
         assert permitted.headers["vary"] == "Origin"

@@ -1,0 +1,71 @@
+"""The results as people read them: tables in Markdown, and a chart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Row:
+    """A goal and what was measured; `met` is None where no goal is set."""
+
+    what: str
+    goal: str
+    figure: str
+    peer: str
+    ratio: str
+    met: bool | None
+
+
+def spread(values: Sequence[float], unit: str, digits: int = 1) -> str:
+    """The median, and in brackets the range of the middle half, if there is one."""
+    middle = f"{median(values):.{digits}f} {unit}"
+    ordered = sorted(values)
+    low, high = (f"{ordered[int(len(ordered) * share)]:.{digits}f}" for share in (0.25, 0.75))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def goals(rows: Sequence[Row]) -> str:
+    said = {True: "yes", False: "**no**", None: "–"}
+    return table(
+        ["figure", "goal", "scoreboardd", "peer", "ratio", "met"],
+        [[row.what, row.goal, row.figure, row.peer, row.ratio, said[row.met]] for row in rows],
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def chart(panels: Sequence[tuple[str, str, dict[str, float]]], caption: str) -> str:
+    """Bars, as SVG: a panel is a title, a unit, and a value by name, of which the first is ours."""
+    width, left, bar, gap, unit_room = 760, 130, 18, 8, 90
+    parts: list[str] = []
+    y = 10
+    for title, unit, values in panels:
+        y += 22
+        parts.append(f'<text x="10" y="{y}" class="title">{escape(title)}</text>')
+        y += 12
+        longest = max(values.values())
+        for number, (name, value) in enumerate(values.items()):
+            length = max(2.0, value / longest * (width - left - unit_room))
+            kind = "peer" if number else "ours"
+            parts.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
+            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar}" class="{kind}" rx="2"/>')
+            parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 13}">{value:.1f} {escape(unit)}</text>')
+            y += bar + gap
+    y += 20
+    parts.append(f'<text x="10" y="{y}" class="caption">{escape(caption)}</text>')
+    height = y + 12
+    # Its own ground, so that it can be read on a dark page as well.
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-weight:600}.caption{font-size:10px;fill:#57606a}"
+        ".ours{fill:#1a7f37}.peer{fill:#afb8c1}.ground{fill:#fff}"
+    )
+    ground = f'<rect width="{width}" height="{height}" class="ground" rx="6"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">\n'
+        f"<style>{style}</style>\n{ground}\n" + "\n".join(parts) + "\n</svg>\n"
+    )

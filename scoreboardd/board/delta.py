@@ -1,0 +1,210 @@
+"""What turns one view of the board into the next, so that a client need not fetch 40 MB after every solve.
+
+- `apply(diff(a, b), a) == b`. A delta says facts only: scores and order follow from them.
+- A delta is applied in the order drop, put, points, solves. To drop a challenge or an owner is to drop its solves too;
+  one that is both dropped and put was away in between, and comes back with nothing.
+- So a delta composed with the next is a delta, `compose` is associative, and for every `a`
+  `apply(compose(d, e), a) == apply(e, apply(d, a))`.
+
+On the wire (`Step`) it is JSON, empty parts left out:
+
+    {"from": 41, "version": 42, "scope": "all", "reason": "submission_correct", "ts": "2026-02-27T18:00:00Z",
+     "challenges": {"put": [{"id", "title", "category", "points"}…], "drop": [id…], "points": [[id, points]…]},
+     "users": {"put": [[id, name]…], "drop": [id…],
+               "solves": [[id, challenge id, "solved at", 0 | 1 for first blood]…], "unsolves": [[id, challenge id]…]},
+     "teams": {…the same…}}
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import orjson
+
+from scoreboardd.board.view import Entry, Listed, Solve, View
+from scoreboardd.edition import Event, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Challenges:
+    put: Mapping[int, Listed] = field(default_factory=dict)
+    "New ones, and those with another title or category."
+    drop: Set[int] = frozenset()
+    points: Mapping[int, int] = field(default_factory=dict)
+    "Of those that are not put."
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    put: Mapping[int, str] = field(default_factory=dict)
+    "New and renamed ones."
+    drop: Set[int] = frozenset()
+    solves: Mapping[tuple[int, int], Solve | None] = field(default_factory=dict)
+    "By owner and challenge; None for one that is no more."
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    challenges: Challenges = Challenges()
+    users: Owners = Owners()
+    teams: Owners = Owners()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it. Equal deltas are equal to the byte."""
+        challenges = {
+            "put": [{"id": id, **listed._asdict()} for id, listed in sorted(self.challenges.put.items())],
+            "drop": sorted(self.challenges.drop),
+            "points": [list(item) for item in sorted(self.challenges.points.items())],
+        }
+        return _filled(
+            {"challenges": _filled(challenges), "users": _owners_dict(self.users), "teams": _owners_dict(self.teams)}
+        )
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`. KeyError, TypeError or ValueError if it is none."""
+        challenges = said.get("challenges", {})
+        return cls(
+            Challenges(
+                {c["id"]: Listed(c["title"], c["category"], c["points"]) for c in challenges.get("put", [])},
+                frozenset(challenges.get("drop", [])),
+                {id: points for id, points in challenges.get("points", [])},  # noqa: C416  only pairs
+            ),
+            _owners(said.get("users", {})),
+            _owners(said.get("teams", {})),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A delta with all that a client is told: it leads from version `since` to `version`, both of one epoch."""
+
+    since: int
+    version: Version
+    event: Event
+    delta: Delta
+
+    def then(self, later: "Step") -> "Step":
+        """The two as one. `later` begins where this one ends."""
+        assert (later.version.epoch, later.since) == (self.version.epoch, self.version.number)
+        return Step(self.since, later.version, later.event.after(self.event), compose(self.delta, later.delta))
+
+    def data(self) -> bytes:
+        """The data of a `delta` event."""
+        said = {"from": self.since, "version": self.version.number, **self.event.as_dict(), **self.delta.as_dict()}
+        return orjson.dumps(said)
+
+    @classmethod
+    def parse(cls, epoch: str, data: bytes | str) -> Self:
+        """The inverse of `data`; the epoch is that of the event's id."""
+        said = orjson.loads(data)
+        event = Event(said["scope"], said["reason"], said["ts"])
+        return cls(said["from"], Version(epoch, said["version"]), event, Delta.from_dict(said))
+
+
+def diff(a: View, b: View) -> Delta:
+    """The smallest delta that leads from `a` to `b`."""
+    put = {id: c for id, c in b.challenges.items() if id not in a.challenges or a.challenges[id][:2] != c[:2]}
+    worth = {id: c.points for id, c in b.challenges.items() if id not in put and a.challenges[id].points != c.points}
+    gone = a.challenges.keys() - b.challenges.keys()
+    return Delta(
+        Challenges(put, gone, worth), _diff_owners(a.users, b.users, gone), _diff_owners(a.teams, b.teams, gone)
+    )
+
+
+def _diff_owners(a: dict[int, Entry], b: dict[int, Entry], gone: Set[int]) -> Owners:
+    put: dict[int, str] = {}
+    solves: dict[tuple[int, int], Solve | None] = {}
+    for id, new in b.items():
+        old = a.get(id)
+        if old is None or old.name != new.name:
+            put[id] = new.name
+        had = old.solves if old is not None else {}
+        if had != new.solves:
+            solves |= {(id, c): solve for c, solve in new.solves.items() if had.get(c) != solve}
+            solves |= {(id, c): None for c in had if c not in new.solves and c not in gone}
+    return Owners(put, a.keys() - b.keys(), solves)
+
+
+def apply(delta: Delta, view: View) -> View:
+    """The view that `delta` leads to from `view`, which stays as it is."""
+    its = delta.challenges
+    challenges = {id: listed for id, listed in view.challenges.items() if id not in its.drop} | dict(its.put)
+    challenges |= {id: challenges[id]._replace(points=points) for id, points in its.points.items()}
+    return View(
+        challenges, _apply_owners(delta.users, view.users, its.drop), _apply_owners(delta.teams, view.teams, its.drop)
+    )
+
+
+def _apply_owners(delta: Owners, owners: dict[int, Entry], gone: Set[int]) -> dict[int, Entry]:
+    now = {id: entry for id, entry in owners.items() if id not in delta.drop}
+    if gone:
+        now = {
+            id: Entry(entry.name, {c: solve for c, solve in entry.solves.items() if c not in gone})
+            for id, entry in now.items()
+        }
+    now |= {id: Entry(name, now[id].solves if id in now else {}) for id, name in delta.put.items()}
+    touched: dict[int, dict[int, Solve]] = {}
+    for (id, challenge_id), solve in delta.solves.items():
+        if id not in touched:
+            touched[id] = dict(now[id].solves)
+        if solve is None:
+            touched[id].pop(challenge_id, None)
+        else:
+            touched[id][challenge_id] = solve
+    return now | {id: Entry(now[id].name, solves) for id, solves in touched.items()}
+
+
+def compose(first: Delta, second: Delta) -> Delta:
+    """`first`, then `second`, as one."""
+    a, b = first.challenges, second.challenges
+    put = {id: listed for id, listed in a.put.items() if id not in b.drop} | dict(b.put)
+    put |= {id: put[id]._replace(points=points) for id, points in b.points.items() if id in put}
+    worth = {id: points for id, points in a.points.items() if id not in b.drop} | dict(b.points)
+    return Delta(
+        Challenges(put, a.drop | b.drop, {id: points for id, points in worth.items() if id not in put}),
+        _compose_owners(first.users, second.users, b.drop),
+        _compose_owners(first.teams, second.teams, b.drop),
+    )
+
+
+def _compose_owners(a: Owners, b: Owners, gone: Set[int]) -> Owners:
+    solves = {
+        (id, challenge_id): solve
+        for (id, challenge_id), solve in a.solves.items()
+        if id not in b.drop and challenge_id not in gone
+    }
+    solves.update(b.solves)
+    put = {id: name for id, name in a.put.items() if id not in b.drop}
+    put.update(b.put)
+    return Owners(put, a.drop | b.drop, solves)
+
+
+def _owners_dict(owners: Owners) -> dict[str, Any]:
+    solves = sorted(owners.solves.items())
+    return _filled(
+        {
+            "put": [list(item) for item in sorted(owners.put.items())],
+            "drop": sorted(owners.drop),
+            "solves": [[*cell, solve.at, int(solve.first_blood)] for cell, solve in solves if solve is not None],
+            "unsolves": [list(cell) for cell, solve in solves if solve is None],
+        }
+    )
+
+
+def _owners(said: Mapping[str, Any]) -> Owners:
+    solves: dict[tuple[int, int], Solve | None] = {
+        (id, challenge_id): Solve(at, bool(first_blood)) for id, challenge_id, at, first_blood in said.get("solves", [])
+    }
+    solves.update(dict.fromkeys(map(_cell, said.get("unsolves", []))))
+    put = {id: name for id, name in said.get("put", [])}  # noqa: C416  only pairs
+    return Owners(put, frozenset(said.get("drop", [])), solves)
+
+
+def _cell(pair: list[int]) -> tuple[int, int]:
+    id, challenge_id = pair
+    return id, challenge_id
+
+
+def _filled(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if part}

@@ -1,0 +1,99 @@
+"""The two leaderboards as a client holds them: the facts, from which scores, order and documents follow.
+
+`parse` and `render` are each other's inverse, to the byte: a client that holds a view holds the documents.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from scoreboardd.board.documents import Owner
+
+
+class Listed(NamedTuple):
+    """A challenge, at the points it is worth now."""
+
+    title: str
+    category: str
+    points: int
+
+
+class Solve(NamedTuple):
+    """A challenge that an owner has. `at` is as the documents have it: RFC 3339, UTC."""
+
+    at: str
+    first_blood: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An owner, and what it has, by the id of the challenge."""
+
+    name: str
+    solves: dict[int, Solve]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Of everyone, or of one division; all by id, in no order."""
+
+    challenges: dict[int, Listed]
+    users: dict[int, Entry]
+    teams: dict[int, Entry]
+
+    def of(self, owner: Owner) -> dict[int, Entry]:
+        return self.users if owner is Owner.USERS else self.teams
+
+
+NOTHING = View({}, {}, {})
+
+
+def parse(users: bytes | memoryview, teams: bytes | memoryview) -> View:
+    """The view in the leaderboards of users and of teams, which are of one version."""
+    documents = {Owner.USERS: orjson.loads(users), Owner.TEAMS: orjson.loads(teams)}
+    return View(
+        {c["id"]: Listed(c["title"], c["category"], c["points"]) for c in documents[Owner.TEAMS]["challenges"]},
+        *(
+            {entry[owner.id_field]: Entry(entry[owner.name_field], _solves(entry)) for entry in document["entries"]}
+            for owner, document in documents.items()
+        ),
+    )
+
+
+def _solves(entry: dict[str, Any]) -> dict[int, Solve]:
+    return {solve["challenge_id"]: Solve(solve["solved_at"], solve["is_first_blood"]) for solve in entry["solves"]}
+
+
+def render(view: View) -> tuple[bytes, bytes]:
+    """The leaderboards of users and of teams."""
+    return _leaderboard(view, Owner.USERS), _leaderboard(view, Owner.TEAMS)
+
+
+def _leaderboard(view: View, owner: Owner) -> bytes:
+    def score(entry: Entry) -> int:
+        return sum(view.challenges[challenge_id].points for challenge_id in entry.solves)
+
+    def order(row: tuple[int, Entry, int]) -> tuple[int, str, int]:
+        id, entry, points = row
+        # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
+        return -points, entry.name if owner is Owner.TEAMS else "", id
+
+    rows = sorted(((id, entry, score(entry)) for id, entry in view.of(owner).items()), key=order)
+    return orjson.dumps(
+        {
+            "challenges": [{"id": id, **listed._asdict()} for id, listed in sorted(view.challenges.items())],
+            "entries": [
+                {
+                    owner.id_field: id,
+                    owner.name_field: entry.name,
+                    "score": points,
+                    "solves": [
+                        {"challenge_id": challenge_id, "solved_at": solve.at, "is_first_blood": solve.first_blood}
+                        for challenge_id, solve in sorted(entry.solves.items())
+                    ],
+                }
+                for id, entry, points in rows
+            ],
+        }
+    )

@@ -1,0 +1,28 @@
+"""`GET /api/scoreboard`: what a page has to know before it asks for a board."""
+
+from aiohttp import web
+
+from scoreboardd.memory import Memory
+from scoreboardd.web import errors
+
+PATH = "/api/scoreboard"
+
+
+class About:
+    """`name` is the contest's."""
+
+    def __init__(self, memory: Memory, *, name: str) -> None:
+        self._memory = memory
+        self._name = name
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        edition = self._memory.edition
+        return errors.answer(
+            200,
+            {
+                "name": self._name,
+                "version": str(edition.version) if edition else None,
+                "divisions": [{"id": id, "name": f"Division {id}"} for id in edition.divisions] if edition else [],
+            },
+            {"Cache-Control": "no-cache"},
+        )

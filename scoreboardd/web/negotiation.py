@@ -1,0 +1,28 @@
+"""What a request accepts: content codings (RFC 9110 §12.5.3), and what it has already (§13.1.2)."""
+
+from scoreboardd.memory import CODINGS
+
+
+def coding(accepted: str) -> str:
+    """The content coding to use for this Accept-Encoding: ours by preference, if acceptable."""
+    quality: dict[str, float] = {}
+    for item in accepted.split(","):
+        coding, _, parameter = item.partition(";")
+        name, _, value = parameter.partition("=")
+        try:
+            q = float(value) if name.strip().lower() == "q" else 1.0
+        except ValueError:
+            q = 0.0
+        quality[coding.strip().lower()] = q if 0 <= q <= 1 else 0.0  # nan is neither
+    best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CODINGS), default=0.0)
+    if best <= 0 or quality.get("identity", 0.0) > best:
+        return "identity"
+    return next(coding for coding in CODINGS if quality.get(coding, quality.get("*", 0.0)) == best)
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Weakly: whoever has the document in another coding has the document."""
+    if if_none_match is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in tags or etag.removeprefix("W/") in tags

@@ -1,0 +1,281 @@
+/** The page: what its controls say goes to the worker, and what the worker says is drawn. */
+
+import { Chart } from "./chart.js";
+import { count, element, formatExact, formatMoment, formatNumber, setAttribute, setText } from "./format.js";
+import { Table } from "./table.js";
+
+const VIEWS = ["board", "projector", "overlay"];
+/** Milliseconds. */
+const BLOOD = 6000;
+const UNWELL = 3000; // how long to be behind before it is worth a word
+const TURN = 8000; // the projector's list rests at its top and its end
+const SCREEN = 12_000; // and takes so long for as much as fits on the screen
+
+const $ = (id) => document.getElementById(id);
+const parameters = new URLSearchParams(location.search);
+const view = VIEWS.includes(parameters.get("view")) ? parameters.get("view") : "board";
+const root = new URL("./", location.href).href;
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const policy = globalThis.trustedTypes?.createPolicy("scoreboardd", { createScriptURL: (url) => url });
+const workerUrl = new URL("worker.js", import.meta.url).href;
+const worker = new Worker(policy ? policy.createScriptURL(workerUrl) : workerUrl, { type: "module" });
+
+document.documentElement.dataset.view = view;
+if (["dark", "light"].includes(parameters.get("theme"))) document.documentElement.dataset.theme = parameters.get("theme");
+
+const look = {
+  kind: parameters.get("kind") === "users" ? "users" : "teams",
+  division: Number(parameters.get("division")) || null,
+  query: parameters.get("q") ?? "",
+};
+let connection = { status: "connecting", since: null, stale: false, problem: null };
+let shown = null;
+
+// --- standings, chart, feed ---------------------------------------------------------------------------------------
+
+const table = new Table($("table"), {
+  onLook: (first, last) => worker.postMessage({ do: "look", first, last }),
+  onPin(id) {
+    remember(id);
+    worker.postMessage({ do: "look", pin: id });
+  },
+});
+const chart = new Chart($("chart"), $("legend"));
+
+function drawBoard(board) {
+  const first = shown === null || shown.kind !== board.kind;
+  shown = board;
+  const who = board.kind === "teams" ? "Team" : "Player";
+  table.setColumns(board.challenges, { owner: who });
+  table.show(board, new Set(board.fresh));
+  const at = (text) => (text === null ? null : Date.parse(text));
+  chart.show(board.history, at(board.first), at(board.last));
+  drawFeed(board);
+  drawFacts(board);
+  drawFound(board);
+  document.documentElement.dataset.version = board.version;
+  if (first) table.look();
+}
+
+function drawRows(rows) {
+  if (shown === null || rows.kind !== shown.kind) return;
+  Object.assign(shown, rows);
+  table.show(shown);
+  drawFound(shown);
+}
+
+function drawFound({ count: found }) {
+  setText($("found"), look.query ? count(found, "match", "matches") : "");
+  setText($("empty"), look.query ? "Nobody of that name." : "Nobody has signed up yet.");
+  $("empty").hidden = found > 0;
+}
+
+function drawFacts({ kind, owners, challenges, solves, since }) {
+  const who = kind === "teams" ? ["team", "teams"] : ["player", "players"];
+  const parts = [count(owners, ...who), count(challenges.length, "challenge", "challenges"), count(solves, "solve", "solves")];
+  setText($("facts"), parts.join(" · "));
+  setText($("since"), since === null ? "" : `▲▼ places won and lost since ${formatExact(Date.parse(`${since}Z`))}.`);
+}
+
+function drawFeed({ feed, fresh }) {
+  const news = new Set(fresh);
+  const old = new Map([...$("feed").children].map((item) => [item.dataset.key, item]));
+  $("feed").replaceChildren(
+    ...feed.map((solve) => {
+      const item = old.get(solve.key) ?? makeFeedItem(solve);
+      setText(item.querySelector("b"), `+${formatNumber(solve.points)}`);
+      item.classList.toggle("fresh", news.has(solve.key));
+      return item;
+    }),
+  );
+  for (const solve of feed.filter(({ key, first }) => first && news.has(key)).reverse()) announce(solve);
+}
+
+function makeFeedItem({ key, name, title, category, at, first }) {
+  const item = element(
+    "li",
+    { class: first ? "blood" : "" },
+    element("time", { datetime: at }, formatMoment(Date.parse(at))),
+    element(
+      "p",
+      {},
+      element("bdi", { class: "who" }, name),
+      element("span", {}, first ? " drew first blood on " : " solved "),
+      element("bdi", { class: "what" }, title),
+      element("small", {}, ` ${category}`),
+    ),
+    element("b"),
+  );
+  item.dataset.key = key;
+  return item;
+}
+
+// --- first bloods -------------------------------------------------------------------------------------------------
+
+const bloods = [];
+
+function announce(solve) {
+  $("announcer").append(element("p", {}, `First blood: ${solve.name} solved ${solve.title} in ${solve.category}.`));
+  while ($("announcer").children.length > 5) $("announcer").firstChild.remove();
+  if (view === "board") return;
+  bloods.push(solve);
+  if (bloods.length === 1) showBlood();
+}
+
+function showBlood() {
+  const [solve] = bloods;
+  setText($("blood-name"), solve.name);
+  setText($("blood-title"), solve.title);
+  setText($("blood-category"), `${solve.category} · ${formatNumber(solve.points)}`);
+  $("blood").hidden = false;
+  setTimeout(() => {
+    $("blood").hidden = true;
+    bloods.shift();
+    if (bloods.length) setTimeout(showBlood, 400);
+  }, BLOOD);
+}
+
+// --- how we are ---------------------------------------------------------------------------------------------------
+
+function drawConnection() {
+  const { status, since, stale, problem } = connection;
+  const behind = since !== null && Date.now() - since > UNWELL;
+  const asOf = since === null ? "" : ` since ${formatExact(since)}`;
+  const [mood, text] =
+    status === "live" && stale
+      ? ["stale", "Live, but the server's board is out of date"]
+      : status === "live" && behind
+        ? ["stale", `Catching up, stale${asOf}`]
+        : status === "live"
+          ? ["live", "Live"]
+          : status === "connecting"
+            ? ["off", problem === null || !behind ? "Connecting" : `No board yet: ${problem}`]
+            : ["off", `Reconnecting, stale${asOf}`];
+  setAttribute($("connection"), "data-mood", mood);
+  setText($("status"), text);
+  setAttribute(document.documentElement, "data-mood", mood);
+}
+
+setInterval(drawConnection, 1000);
+
+worker.onmessage = ({ data }) => {
+  const { say, ...said } = data;
+  if (say === "board") drawBoard(said);
+  else if (say === "rows") drawRows(said);
+  else if (say === "state") {
+    connection = said;
+    drawConnection();
+  }
+};
+worker.onerror = (event) => {
+  connection = { status: "connecting", since: 0, stale: false, problem: event.message || "this browser is too old" };
+  drawConnection();
+};
+
+const wake = () => worker.postMessage({ do: "wake" });
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && wake());
+addEventListener("online", wake);
+addEventListener("pageshow", (event) => event.persisted && wake());
+addEventListener("pagehide", (event) => event.persisted || worker.postMessage({ do: "leave" }));
+
+// --- controls -----------------------------------------------------------------------------------------------------
+
+const pinKey = () => `scoreboardd ${root} ${look.kind}`;
+
+function remember(id) {
+  try {
+    if (id === null) localStorage.removeItem(pinKey());
+    else localStorage.setItem(pinKey(), String(id));
+  } catch {
+    // Private windows may forbid it: then it is forgotten with the page.
+  }
+}
+
+function remembered() {
+  try {
+    return Number(localStorage.getItem(pinKey())) || null;
+  } catch {
+    return null;
+  }
+}
+
+function changed() {
+  const query = new URLSearchParams(location.search);
+  const say = (name, value) => (value ? query.set(name, value) : query.delete(name));
+  say("kind", look.kind === "users" ? "users" : null);
+  say("division", look.division);
+  say("q", look.query);
+  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+  if (scrollY > $("standings").offsetTop) scrollTo({ top: $("standings").offsetTop });
+  const [first, last] = [0, table.window[1] - table.window[0]];
+  worker.postMessage({ do: "look", root, ...look, first, last, pin: remembered() });
+}
+
+for (const radio of document.querySelectorAll("input[name=kind]")) {
+  radio.checked = radio.value === look.kind;
+  radio.addEventListener("change", () => {
+    look.kind = radio.value;
+    changed();
+  });
+}
+$("search").value = look.query;
+$("search").addEventListener("input", () => {
+  look.query = $("search").value;
+  changed();
+});
+$("division").addEventListener("change", () => {
+  look.division = Number($("division").value) || null;
+  changed();
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {
+    event.preventDefault();
+    $("search").focus();
+  }
+});
+
+async function learn() {
+  for (let wait = 1000; ; wait = Math.min(2 * wait, 15_000)) {
+    try {
+      const response = await fetch(new URL("api/scoreboard", root), { cache: "no-store" });
+      const { divisions, version } = await response.json();
+      for (const { id, name } of divisions) $("division").append(element("option", { value: String(id) }, name));
+      $("division").value = look.division ?? "";
+      $("division-field").hidden = divisions.length === 0;
+      if (version !== null) return; // before the first document nobody knows of divisions
+    } catch {
+      // The connection state says it.
+    }
+    await new Promise((resolve) => setTimeout(resolve, wait * (0.5 + Math.random())));
+  }
+}
+
+// --- the projector ------------------------------------------------------------------------------------------------
+
+/** Down the list and back to its top, for ever. Where motion is not wanted, a screen at a time. */
+async function autoScroll(scroller) {
+  const pause = (duration) => new Promise((resolve) => setTimeout(resolve, duration));
+  const end = () => scroller.scrollHeight - scroller.clientHeight;
+  for (;;) {
+    await pause(TURN);
+    if (calm.matches) {
+      scroller.scrollTop = scroller.scrollTop >= end() - 1 ? 0 : scroller.scrollTop + 0.8 * scroller.clientHeight;
+      continue;
+    }
+    const speed = scroller.clientHeight / SCREEN;
+    let [top, before] = [scroller.scrollTop, performance.now()];
+    while (top < end()) {
+      const now = await new Promise(requestAnimationFrame);
+      top += speed * Math.min(100, now - before); // however long the page was hidden
+      before = now;
+      scroller.scrollTop = top;
+    }
+    await pause(TURN);
+    scroller.scrollTop = 0;
+  }
+}
+
+drawConnection();
+changed();
+learn();
+if (view === "projector") autoScroll($("standings"));

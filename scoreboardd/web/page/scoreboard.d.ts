@@ -1,0 +1,161 @@
+/** Types of scoreboard.js. */
+
+export type Kind = "teams" | "users";
+
+export interface Version {
+  epoch: string;
+  number: number;
+}
+
+export interface Challenge {
+  id: number;
+  title: string;
+  category: string;
+  points: number;
+}
+
+export interface Solve {
+  challenge_id: number;
+  /** RFC 3339, UTC. */
+  solved_at: string;
+  is_first_blood: boolean;
+}
+
+/** A line of the board. Teams have `team_id` and `team_name`, users `user_id` and `username`. */
+export interface Entry {
+  team_id?: number;
+  team_name?: string;
+  user_id?: number;
+  username?: string;
+  score: number;
+  solves: Solve[];
+}
+
+export interface Document {
+  challenges: Challenge[];
+  entries: Entry[];
+}
+
+export interface OwnersDelta {
+  put?: [id: number, name: string][];
+  drop?: number[];
+  solves?: [id: number, challenge: number, solvedAt: string, firstBlood: 0 | 1][];
+  unsolves?: [id: number, challenge: number][];
+}
+
+/** The data of a `delta` event. */
+export interface Delta {
+  from: number;
+  version: number;
+  scope: string;
+  reason: string;
+  ts: string;
+  challenges?: { put?: Challenge[]; drop?: number[]; points?: [id: number, points: number][] };
+  users?: OwnersDelta;
+  teams?: OwnersDelta;
+}
+
+/** The teams or the users at one version. Immutable. */
+export class Board {
+  constructor(kind: Kind, version: Version, challenges: Challenge[], entries: Entry[]);
+  static fromDocument(kind: Kind, version: Version, document: Document): Board;
+  readonly kind: Kind;
+  readonly version: Version;
+  /** By id. */
+  readonly challenges: Challenge[];
+  /** By rank: the first is the leader. */
+  readonly entries: Entry[];
+  readonly byId: Map<number, Entry>;
+  /** What `GET /api/leaderboard` would answer; `JSON.stringify` makes the same bytes of it. */
+  readonly document: Document;
+  idOf(entry: Entry): number;
+  nameOf(entry: Entry): string;
+  /** The board that a delta which begins at this version leads to. */
+  apply(delta: Delta): Board;
+}
+
+export interface Options {
+  /** Where the daemon answers; "/" by default. Another origin has to be in `server.cors_origins`. */
+  url?: string;
+  /** What to keep; `["teams"]` by default. */
+  boards?: Kind[];
+  /** A division's id; null, the default, is everyone. */
+  division?: number | null;
+  /** Ask for deltas; true by default. Without them every change is a fetch. */
+  deltas?: boolean;
+  /** One stream for all tabs of this origin; true by default. */
+  share?: boolean;
+}
+
+export interface State {
+  /**
+   * - connecting: there is no board yet.
+   * - live: every change is heard of.
+   * - reconnecting: it is not; what is shown is of `since`.
+   */
+  status: "connecting" | "live" | "reconnecting" | "closed";
+  /** Milliseconds since 1970: up to when what is shown was known to be current. null: it is current now. */
+  since: number | null;
+  /** The server says of its own document that it is out of date, and has been for half a minute. */
+  stale: boolean;
+  /** This tab holds the stream for all tabs. */
+  leading: boolean;
+  /** Why the last fetch failed. */
+  problem: string | null;
+}
+
+export interface BoardChange {
+  kind: Kind;
+  board: Board;
+  before: Board | null;
+  /** The reason in the delta, or "refetch", or "verify". */
+  reason: string;
+}
+
+interface Events {
+  board: Event & { readonly detail: BoardChange };
+  state: Event & { readonly detail: State };
+}
+
+/** Keeps boards current. Works in a page, in a worker, and under Node. */
+export class Scoreboard extends EventTarget {
+  constructor(options?: Options);
+  readonly state: State;
+  board(kind: Kind): Board | null;
+  start(): void;
+  close(): void;
+  /** Look at once: the page is visible again, or the network is back. */
+  wake(): void;
+  /** Fetch and compare. False if something differed; what was fetched is shown then. */
+  verify(): Promise<boolean>;
+  addEventListener<K extends keyof Events>(
+    type: K,
+    listener: (event: Events[K]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}
+
+export function parseVersion(text: string | null | undefined): Version | null;
+export function showVersion(version: Version): string;
+export function reaches(held: Version | null, version: Version): boolean;
+export function compareBytes(a: string, b: string): number;
+
+export interface StreamEvent<T = string> {
+  id: string;
+  event: string;
+  data: T;
+}
+
+export class StreamParser {
+  /** Milliseconds. */
+  retry: number | null;
+  feed(text: string): StreamEvent[];
+}
+
+export type Decision =
+  | { do: "ignore" }
+  | { do: "apply" }
+  | { do: "refetch"; version: Version; within: number; after?: number };
+
+export function decide(held: Version | null, event: StreamEvent<any>): Decision;
+export function backoff(attempt: number, retry: number, random: number): number;

@@ -1,0 +1,673 @@
+/**
+ * A scoreboard that keeps itself current: it fetches the documents of scoreboardd, follows its stream and applies deltas.
+ *
+ *     import { Scoreboard } from "/scoreboard.js";
+ *     const scoreboard = new Scoreboard({ boards: ["teams"] });
+ *     scoreboard.addEventListener("board", ({ detail }) => draw(detail.board.entries));
+ *     scoreboard.addEventListener("state", ({ detail }) => say(detail.status));
+ *     scoreboard.start();
+ *
+ * First half: the core, pure and without a clock. Second half: the shell, which does what the core decides.
+ * The types are in scoreboard.d.ts. Ids are exact up to 2^53, as everywhere in JavaScript.
+ */
+
+// --- versions ----------------------------------------------------------------------------------------------------
+
+/** `<epoch>-<number>`, or null for anything else. */
+export function parseVersion(text) {
+  const match = /^([0-9a-z]{1,32})-([0-9]{1,18})$/.exec(text ?? "");
+  return match && { epoch: match[1], number: Number(match[2]) };
+}
+
+export const showVersion = (version) => `${version.epoch}-${version.number}`;
+
+/** True if whoever holds `held` has all that `version` says. Two epochs have no order: the newly told one is the truth. */
+export const reaches = (held, version) =>
+  held !== null && held.epoch === version.epoch && held.number >= version.number;
+
+// --- boards ------------------------------------------------------------------------------------------------------
+
+const FIELDS = { teams: ["team_id", "team_name"], users: ["user_id", "username"] };
+
+/**
+ * The board of the teams or of the users, at one version. Immutable: `apply` makes another, and shares what is the same.
+ * `challenges` and `entries` are as in the document: challenges by id, entries by rank, solves by challenge.
+ */
+export class Board {
+  #byId = null;
+
+  constructor(kind, version, challenges, entries) {
+    this.kind = kind;
+    this.version = version;
+    this.challenges = challenges;
+    this.entries = entries;
+  }
+
+  static fromDocument(kind, version, document) {
+    return new Board(kind, version, document.challenges, document.entries);
+  }
+
+  get document() {
+    return { challenges: this.challenges, entries: this.entries };
+  }
+
+  idOf(entry) {
+    return entry[FIELDS[this.kind][0]];
+  }
+
+  nameOf(entry) {
+    return entry[FIELDS[this.kind][1]];
+  }
+
+  get byId() {
+    return (this.#byId ??= new Map(this.entries.map((entry) => [this.idOf(entry), entry])));
+  }
+
+  /** The board that `delta`, the data of a `delta` event that begins at this version, leads to. */
+  apply(delta) {
+    const [idField, nameField] = FIELDS[this.kind];
+    const { put = [], drop = [], solves = [], unsolves = [] } = delta[this.kind] ?? {};
+    const gone = new Set(delta.challenges?.drop);
+    const challenges = applyToChallenges(this.challenges, delta.challenges ?? {});
+    const owners = new Map(this.byId);
+
+    for (const id of drop) owners.delete(id);
+    if (gone.size) {
+      for (const [id, entry] of owners) {
+        if (entry.solves.some((solve) => gone.has(solve.challenge_id))) {
+          owners.set(id, { ...entry, solves: entry.solves.filter((solve) => !gone.has(solve.challenge_id)) });
+        }
+      }
+    }
+    for (const [id, name] of put) {
+      owners.set(id, { [idField]: id, [nameField]: name, score: 0, solves: owners.get(id)?.solves ?? [] });
+    }
+    const changed = new Map();
+    const having = (id) => {
+      if (!changed.has(id)) {
+        changed.set(id, new Map(owners.get(id).solves.map((solve) => [solve.challenge_id, solve])));
+      }
+      return changed.get(id);
+    };
+    for (const [id, challenge] of unsolves) having(id).delete(challenge);
+    for (const [id, challenge, at, firstBlood] of solves) {
+      having(id).set(challenge, { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1 });
+    }
+    for (const [id, mine] of changed) {
+      const sorted = [...mine.values()].sort((a, b) => a.challenge_id - b.challenge_id);
+      owners.set(id, { ...owners.get(id), solves: sorted });
+    }
+
+    const version = { epoch: this.version.epoch, number: delta.version };
+    return new Board(this.kind, version, challenges, ranked(this.kind, challenges, [...owners.values()]));
+  }
+}
+
+function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
+  if (!(put.length || drop.length || points.length)) return challenges;
+  const now = new Map(challenges.map((challenge) => [challenge.id, challenge]));
+  for (const id of drop) now.delete(id);
+  for (const { id, title, category, points } of put) now.set(id, { id, title, category, points });
+  for (const [id, worth] of points) now.set(id, { ...now.get(id), points: worth });
+  return [...now.values()].sort((a, b) => a.id - b.id);
+}
+
+/** The entries with their scores at the challenges' current points, in the order of the document. */
+function ranked(kind, challenges, entries) {
+  const worth = new Map(challenges.map((challenge) => [challenge.id, challenge.points]));
+  for (let i = 0; i < entries.length; i++) {
+    let score = 0;
+    for (const solve of entries[i].solves) score += worth.get(solve.challenge_id);
+    if (entries[i].score !== score) entries[i] = { ...entries[i], score };
+  }
+  const [idField, nameField] = FIELDS[kind];
+  const byName = kind === "teams" ? (a, b) => compareBytes(a[nameField], b[nameField]) : () => 0;
+  return entries.sort((a, b) => b.score - a.score || byName(a, b) || a[idField] - b[idField]);
+}
+
+/** As their UTF-8 bytes compare, which is by code point; JavaScript itself compares by UTF-16 unit. */
+export function compareBytes(a, b) {
+  const shorter = Math.min(a.length, b.length);
+  for (let i = 0; i < shorter; i++) {
+    const x = a.charCodeAt(i);
+    const y = b.charCodeAt(i);
+    if (x !== y) return aboveTheRest(x) - aboveTheRest(y);
+  }
+  return a.length - b.length;
+}
+
+/** Surrogates stand for code points above all others. */
+const aboveTheRest = (unit) => (unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit);
+
+// --- the stream --------------------------------------------------------------------------------------------------
+
+/** Lines of `text/event-stream`, fed in any pieces, to events `{id, event, data}` and what the server says of `retry`. */
+export class StreamParser {
+  #rest = "";
+  #fields = {};
+  /** Milliseconds, as last said; null until then. */
+  retry = null;
+
+  feed(text) {
+    const lines = (this.#rest + text).split("\n");
+    this.#rest = lines.pop();
+    const events = [];
+    for (const raw of lines) {
+      const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
+      if (line === "") {
+        if (this.#fields.data !== undefined) events.push({ id: "", event: "message", ...this.#fields });
+        this.#fields = {};
+        continue;
+      }
+      const colon = line.indexOf(":");
+      const name = colon < 0 ? line : line.slice(0, colon);
+      const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+      if (name === "data" && this.#fields.data !== undefined) this.#fields.data += `\n${value}`;
+      else if (name === "data" || name === "event" || name === "id") this.#fields[name] = value;
+      else if (name === "retry" && /^\d+$/.test(value)) this.retry = Number(value);
+    }
+    return events;
+  }
+}
+
+export const IGNORE = { do: "ignore" };
+export const APPLY = { do: "apply" };
+/** Fetch the document at a random time within so many seconds; `version` is the one it has to reach. */
+export const refetch = (version, within) => ({ do: "refetch", version, within });
+
+/** Seconds over which browsers that were told of a version at the same instant spread their requests for it. */
+const SPREAD = 0.3;
+/** Seconds within which what `ready` says was missed has to have come. */
+const GRACE = 2;
+
+/** What to do about an event of the stream for a board that is held at `held`, null if none is. `data` is parsed. */
+export function decide(held, { id, event, data }) {
+  const version = parseVersion(id);
+  if (version === null) return IGNORE;
+  switch (event) {
+    case "delta":
+      if (reaches(held, version)) return IGNORE;
+      return held?.epoch === version.epoch && held.number === data.from ? APPLY : refetch(version, SPREAD);
+    case "scoreboard":
+      return reaches(held, version) ? IGNORE : refetch(version, SPREAD);
+    case "reset":
+      return refetch(version, Number.isFinite(data.spread) ? data.spread : SPREAD);
+    case "ready":
+      // Whatever was missed follows at once, for the tab that connected. Another tab may have missed more.
+      return reaches(held, version) ? IGNORE : { ...refetch(version, SPREAD), after: GRACE };
+    default:
+      return IGNORE;
+  }
+}
+
+/** Seconds to wait before attempt `attempt` (from 0) to connect. `retry`, in seconds, is what the server asked for. */
+export function backoff(attempt, retry, random) {
+  return Math.min(15, retry * 2 ** attempt) * (attempt === 0 ? 1 : 0.5 + random / 2);
+}
+
+// --- one connection per browser ----------------------------------------------------------------------------------
+
+/**
+ * Which of the tabs holds the stream. Pure: it is told of time (seconds) and of messages, and says what to post.
+ *
+ * - Whoever leads says so every `BEAT`. Whoever hears nothing for `SILENCE` leads, after a random while.
+ * - Of two that lead the one with the smaller id goes on; but one that was silent so long has been asleep, and may again.
+ */
+export class Election {
+  static BEAT = 2;
+  static SILENCE = 6;
+  static OPENING = 0.2;
+
+  constructor(id, random) {
+    this.id = id;
+    this.random = random;
+    this.role = "waiting";
+    this.leader = null;
+    this.deadline = Infinity;
+  }
+
+  start(now) {
+    this.deadline = now + Election.OPENING * (1 + this.random());
+    return [{ say: "who" }];
+  }
+
+  hear({ from, say }, now) {
+    if (from === this.id) return [];
+    if (say === "who") return this.role === "leader" ? [{ say: "lead" }] : [];
+    if (say === "bye" && from === this.leader) {
+      this.#follow(null, now + Election.OPENING * this.random());
+      return [];
+    }
+    if (say !== "lead") return [];
+    const awake = now < this.deadline + Election.SILENCE - Election.BEAT;
+    if (this.role === "leader" && this.id < from && awake) return [{ say: "lead" }];
+    this.#follow(from, now + Election.SILENCE + Election.BEAT * this.random());
+    return [];
+  }
+
+  tick(now) {
+    if (now < this.deadline) return [];
+    this.role = "leader";
+    this.leader = this.id;
+    this.deadline = now + Election.BEAT;
+    return [{ say: "lead" }];
+  }
+
+  leave() {
+    const was = this.role;
+    this.role = "waiting";
+    this.deadline = Infinity;
+    return was === "leader" ? [{ say: "bye" }] : [];
+  }
+
+  #follow(leader, deadline) {
+    this.role = leader === null ? "waiting" : "follower";
+    this.leader = leader;
+    this.deadline = deadline;
+  }
+}
+
+// --- the shell ---------------------------------------------------------------------------------------------------
+
+const PATHS = { teams: "api/leaderboard/teams", users: "api/leaderboard" };
+const STREAM = "api/scoreboard/stream";
+
+/** Seconds. */
+const TICK = 0.25;
+const JUMP = 10; // a clock that leaps so far has slept, if
+const QUIET = 20; // … the stream was silent for so long: background tabs have slow clocks too
+const SILENT = 70; // heartbeats come more often than every 60 s
+const ANSWER = 15; // for the head of a response
+const WHOLE = 120; // for all of a document
+const CHECK = 120; // between two looks at whether what is held is still what is served
+const OLD = 30; // when the server's own label is worth a word
+/** Fetches that may fall short of the version that was told. */
+const PATIENCE = 8;
+
+const seconds = () => Date.now() / 1000;
+const sleep = (duration, signal) =>
+  new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const timer = setTimeout(resolve, duration * 1000);
+    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+  });
+
+class Refused extends Error {
+  constructor(response) {
+    super(`the server answers ${response.status}`);
+    this.status = response.status;
+    this.retryAfter = Number(response.headers.get("Retry-After")) || 0;
+  }
+}
+
+/** Keeps one board current: holds it, and fetches it whenever it is told of a version that it cannot make itself. */
+class Keeper {
+  board = null;
+  /** The last fetch did: `{error, attempt}`. */
+  failing = null;
+  /** The server labels what it serves as stale. */
+  stale = false;
+  #etag = null;
+  #wanted = null; // the version that has to be reached
+  #reset = false; // … or whatever is served, be it older
+  #due = Infinity; // when to fetch
+  #fetching = false;
+  #waiting = []; // deltas that came while fetching
+  #short = 0; // fetches in a row that did not reach it
+
+  constructor(kind, url, host) {
+    this.kind = kind;
+    this.url = url;
+    this.host = host;
+  }
+
+  get held() {
+    return this.board?.version ?? null;
+  }
+
+  /** Told of a version that it does not have yet. */
+  get behind() {
+    return this.board === null || (this.#wanted !== null && (this.#reset || !reaches(this.held, this.#wanted)));
+  }
+
+  hear(event) {
+    if (event.event === "delta" && this.#fetching) {
+      this.#waiting.push(event);
+      return;
+    }
+    const decision = decide(this.held, event);
+    if (decision.do === "apply") {
+      this.#etag = null;
+      this.stale = false;
+      this.#show(this.board.apply(event.data), event.data.reason);
+    } else if (decision.do === "refetch") {
+      this.want(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
+    }
+  }
+
+  /** Fetch after so many seconds, until `version` (null: whatever is served) is reached. */
+  want(version, after = 0, reset = false) {
+    if (version === null || !reaches(this.#wanted, version)) this.#wanted = version;
+    // The server spreads what it resets; what it says meanwhile must not bring everyone back at once.
+    const spread = this.#reset && this.#due !== Infinity;
+    this.#reset ||= reset;
+    if (!spread) this.#due = reset ? seconds() + after : Math.min(this.#due, seconds() + after);
+  }
+
+  tick(now) {
+    if (this.#due > now || this.#fetching || this.failing?.until > now) return;
+    this.#due = Infinity;
+    if (this.behind) this.#fetchNow();
+  }
+
+  async #fetchNow() {
+    this.#fetching = true;
+    try {
+      await this.#fetch();
+      this.failing = null;
+    } catch (error) {
+      const attempt = (this.failing?.attempt ?? -1) + 1;
+      const until = seconds() + Math.max(error.retryAfter ?? 0, backoff(attempt, 1, Math.random()));
+      this.failing = { error, attempt, until };
+      this.#due = until;
+    }
+    this.#fetching = false;
+    for (const event of this.#waiting.splice(0)) this.hear(event);
+    if (this.failing === null) this.#comeAgain();
+    this.host.changed();
+  }
+
+  /** The node that answered may be behind the one that told us; or what we were told has been lost with its epoch. */
+  #comeAgain() {
+    if (!this.behind || this.#reset) {
+      this.#short = 0;
+    } else if (++this.#short > PATIENCE) {
+      this.#short = 0;
+      this.#wanted = null;
+    } else {
+      this.#due = Math.min(this.#due, seconds() + this.#short * (0.25 + Math.random() / 4));
+    }
+  }
+
+  async #fetch() {
+    const reset = this.#reset;
+    this.#reset = false;
+    try {
+      const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
+      if (response.status === 304) return;
+      const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
+      if (version === null) throw new Error("the answer has no X-Scoreboard-Version: see cors_origins, or the proxy");
+      const document = await response.json();
+      this.#etag = response.headers.get("ETag");
+      // Another node may lag: within an epoch nothing goes backwards, unless the server itself said to start over.
+      if (reset || this.held?.epoch !== version.epoch || version.number > this.held.number) {
+        this.#show(Board.fromDocument(this.kind, version, document), "refetch");
+      }
+    } catch (error) {
+      this.#reset ||= reset;
+      throw error;
+    }
+  }
+
+  /** Ask what is served now, without the document. */
+  async check() {
+    const response = await this.#get("HEAD", {}, ANSWER);
+    const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
+    if (version !== null && !reaches(this.held, version)) this.want(version);
+  }
+
+  /** True if what is served at the version held is exactly what is held. If it is not, it is from now on. */
+  async verify() {
+    for (;;) {
+      const response = await this.#get("GET", {}, WHOLE);
+      const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
+      const text = await response.text();
+      if (version === null || this.host.closing.aborted) return false;
+      if (reaches(this.held, version)) {
+        if (!reaches(version, this.held)) {
+          await sleep(0.5, this.host.closing);
+          continue; // that node is behind
+        }
+        if (text === JSON.stringify(this.board.document)) return true;
+      }
+      this.#show(Board.fromDocument(this.kind, version, JSON.parse(text)), "verify");
+      return false;
+    }
+  }
+
+  async #get(method, headers, timeout) {
+    const signal = AbortSignal.any([this.host.closing, AbortSignal.timeout(timeout * 1000)]);
+    const response = await fetch(this.url, { method, headers, signal, cache: "no-store" });
+    if (!response.ok && response.status !== 304) throw new Refused(response);
+    // A moment after a change every document is labelled: that is the time it takes to rebuild.
+    const labelled = (response.headers.get("X-Scoreboard-Cache") ?? "").startsWith("stale-");
+    this.stale = labelled && Number(response.headers.get("Age")) >= OLD;
+    return response;
+  }
+
+  #show(board, reason) {
+    const before = this.board;
+    this.board = board;
+    this.host.show(board, before, reason);
+  }
+}
+
+export class Scoreboard extends EventTarget {
+  #keepers;
+  #streamUrl;
+  #election = null;
+  #channel = null;
+  #timer = null;
+  #connection = null; // aborts the stream that this tab holds
+  #attempt = 0;
+  #retry = 1 + 4 * Math.random(); // seconds, until the server says
+  #dueToConnect = 0;
+  #heardAt = 0; // when the stream last gave a sign of life, here or in the leading tab
+  #open = false; // the stream is, here or there
+  #tickedAt = 0;
+  #checkAt = 0;
+  #closing = new AbortController();
+  #said = "";
+
+  constructor({ url = "/", boards = ["teams"], division = null, deltas = true, share = true } = {}) {
+    super();
+    const at = (path, query) => {
+      const made = new URL(path, new URL(url, globalThis.location?.href));
+      for (const [name, value] of Object.entries(query)) if (value !== null) made.searchParams.set(name, value);
+      return made.href;
+    };
+    this.#keepers = new Map(boards.map((kind) => [kind, new Keeper(kind, at(PATHS[kind], { division_id: division }), this)]));
+    this.#streamUrl = at(STREAM, { deltas: deltas ? 1 : null, division_id: division });
+    if (share && globalThis.BroadcastChannel) {
+      this.#channel = new BroadcastChannel(`scoreboardd ${this.#streamUrl}`);
+      this.#channel.onmessage = ({ data }) => this.#hearTab(data);
+      this.#election = new Election(`${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`, Math.random);
+    }
+    this.state = { status: "connecting", since: null, stale: false, leading: false, problem: null };
+  }
+
+  get closing() {
+    return this.#closing.signal;
+  }
+
+  /** The board of "teams" or "users" as it is now; null before the first. */
+  board(kind) {
+    return this.#keepers.get(kind)?.board ?? null;
+  }
+
+  start() {
+    this.#tickedAt = seconds();
+    this.#checkAt = seconds() + CHECK * (0.5 + Math.random());
+    for (const keeper of this.#keepers.values()) keeper.want(null);
+    this.#post(this.#election?.start(seconds()) ?? []);
+    this.#timer = setInterval(() => this.#tick(), TICK * 1000);
+    this.#tick();
+  }
+
+  close() {
+    clearInterval(this.#timer);
+    this.#post(this.#election?.leave() ?? []);
+    this.#closing.abort();
+    this.#connection?.abort();
+    this.#channel?.close();
+    this.changed();
+  }
+
+  /** Something happened that makes it worth while to look at once: the page is visible again, the network is back. */
+  wake() {
+    if (this.#connection && this.#open && seconds() - this.#heardAt > QUIET) this.#connection.abort();
+    if (!this.#open) {
+      this.#attempt = 0;
+      this.#dueToConnect = 0;
+    }
+    this.#checkAt = 0;
+    this.#tick();
+  }
+
+  /** Fetch the documents and compare: true if what deltas have led to is exactly what is served. */
+  async verify() {
+    const found = await Promise.all([...this.#keepers.values()].map((keeper) => keeper.verify()));
+    return found.every(Boolean);
+  }
+
+  // Called by the keepers.
+
+  show(board, before, reason) {
+    this.#tell("board", { kind: board.kind, board, before, reason });
+  }
+
+  changed() {
+    const keepers = [...this.#keepers.values()];
+    const problem = keepers.find((keeper) => keeper.failing)?.failing.error.message ?? null;
+    const current = this.#open && problem === null && keepers.every((keeper) => keeper.board !== null);
+    const catchingUp = keepers.some((keeper) => keeper.behind);
+    const status = this.#closing.signal.aborted
+      ? "closed"
+      : keepers.some((keeper) => keeper.board === null)
+        ? "connecting"
+        : current
+          ? "live"
+          : "reconnecting";
+    // While live what is shown is of now; else it is of when that last was so.
+    const last = status === "live" || this.#heardAt === 0 ? Date.now() : this.#heardAt * 1000;
+    const since = status === "live" && !catchingUp ? null : (this.state.since ?? last);
+    const stale = keepers.some((keeper) => keeper.stale);
+    const leading = this.#connection !== null;
+    this.state = { status, since, stale, leading, problem };
+    const said = JSON.stringify(this.state);
+    if (said !== this.#said) {
+      this.#said = said;
+      this.#tell("state", this.state);
+    }
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(Object.assign(new Event(type), { detail }));
+  }
+
+  #tick() {
+    const now = seconds();
+    const slept = now - this.#tickedAt > JUMP && now - this.#heardAt > QUIET;
+    this.#tickedAt = now;
+    if (slept) {
+      this.#connection?.abort();
+      this.#attempt = 0;
+      this.#dueToConnect = 0;
+      this.#checkAt = 0;
+    }
+    if (this.#election) this.#post(this.#election.tick(now));
+    const leads = !this.#election || this.#election.role === "leader";
+    if (!leads && this.#connection) this.#connection.abort();
+    if (leads && !this.#connection && now >= this.#dueToConnect) this.#connect();
+    if (this.#open && now - this.#heardAt > (leads ? SILENT : Election.SILENCE + 2 * Election.BEAT)) {
+      if (leads) this.#connection?.abort();
+      else this.#open = false;
+    }
+    for (const keeper of this.#keepers.values()) keeper.tick(now);
+    if (now >= this.#checkAt) {
+      this.#checkAt = now + CHECK * (0.5 + Math.random());
+      for (const keeper of this.#keepers.values()) keeper.check().catch(() => {}); // the stream tells how we are
+    }
+    this.changed();
+  }
+
+  async #connect() {
+    const connection = (this.#connection = new AbortController());
+    try {
+      await this.#follow(connection);
+    } catch (error) {
+      if (error instanceof Refused) this.#dueToConnect = seconds() + error.retryAfter;
+    }
+    this.#connection = null;
+    this.#open = false;
+    this.#dueToConnect = Math.max(
+      this.#dueToConnect,
+      connection.signal.aborted ? 0 : seconds() + backoff(this.#attempt++, this.#retry, Math.random()),
+    );
+    this.#post(this.#election?.role === "leader" ? [{ say: "lead" }] : []);
+    if (!this.#closing.signal.aborted) this.changed();
+  }
+
+  async #follow(connection) {
+    const headers = { Accept: "text/event-stream" };
+    const held = [...this.#keepers.values()].map((keeper) => keeper.held);
+    // The oldest of what is held: a board that has more ignores what it knows.
+    if (held.length && held.every((version) => version?.epoch === held[0]?.epoch && version !== null)) {
+      headers["Last-Event-ID"] = showVersion(held.reduce((a, b) => (a.number < b.number ? a : b)));
+    }
+    const answered = setTimeout(() => connection.abort(), ANSWER * 1000);
+    const response = await fetch(this.#streamUrl, { headers, signal: connection.signal, cache: "no-store" }).finally(() =>
+      clearTimeout(answered),
+    );
+    if (!response.ok) throw new Refused(response);
+    const parser = new StreamParser();
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      this.#heardAt = seconds();
+      for (const event of parser.feed(value)) {
+        if (event.event === "ready") {
+          this.#attempt = 0;
+          this.#open = true;
+        }
+        this.#hear(event);
+        this.#post([{ say: "event", event }]);
+      }
+      if (parser.retry !== null) this.#retry = parser.retry / 1000;
+    }
+  }
+
+  #hear({ id, event, data }) {
+    let parsed;
+    try {
+      parsed = JSON.parse(data);
+    } catch {
+      return; // nothing of ours
+    }
+    for (const keeper of this.#keepers.values()) keeper.hear({ id, event, data: parsed });
+    this.changed();
+  }
+
+  #hearTab(message) {
+    if (this.#closing.signal.aborted) return;
+    const now = seconds();
+    this.#post(this.#election.hear(message, now));
+    if (message.from !== this.#election.leader || this.#election.role !== "follower") return;
+    if (message.say === "lead") {
+      this.#open = message.open;
+      this.#heardAt = now;
+      this.changed();
+    } else if (message.say === "event") {
+      this.#open = true;
+      this.#heardAt = now;
+      this.#hear(message.event);
+    }
+  }
+
+  #post(messages) {
+    for (const message of messages) {
+      this.#channel?.postMessage({ ...message, from: this.#election.id, open: this.#open });
+    }
+  }
+}

@@ -1,0 +1,218 @@
+// The pure core of scoreboard.js under Node. VECTORS names a file of histories, made and judged by test_module.py.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { describe, test } from "node:test";
+
+import {
+  Board,
+  Election,
+  StreamParser,
+  backoff,
+  compareBytes,
+  decide,
+  parseVersion,
+  reaches,
+} from "../../scoreboardd/web/page/scoreboard.js";
+
+const of = (number, epoch = "7f3a") => ({ epoch, number });
+
+test("applied deltas give the documents of the daemon, to the byte", () => {
+  const histories = JSON.parse(readFileSync(process.env.VECTORS, "utf8"));
+  assert.ok(histories.length > 0);
+  for (const { steps, ...documents } of histories) {
+    for (const kind of ["users", "teams"]) {
+      let board = Board.fromDocument(kind, of(0), JSON.parse(documents[kind][0]));
+      assert.equal(JSON.stringify(board.document), documents[kind][0]);
+      for (const [index, step] of steps.entries()) {
+        const before = JSON.stringify(board.document);
+        const next = board.apply(JSON.parse(step));
+        assert.equal(JSON.stringify(next.document), documents[kind][index + 1], step);
+        assert.equal(JSON.stringify(board.document), before, "the board before is as it was");
+        assert.deepEqual(next.version, of(index + 1));
+        board = next;
+      }
+    }
+  }
+});
+
+test("names compare as their bytes do", () => {
+  const names = ["b", "a", "B", "é", "z", "😀", "～", "\u{10ffff}", "\ue000", "10", "9", "", "a😀", "a～"];
+  const encoder = new TextEncoder();
+  const bytes = (text) => Buffer.from(encoder.encode(text));
+  assert.deepEqual([...names].sort(compareBytes), [...names].sort((a, b) => Buffer.compare(bytes(a), bytes(b))));
+});
+
+test("what is no version is null", () => {
+  assert.deepEqual(parseVersion("7f3a-41"), of(41));
+  for (const text of ["", "41", "7f3a-", "7f3a-x", "-1", undefined, null]) assert.equal(parseVersion(text), null);
+  assert.ok(reaches(of(42), of(42)) && reaches(of(43), of(42)));
+  assert.ok(!reaches(of(41), of(42)) && !reaches(of(43, "b"), of(42)) && !reaches(null, of(0)));
+});
+
+describe("the stream", () => {
+  const said = 'retry: 2714\n\nid: 7f3a-41\nevent: ready\ndata: {}\n\n: ping\n\nid: 7f3a-42\nevent: x\ndata: 1\ndata:2\n\n';
+  const events = [
+    { id: "7f3a-41", event: "ready", data: "{}" },
+    { id: "7f3a-42", event: "x", data: "1\n2" },
+  ];
+
+  test("may come in any pieces, with either line ending", () => {
+    for (const text of [said, said.replaceAll("\n", "\r\n")]) {
+      for (let size = 1; size < text.length; size++) {
+        const parser = new StreamParser();
+        const found = [];
+        for (let at = 0; at < text.length; at += size) found.push(...parser.feed(text.slice(at, at + size)));
+        assert.deepEqual(found, events);
+        assert.equal(parser.retry, 2714);
+      }
+    }
+  });
+
+  test("half an event is none", () => {
+    assert.deepEqual(new StreamParser().feed("id: 7f3a-41\nevent: ready\ndata: {}\n"), []);
+  });
+});
+
+describe("an event", () => {
+  const event = (name, number, data = {}) => ({ id: `7f3a-${number}`, event: name, data });
+
+  test("that continues what is held is applied", () => {
+    assert.deepEqual(decide(of(41), event("delta", 42, { from: 41 })), { do: "apply" });
+  });
+
+  test("that is known is ignored", () => {
+    for (const name of ["delta", "scoreboard", "ready"]) {
+      assert.deepEqual(decide(of(42), event(name, 42, { from: 41 })), { do: "ignore" }, name);
+    }
+  });
+
+  test("that leaves a gap, or is of another epoch, is a reason to fetch", () => {
+    for (const held of [null, of(40), of(41, "old"), of(99, "old")]) {
+      assert.equal(decide(held, event("delta", 42, { from: 41 })).do, "refetch");
+      assert.equal(decide(held, event("scoreboard", 42)).do, "refetch");
+      assert.equal(decide(held, event("ready", 42)).do, "refetch");
+    }
+  });
+
+  test("that resets says over how many seconds to spread", () => {
+    assert.equal(decide(of(42), event("reset", 42, { spread: 30 })).within, 30);
+    assert.equal(decide(of(42), event("reset", 42, { spread: "x" })).do, "refetch");
+  });
+
+  test("of another kind, or without a version, is nothing to us", () => {
+    assert.deepEqual(decide(of(41), event("news", 42)), { do: "ignore" });
+    assert.deepEqual(decide(of(41), { id: "", event: "ready", data: {} }), { do: "ignore" });
+  });
+});
+
+test("waits grow, are never the same, and end", () => {
+  assert.equal(backoff(0, 2, 0.5), 2, "the first is what the server asked for, random already");
+  for (const random of [0, 0.5, 0.999]) {
+    const waits = [1, 2, 3, 4, 20].map((attempt) => backoff(attempt, 2, random));
+    assert.deepEqual([...waits].sort((a, b) => a - b), waits);
+    assert.ok(waits.every((wait) => wait >= 1 && wait <= 15));
+  }
+  assert.ok(backoff(5, 2, 0.1) < backoff(5, 2, 0.9));
+});
+
+describe("of many tabs", () => {
+  /** Tabs in virtual time; a message reaches all others `lag` seconds later. */
+  class Browser {
+    now = 0;
+    tabs = new Map();
+    asleep = new Set();
+    post = [];
+    seed = 1;
+    random = () => ((this.seed = (this.seed * 48271) % 2147483647) / 2147483647);
+
+    open(id) {
+      const tab = new Election(id, this.random);
+      this.tabs.set(id, tab);
+      this.#send(id, tab.start(this.now));
+    }
+
+    close(id, { politely }) {
+      if (politely) this.#send(id, this.tabs.get(id).leave());
+      this.tabs.delete(id);
+    }
+
+    run(seconds, lag = 0.01) {
+      for (const end = this.now + seconds; this.now < end; this.now += 0.05) {
+        const due = this.post.filter(({ at }) => at + lag <= this.now);
+        this.post = this.post.filter(({ at }) => at + lag > this.now);
+        for (const { message } of due) {
+          for (const [id, tab] of this.tabs) {
+            if (id !== message.from && !this.asleep.has(id)) this.#send(id, tab.hear(message, this.now));
+          }
+        }
+        for (const [id, tab] of this.tabs) if (!this.asleep.has(id)) this.#send(id, tab.tick(this.now));
+      }
+    }
+
+    get leaders() {
+      return [...this.tabs.values()].filter((tab) => tab.role === "leader").map((tab) => tab.id);
+    }
+
+    #send(from, messages) {
+      for (const message of messages) this.post.push({ at: this.now, message: { ...message, from } });
+    }
+  }
+
+  const seven = () => {
+    const browser = new Browser();
+    for (const id of "abcdefg") browser.open(id);
+    return browser;
+  };
+
+  test("exactly one leads, and all others know which", () => {
+    const browser = seven();
+    browser.run(1);
+    assert.equal(browser.leaders.length, 1);
+    for (const tab of browser.tabs.values()) assert.equal(tab.leader, browser.leaders[0]);
+    const [leader] = browser.leaders;
+    browser.run(60);
+    assert.deepEqual(browser.leaders, [leader], "nobody takes over from who is well");
+  });
+
+  test("a newcomer follows", () => {
+    const browser = seven();
+    browser.run(1);
+    const [leader] = browser.leaders;
+    browser.open("0");
+    browser.run(5);
+    assert.deepEqual(browser.leaders, [leader]);
+  });
+
+  for (const politely of [true, false]) {
+    test(`another leads once the leader is gone, ${politely ? "with" : "without"} a word`, () => {
+      const browser = seven();
+      browser.run(1);
+      browser.close(browser.leaders[0], { politely });
+      browser.run(politely ? 1 : 9);
+      assert.equal(browser.leaders.length, 1);
+    });
+  }
+
+  test("two that lead become one", () => {
+    const browser = new Browser();
+    browser.open("a");
+    browser.open("b");
+    browser.run(1, 10); // they do not hear each other in time
+    assert.deepEqual(browser.leaders, ["a", "b"]);
+    browser.run(20);
+    assert.equal(browser.leaders.length, 1);
+  });
+
+  test("one that wakes up from sleep leaves the lead to who took it", () => {
+    const browser = seven();
+    browser.run(1);
+    const [sleeper] = browser.leaders;
+    browser.asleep.add(sleeper);
+    browser.run(20);
+    const took = browser.leaders.filter((id) => id !== sleeper);
+    assert.equal(took.length, 1);
+    browser.asleep.delete(sleeper);
+    browser.run(20);
+    assert.equal(browser.leaders.length, 1);
+  });
+});
