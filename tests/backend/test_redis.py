@@ -51,7 +51,7 @@ async def make_store(redis_url: str, names: Names) -> AsyncIterator[Callable[...
     made: list[RedisStore] = []
 
     def make(url: str = redis_url, lock_ttl: float = TTL) -> RedisStore:
-        made.append(RedisStore(url, prefix=names.prefix, lock_ttl=lock_ttl))
+        made.append(RedisStore(url, prefix=names.prefix, lock_ttl=lock_ttl, encoding="identity"))
         return made[-1]
 
     yield make

@@ -1,5 +1,6 @@
-"""A version written over a copy of the one before: on a real server, and whatever befalls the one before."""
+"""A version written over the one before the last: on a real server, and whatever has befallen that one."""
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ async def names(redis_client: Redis, key_prefix: str) -> AsyncIterator[Names]:
 
 @pytest.fixture
 async def store(redis_url: str, names: Names) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL)
+    store = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="zstd")
     yield store
     await store.aclose()
 
@@ -83,18 +84,25 @@ def contest() -> Contest:
     return Contest()
 
 
-async def won(store: RedisStore, token: str) -> Lease:
-    lease = await store.acquire(token, None)
+async def won(store: RedisStore) -> Lease:
+    lease = await store.acquire(secrets.token_hex(4), None)
     assert isinstance(lease, Lease)
     return lease
 
 
-async def commit(store: RedisStore, vault: RedisVault, contest: Contest, token: str = "me") -> int:
+async def commit(store: RedisStore, vault: RedisVault, contest: Contest) -> int:
     """Returns the bytes that were written."""
-    lease = await won(store, token)
+    lease = await won(store)
     written = await vault.stage(lease, contest.documents())
     assert await store.commit(lease, Catalogue(f"digest {lease.version}", 1.5, contest.divisions), SOLVE)
     return written
+
+
+async def begin(store: RedisStore, vault: RedisVault, contest: Contest) -> int:
+    """Twice, so that there are documents to write over. Returns how much it is to write them whole."""
+    await commit(store, vault, contest)
+    contest.solve()
+    return await commit(store, vault, contest)
 
 
 @pytest.fixture
@@ -112,26 +120,29 @@ def stored(redis_client: Redis, names: Names) -> Callable[[], Any]:
     return read
 
 
-async def test_the_first_is_written_whole_and_the_next_where_it_differs(store, vault, contest, stored):
-    first = await commit(store, vault, contest)
-    assert await stored() == contest.texts()
-    for _ in range(50):
-        contest.solve()
-        assert 0 < await commit(store, vault, contest) < FEW < first
+async def test_two_are_written_whole_and_those_after_where_they_differ(store, vault, contest, stored):
+    for _ in range(2):
+        assert await commit(store, vault, contest) > FEW
         assert await stored() == contest.texts()
+        contest.solve()
+    for _ in range(50):
+        assert 0 < await commit(store, vault, contest) < FEW
+        assert await stored() == contest.texts()
+        contest.solve()
 
 
-async def test_a_version_that_does_not_differ_is_a_copy(store, vault, contest, stored):
+async def test_a_version_that_does_not_differ_costs_nothing(store, vault, contest, stored):
+    await begin(store, vault, contest)
     await commit(store, vault, contest)
     assert await commit(store, vault, contest) == 0
     assert await stored() == contest.texts()
 
 
 async def test_what_is_staged_is_not_seen_and_expires(store, vault, contest, stored, redis_client, names):
-    await commit(store, vault, contest)
+    await begin(store, vault, contest)
     before = await stored()
     contest.solve()
-    lease = await won(store, "other")
+    lease = await won(store)
     assert await vault.stage(lease, contest.documents()) < FEW
     assert await stored() == before
     for name in keys(()):
@@ -144,32 +155,41 @@ async def test_what_is_staged_is_not_seen_and_expires(store, vault, contest, sto
 async def test_a_value_grows_by_being_written_whole(store, vault, contest, stored, monkeypatch):
     monkeypatch.setattr(slots, "ROOM", 8)
     monkeypatch.setattr(slots, "TAIL", 1 << 40)
-    first = await commit(store, vault, contest)
+    whole = await begin(store, vault, contest)
     written = []
     for _ in range(60):
         contest.solve()
         written.append(await commit(store, vault, contest))
         assert await stored() == contest.texts()
     assert min(written) < FEW
-    assert max(written) > first / 8
+    assert max(written) > whole / 8
 
 
 async def test_another_node_that_reads_it_has_the_same_text(store, vault, make_vault, contest):
-    await commit(store, vault, contest)
+    await begin(store, vault, contest)
     contest.solve()
-    await commit(store, vault, contest)
+    assert await commit(store, vault, contest) < FEW
     stored = await make_vault().load()
     assert stored is not None
     assert {name: plain(payload) for name, payload in stored.documents} == contest.texts()
     assert all(payload.startswith(zstandard.FRAME_HEADER) for _, payload in stored.documents)
 
 
-class TestWhenItIsNotWhatWasStagedLast:
-    """Each time it is written whole, and the time after that is a patch again."""
+async def test_two_nodes_that_take_turns_write_over_their_own(store, vault, make_vault, contest, stored):
+    other = make_vault()
+    for number in range(12):
+        written = await commit(store, (vault, other)[number % 2], contest)
+        assert (written < FEW) == (number >= 2)
+        assert await stored() == contest.texts()
+        contest.solve()
+
+
+class TestWhatIsNotAsItWasLeft:
+    """It is written whole, and a few commits later all is as before."""
 
     @pytest.fixture(autouse=True)
-    async def committed(self, store, vault, contest: Contest) -> None:
-        self.whole = await commit(store, vault, contest)
+    async def begun(self, store, vault, contest: Contest) -> None:
+        self.whole = await begin(store, vault, contest)
         contest.solve()
         assert await commit(store, vault, contest) < FEW
         contest.solve()
@@ -177,9 +197,14 @@ class TestWhenItIsNotWhatWasStagedLast:
     @pytest.fixture
     def healed(self, store, vault, contest: Contest, stored) -> Callable[..., Any]:
         async def check(*, whole: int = 4) -> None:
+            """`whole`: how many of the four documents."""
             written = await commit(store, vault, contest)
-            assert written > self.whole * whole / 4 - FEW
+            assert self.whole * whole / 4 - FEW < written < self.whole * whole / 4 + FEW
             assert await stored() == contest.texts()
+            for _ in range(2):
+                contest.solve()
+                await commit(store, vault, contest)
+                assert await stored() == contest.texts()
             contest.solve()
             assert await commit(store, vault, contest) < FEW
             assert await stored() == contest.texts()
@@ -187,17 +212,15 @@ class TestWhenItIsNotWhatWasStagedLast:
         return check
 
     @pytest.mark.parametrize("encoding", ["zstd", "identity"])
-    async def test_another_node_committed(self, store, make_vault, healed, encoding):
-        await commit(store, make_vault(encoding), Contest(), token="other")
+    async def test_other_nodes_have_committed(self, store, make_vault, healed, encoding):
+        other = make_vault(encoding)
+        for _ in range(2):
+            await commit(store, other, Contest())
         await healed()
 
-    async def test_another_node_committed_the_same(self, store, make_vault, contest, healed):
-        await commit(store, make_vault(), contest, token="other")
-        await healed()
-
-    async def test_a_commit_of_ours_was_refused(self, store, vault, contest, stored, redis_client, names, healed):
+    async def test_a_commit_was_refused(self, store, vault, contest, stored, redis_client, names, healed):
         before = await stored()
-        lease = await won(store, "me")
+        lease = await won(store)
         contest.solve()
         await vault.stage(lease, contest.documents())
         await redis_client.delete(names.lock)
@@ -205,116 +228,144 @@ class TestWhenItIsNotWhatWasStagedLast:
         assert await stored() == before
         await healed()
 
-    async def test_a_build_of_ours_was_abandoned(self, store, vault, contest, healed):
-        lease = await won(store, "me")
+    async def test_a_build_was_abandoned(self, store, vault, contest, healed):
+        lease = await won(store)
         contest.solve()
         await vault.stage(lease, contest.documents())
         await store.abandon(lease)
         await healed()
 
+    async def test_a_build_was_abandoned_before_it_staged(self, store, healed):
+        await store.abandon(await won(store))
+        await healed(whole=0)
+
+    async def test_another_took_over_and_committed(
+        self, store, vault, make_vault, contest, redis_client, names, healed
+    ):
+        late = await won(store)
+        await redis_client.delete(names.lock)
+        await commit(store, make_vault(), Contest())
+        await vault.stage(late, contest.documents())
+        assert not await store.commit(late, Catalogue("", 1.5, ()), SOLVE)
+        await healed()
+
     async def test_the_store_is_empty(self, redis_client, names, healed):
-        keys_there = [key async for key in redis_client.scan_iter(match=f"{names.prefix}*")]
-        await redis_client.delete(*keys_there)
+        await redis_client.delete(*[key async for key in redis_client.scan_iter(match=f"{names.prefix}*")])
         await healed()
 
-    async def test_the_version_is_gone(self, redis_client, names, healed):
-        await redis_client.delete(names.version)
-        await healed()
+    @pytest.mark.parametrize("what", ["version", "catalogue", "fence"])
+    async def test_the_store_has_forgotten_something(self, redis_client, names, healed, what):
+        await redis_client.delete(getattr(names, what))
+        await healed(whole=4 if what == "catalogue" else 0)
 
-    async def test_a_document_is_gone(self, redis_client, names, healed):
+    async def test_a_document_is_gone(self, store, vault, contest, stored, redis_client, names, healed):
+        """Then the one before it is written over all the same; but it leaves nothing to write over in its turn."""
         await redis_client.delete(names.document(keys(())[0]))
-        await healed()
+        assert await commit(store, vault, contest) < FEW
+        assert await stored() == contest.texts()
+        contest.solve()
+        await healed(whole=1)
 
-    async def test_the_last_document_is_gone(self, redis_client, names, healed):
-        await redis_client.delete(names.document(keys(())[-1]))
+    @pytest.mark.parametrize("place", [0, 3])
+    async def test_a_previous_document_is_gone(self, redis_client, names, healed, place):
+        await redis_client.delete(names.previous(keys(())[place]))
         await healed(whole=1)
 
     @pytest.mark.parametrize("by_hand", [b"", b'{"challenges":[],"entries":[]}', compressed(b"{}"), bytes(10**6)])
-    async def test_a_document_is_another(self, redis_client, names, healed, by_hand):
-        await redis_client.set(names.document(keys(())[0]), by_hand)
-        await healed()
+    async def test_a_previous_document_is_another(self, redis_client, names, healed, by_hand):
+        await redis_client.set(names.previous(keys(())[0]), by_hand)
+        await healed(whole=1)
 
-    async def test_a_document_is_longer(self, redis_client, names, healed):
-        await redis_client.append(names.document(keys(())[0]), b"\n")
-        await healed()
+    async def test_a_previous_document_is_longer(self, redis_client, names, healed):
+        await redis_client.append(names.previous(keys(())[0]), b"\n")
+        await healed(whole=1)
 
-    async def test_a_document_is_no_string(self, redis_client, names, healed):
-        await redis_client.delete(names.document(keys(())[0]))
-        await redis_client.rpush(names.document(keys(())[0]), "a", "b")
-        await healed()
-
-    async def test_there_was_no_right_to_copy(self, store, vault, contest, stored, redis_client, redis_url, names):
-        user = names.prefix.strip(":")
-        await redis_client.acl_setuser(user, enabled=True, nopass=True, commands=["+@all", "-copy"], keys=["*"])
-        vault = RedisVault(
-            redis_url.replace("://", f"://{user}:any@"), prefix=names.prefix, encoding="zstd", stage_ttl=TTL
-        )
-        try:
-            for _ in range(2):
-                assert await commit(store, vault, contest) > self.whole - FEW
-                assert await stored() == contest.texts()
-        finally:
-            await vault.aclose()
-            await redis_client.acl_deluser(user)
+    async def test_a_previous_document_is_no_string(self, redis_client, names, healed):
+        await redis_client.delete(names.previous(keys(())[0]))
+        await redis_client.rpush(names.previous(keys(())[0]), "a", "b")
+        await healed(whole=1)
 
 
-async def test_divisions_come_and_go(store, vault, contest, stored):
-    four = await commit(store, vault, contest)
+async def test_divisions_come_and_go(store, vault, contest, stored, redis_client, names):
+    four = await begin(store, vault, contest)
+
+    async def committed(least: float, most: float) -> None:
+        contest.solve()
+        assert least <= await commit(store, vault, contest) < most
+        assert await stored() == contest.texts()
+        previous = [key async for key in redis_client.scan_iter(match=f"{names.prefix}scoreboard:previous:*")]
+        assert len(previous) <= len(contest.documents())
+
     contest.divisions = (1,)
-    contest.solve()
-    assert four - FEW < await commit(store, vault, contest) < four + 2 * FEW
-    assert await stored() == contest.texts()
-    contest.divisions = (1, 2)
-    assert four - FEW < await commit(store, vault, contest) < four + 2 * FEW
+    await committed(four - FEW, four + 2 * FEW)
+    await committed(four - FEW, four + 2 * FEW)
+    await committed(0, 2 * FEW)
     contest.divisions = (2,)
-    contest.solve()
-    assert await commit(store, vault, contest) < 2 * FEW
-    assert await stored() == contest.texts()
+    await committed(four - FEW, four + 2 * FEW)
     contest.divisions = ()
-    assert await commit(store, vault, contest) < FEW
-    assert await stored() == contest.texts()
+    await committed(0, FEW)
+    contest.divisions = (1,)
+    await committed(four - FEW, four + 2 * FEW)
+    await committed(four - FEW, four + 2 * FEW)
+    await committed(0, 2 * FEW)
 
 
 async def test_staging_twice_under_one_lease_leaves_the_last(store, vault, contest, stored):
-    await commit(store, vault, contest)
-    lease = await won(store, "other")
+    await begin(store, vault, contest)
+    lease = await won(store)
     for _ in range(2):
         contest.solve()
         await vault.stage(lease, contest.documents())
     assert await store.commit(lease, Catalogue("", 1.5, ()), SOLVE)
     assert await stored() == contest.texts()
-    contest.solve()
-    assert await commit(store, vault, contest) < FEW
-    assert await stored() == contest.texts()
+    for _ in range(3):
+        contest.solve()
+        assert await commit(store, vault, contest) < FEW
+        assert await stored() == contest.texts()
 
 
 async def test_staging_that_fails_half_way_leaves_nothing_to_go_on_from(store, vault, contest, stored):
     """Under one lease, twice, the second time not to the end: what is then committed is some of each."""
-    await commit(store, vault, contest)
-    lease = await won(store, "other")
+    await begin(store, vault, contest)
+    lease = await won(store)
     contest.solve()
     await vault.stage(lease, contest.documents())
     contest.solve()
     first, *_ = contest.documents().items()
     with pytest.raises(RuntimeError, match="enough"):
-        await vault.stage(lease, _Failing([first]))
+        await vault.stage(lease, Failing([first]))
     assert await store.commit(lease, Catalogue("", 1.5, ()), SOLVE)
-    contest.solve()
-    assert await commit(store, vault, contest) > FEW
-    assert await stored() == contest.texts()
+    for whole in (False, True, False):
+        contest.solve()
+        assert (await commit(store, vault, contest) > FEW) == whole
+        assert await stored() == contest.texts()
 
 
-class _Failing(dict[str, Document]):
+class Failing(dict[str, Document]):
     def items(self) -> Any:
         yield from super().items()
         raise RuntimeError("enough")
 
 
-async def test_plain_documents_are_always_written_whole(store, make_vault, contest, redis_client, names):
+async def test_plain_documents_are_always_written_whole_and_kept_once(
+    redis_url, make_vault, contest, redis_client, names
+):
+    store = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
     vault = make_vault("identity")
-    for _ in range(2):
+    for _ in range(4):
         texts = contest.texts()
         assert await commit(store, vault, contest) == sum(map(len, texts.values()))
         for name, text in texts.items():
             assert await redis_client.get(names.document(name)) == text
         contest.solve()
+    assert await redis_client.keys(f"{names.prefix}scoreboard:previous:*") == []
+    await store.aclose()
+
+
+async def test_who_stores_them_plain_from_now_on_keeps_no_others(redis_url, store, vault, contest, redis_client, names):
+    await begin(store, vault, contest)
+    assert len(await redis_client.keys(f"{names.prefix}scoreboard:previous:*")) == 4
+    plainly = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
+    await commit(plainly, vault, contest)
+    assert await redis_client.keys(f"{names.prefix}scoreboard:previous:*") == []
+    await plainly.aclose()

@@ -346,7 +346,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @asynccontextmanager
 async def on_redis(url: str, encoding: str = "identity") -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
-    store = RedisStore(url, prefix=prefix, lock_ttl=LONG)
+    store = RedisStore(url, prefix=prefix, lock_ttl=LONG, encoding=encoding)
     vault = RedisVault(url, prefix=prefix, encoding=encoding, stage_ttl=LONG)
     async with (
         Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
