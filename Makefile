@@ -16,7 +16,7 @@ demo: $(READY) ## a simulated contest on real servers; NODES=3 for a cluster, Ct
 	@exec .venv/bin/scoreboardd demo $(if $(NODES),--nodes $(NODES)) $(ARGS)
 
 test: $(READY) ## the test suite, against real servers
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 simulate: $(READY) ## clusters in virtual time, a seed each; SEEDS=100000 FIRST=0
 	.venv/bin/python -m tests.simulation $(or $(SEEDS),10000) $(or $(FIRST),0)

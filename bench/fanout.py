@@ -109,14 +109,14 @@ def deliveries(platform: Platform, scale: Scale, say: Callable[[str], None]) -> 
     rebuild and taking the new version in, of which the peers have no likeness.
     """
     *fast, aiohttp_sse, sse_starlette = peers(platform)
-    made: dict[str, list[Delivery]] = {}
     with ExitStack() as stack:
         turns = [_everyone_at(make(), scale.clients, stack) for make in fast]
+        made: dict[str, list[Delivery]] = {server.name: [] for server, _ in turns}
         lonely, alone = _everyone_at(Scoreboardd(platform), 1, stack)
         rebuilds: list[float] = []
         for _ in range(scale.rounds):
             for server, load in random.sample(turns, len(turns)):
-                made.setdefault(server.name, []).append(delivery_of(server, load))
+                made[server.name].append(delivery_of(server, load))
             rebuilds.append(delivery_of(lonely, alone).cpu)
     with ExitStack() as stack:
         turns = [_everyone_at(make(), scale.clients, stack) for make in (aiohttp_sse, sse_starlette)]

@@ -1,8 +1,7 @@
 """What this node answers with: the latest edition it knows, held in memory, and its compressed forms.
 
-An edition is replaced whole, never backwards within an epoch. Its documents are zstd, and go out as they are to whoever
-takes that. For everybody else each is put into another coding at most once per version, when first asked for, in a
-thread: zlib and zstd let go of Python's lock while they work.
+An edition is replaced whole, never backwards within an epoch. Its documents are frames of zstd; each is put into a coding
+at most once per version, when first asked for, in a thread: zlib and zstd let go of Python's lock while they work.
 """
 
 import asyncio
@@ -13,41 +12,40 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
 
-from scoreboardd.compression import beginning, plain
+from scoreboardd.compression import beginning, compressed, plain
 from scoreboardd.edition import Edition, Version
 
 CODINGS = ("zstd", "gzip")
 "Content codings served, most wanted first."
 
 _MADE: dict[str, Callable[[memoryview], bytes]] = {
-    "gzip": lambda document: gzip.compress(plain(document), 6, mtime=0),
+    # One frame, though several are as good: there are clients that read only the first, and say nothing.
+    "zstd": lambda frames: compressed(plain(frames)),
+    "gzip": lambda frames: gzip.compress(plain(frames), 6, mtime=0),
     "identity": plain,
 }
-"How what is not there already is made."
 
 
 class Representations:
-    """One document, as zstd and in each coding that somebody asked for."""
+    """One document, in each coding that somebody asked for."""
 
-    def __init__(self, zstd: memoryview) -> None:
-        self._zstd = zstd
+    def __init__(self, frames: memoryview) -> None:
+        self._frames = frames
         self._coded: dict[str, asyncio.Task[bytes]] = {}
 
     @cached_property
     def beginning(self) -> bytes:
         """The first bytes of the text."""
-        return beginning(self._zstd, 128)
+        return beginning(self._frames, 128)
 
     @cached_property
     def checksum(self) -> int:
-        return zlib.crc32(self._zstd)
+        return zlib.crc32(self._frames)
 
-    async def coded(self, coding: str) -> bytes | memoryview:
-        if coding == "zstd":
-            return self._zstd
+    async def coded(self, coding: str) -> bytes:
         task = self._coded.get(coding)
         if task is None:
-            task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(_MADE[coding], self._zstd))
+            task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(_MADE[coding], self._frames))
         # Shielded: a client that leaves must not take the work from the others who wait for it.
         return await asyncio.shield(task)
 

@@ -1,4 +1,4 @@
--- The one table that is ours (contract §7), in the first schema of the search_path. `scoreboardd migrate` runs this file.
+-- The one table of scoreboardd's own (contract §7): documents, and the lease by which one node builds.
 CREATE TABLE leaderboard_cache (
     cache_key      text PRIMARY KEY,
     payload        bytea,
@@ -11,5 +11,5 @@ CREATE TABLE leaderboard_cache (
 );
 -- It is compressed already.
 ALTER TABLE leaderboard_cache ALTER COLUMN payload SET STORAGE EXTERNAL;
--- By this `scoreboardd migrate --undo` knows it as ours.
+-- By this `scoreboardd migrate --undo` knows it.
 COMMENT ON TABLE leaderboard_cache IS 'scoreboardd: its documents and its lease';

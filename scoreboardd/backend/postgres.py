@@ -24,7 +24,7 @@ import asyncpg
 import orjson
 
 from scoreboardd import database
-from scoreboardd.backend import wire
+from scoreboardd.backend import table, wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
@@ -247,17 +247,11 @@ class PostgresStore:
 
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
-        ((exists, writable, read_only),) = await self._link.run(CHECK)
-        if read_only:
-            return ["postgres: this server takes no writes; point postgres.dsn at the primary"]
-        if not exists:
-            return ["postgres: table leaderboard_cache is missing; run `scoreboardd migrate`"]
-        if not writable:
-            return [
-                "postgres: leaderboard_cache may not be written; it must belong to the role in postgres.dsn, "
-                "or GRANT SELECT, INSERT, UPDATE, DELETE ON it"
-            ]
-        return []
+        async with self._link.snapshot() as connection:
+            if await connection.fetchval(READ_ONLY):
+                return ["postgres: this server takes no writes; point postgres.dsn at the primary"]
+            problem = await table.cache_problem(connection)
+        return [problem] if problem else []
 
     async def aclose(self) -> None:
         self._link.close()
@@ -266,13 +260,7 @@ class PostgresStore:
 HEAD = """
 SELECT epoch, version, payload, extract(epoch FROM generated_at)::float8 FROM leaderboard_cache WHERE cache_key = $1
 """
-CHECK = """
-SELECT cache IS NOT NULL, coalesce(
-           (SELECT bool_and(has_table_privilege(cache, wanted))
-            FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted), false),
-       current_setting('transaction_read_only')::bool
-FROM to_regclass('leaderboard_cache') AS cache
-"""
+READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
 STAGE = """
 INSERT INTO leaderboard_cache (cache_key, payload, encoding, epoch, version, building_until, building_token)
 VALUES ($1, $2, 'zstd', $3, $4, now() + make_interval(secs => $5), $6)

@@ -7,7 +7,7 @@ platform's transaction that is ended. Making an index concurrently keeps nobody 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import asyncpg
@@ -17,7 +17,7 @@ from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import channel
 from scoreboardd.config import ConfigError, Settings
 from scoreboardd.database import FAILURES, connect
-from scoreboardd.migrate.plan import Plan, Step, making, undoing
+from scoreboardd.migrate.plan import Plan, Step, Work, making, undoing
 from scoreboardd.source.postgres import explain
 from scoreboardd.source.triggers import MAX_CHANNEL
 
@@ -47,7 +47,10 @@ async def migrate(
     Raises `ConfigError` if triggers cannot be had with this configuration.
     """
     postgres, kind = settings.postgres, settings.source.kind
-    bus = _bus(settings.redis.key_prefix) if triggers else None
+    bus = channel(Names(settings.redis.key_prefix), wire.EVENTS)
+    if triggers and (over := len(bus) - MAX_CHANNEL) > 0:
+        mend = f"shorten it to {len(settings.redis.key_prefix) - over} characters"
+        raise ConfigError([f"redis.key_prefix: too long for a channel of PostgreSQL; {mend}"])
     try:
         connection = await connect(
             postgres.dsn.get_secret_value(),
@@ -59,15 +62,15 @@ async def migrate(
     try:
         if not dry_run and not await _alone(connection):
             return ["postgres: another `scoreboardd migrate` is at work; run it again when that has ended"]
-        plan = await (undoing(connection, kind) if undo else making(connection, kind, bus))
-        if not (plan.together or plan.apart):
-            if not plan.problems:
-                say("-- nothing to do" if dry_run else "nothing to do")
-        elif dry_run:
-            for script in _scripts(plan):
-                say(script)
+        plan = await (undoing(connection, kind, bus) if undo else making(connection, kind, bus if triggers else None))
+        _note(plan, say if not dry_run else lambda line: say(f"-- {line}"))
+        if dry_run:
+            for line in _script(plan):
+                say(line)
         else:
             await _perform(connection, plan, kind, say)
+            option = "--undo " if undo else "--triggers " if triggers else ""
+            plan.problems += [_left(plan.role, owner, work, option) for owner, work in plan.theirs.items()]
         return plan.problems
     except FAILURES as error:
         return [_explain(error, kind)]
@@ -75,12 +78,19 @@ async def migrate(
         connection.terminate()
 
 
-def _bus(key_prefix: str) -> str:
-    name = channel(Names(key_prefix), wire.EVENTS)
-    if (over := len(name) - MAX_CHANNEL) > 0:
-        mend = f"shorten it to {len(key_prefix) - over} characters"
-        raise ConfigError([f"redis.key_prefix: too long for a channel of PostgreSQL; {mend}"])
-    return name
+def _note(plan: Plan, say: Callable[[str], None]) -> None:
+    ours = plan.ours
+    nothing = not (ours.together or ours.apart or plan.theirs or plan.problems)
+    for note in plan.notes + ["nothing to do"] * nothing:
+        say(note)
+
+
+def _left(role: str, owner: str, work: Work, option: str) -> str:
+    command = f"scoreboardd migrate {option}--dry-run"
+    return (
+        f"postgres: more is to be done on {', '.join(work.on)}, and not by role {role}: let the owner, {owner}, run "
+        f"what `{command}` prints: {command} | psql"
+    )
 
 
 async def _alone(connection: Any) -> bool:
@@ -88,7 +98,7 @@ async def _alone(connection: Any) -> bool:
 
 
 async def _perform(connection: Any, plan: Plan, kind: str, say: Callable[[str], None]) -> None:
-    """Adds what could not be done to the plan's problems."""
+    """What our role may do. Adds what could not be done to the plan's problems."""
 
     async def doing(work: Any, steps: list[Step]) -> None:
         try:
@@ -99,11 +109,11 @@ async def _perform(connection: Any, plan: Plan, kind: str, say: Callable[[str], 
         for step in steps:
             say(step.done)
 
-    if plan.together:
-        await doing(_transact(connection, _transaction(plan)), plan.together)
-    if plan.apart:
+    if plan.ours.together:
+        await doing(_transact(connection, _transaction(plan.ours)), plan.ours.together)
+    if plan.ours.apart:
         await connection.execute(_APART)
-    for step in plan.apart:
+    for step in plan.ours.apart:
         await doing(_one_by_one(connection, step.statements), [step])
 
 
@@ -139,16 +149,22 @@ async def _patiently(attempt: Callable[[], Any]) -> bool:
     return True
 
 
-def _transaction(plan: Plan) -> str:
-    statements = [statement for step in plan.together for statement in step.statements]
+def _transaction(work: Work) -> str:
+    statements = [statement for step in work.together for statement in step.statements]
     return "\n".join([_BEGIN, *statements, "COMMIT;"])
 
 
-def _scripts(plan: Plan) -> list[str]:
-    """All that `_perform` sends, in its order."""
-    together = [_transaction(plan)] if plan.together else []
-    apart = [_APART, *(statement for step in plan.apart for statement in step.statements)] if plan.apart else []
-    return together + apart
+def _script(plan: Plan) -> Iterator[str]:
+    """All that `_perform` sends, in its order, and then what it leaves to others."""
+    for role, work in {plan.role: plan.ours, **plan.theirs}.items():
+        if work.together or work.apart:
+            yield f"-- For {' '.join(role.split())} to run, or a superuser."
+        if work.together:
+            yield _transaction(work)
+        if work.apart:
+            yield _APART
+            for step in work.apart:
+                yield from step.statements
 
 
 def _explain(error: BaseException, kind: str) -> str:

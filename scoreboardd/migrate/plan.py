@@ -1,65 +1,44 @@
-"""What is to be done: looks at the database and changes nothing."""
+"""What is to be done, and who may do it: looks at the database and changes nothing.
 
-import re
+Every name is written with its schema, so that a statement means the same whoever runs it.
+"""
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
+from scoreboardd.backend import table as cache
+from scoreboardd.backend.table import MARK
 from scoreboardd.source import check, triggers
+from scoreboardd.source.check import Table
 from scoreboardd.source.triggers import OPERATIONS, Announcer
 
-DDL = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
-MARK = "scoreboardd: "
-"How the comment of our table begins."
-_COLUMNS = re.findall(r"^    (\w+) +(\w+)", DDL, re.MULTILINE)
-
-_HERE = """
-SELECT quote_ident(current_user) AS role, current_schema() AS schema,
-       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create
-"""
-
-_CACHE = """
-SELECT coalesce(obj_description(c.oid, 'pg_class'), '') AS comment,
-       has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-           AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE') AS may_write,
-       pg_has_role(c.relowner, 'USAGE') AS owned, pg_get_userbyid(c.relowner) AS owner,
-       EXISTS (
-           SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
-           AND i.indnkeyatts = 1 AND pg_get_indexdef(i.indexrelid, 1, true) = 'cache_key'
-       ) AND ARRAY(
-           SELECT a.attname || ' ' || a.atttypid::regtype FROM pg_attribute a
-           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname
-       ) = ARRAY(
-           SELECT name || ' ' || to_regtype(type) FROM unnest($1::text[], $2::text[]) AS wanted (name, type)
-           ORDER BY name COLLATE "C"
-       ) AS alike
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = current_schema() AND c.relname = 'leaderboard_cache'
-"""
-
-_TABLE = """
-SELECT relkind IN ('r', 'p') AS is_table, pg_get_userbyid(relowner) AS owner, pg_has_role(relowner, 'USAGE') AS owned,
-       has_table_privilege(oid, 'TRIGGER') AS may_trigger
-FROM pg_class WHERE oid = to_regclass($1)
-"""
-
 _INDEX = """
-SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+SELECT format('%I.%I', n.nspname, c.relname) AS name, i.indisvalid AS valid,
+       coalesce(starts_with(obj_description(c.oid, 'pg_class'), $3), false) AS marked
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE i.indrelid = to_regclass($1) AND c.relname = $2
 """
 
 _TRIGGERS = """
-SELECT t.tgname, t.tgenabled IN ('O', 'A') AS enabled, n.nspname = current_schema() AS here,
-       p.prosrc = $3 AND p.proconfig = $4 AND NOT p.prosecdef AS alike
-FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+SELECT t.tgname AS name, t.tgenabled IN ('O', 'A') AS enabled, p.prosrc AS body,
+       n.nspname = tn.nspname AND p.proname = $3 AS here
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace tn ON tn.oid = c.relnamespace
+JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = to_regclass($1) AND t.tgname = ANY ($2)
+ORDER BY t.tgname
 """
 
-_FUNCTION = """
-SELECT p.prosrc = $2 AND p.proconfig = $3 AND NOT p.prosecdef AS alike
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = current_schema() AND p.proname = $1 AND p.pronargs = 0
+# Those of the table's schema, and wherever a trigger finds one.
+_FUNCTIONS = """
+SELECT format('%I.%I', n.nspname, p.proname) AS name, p.prosrc AS body, n.oid = c.relnamespace AS here,
+       p.proowner = c.relowner AND p.proconfig = $4 AND NOT p.prosecdef AS safe,
+       quote_ident(pg_get_userbyid(p.proowner)) AS owner, pg_has_role(p.proowner, 'USAGE') AS owned
+FROM pg_class c CROSS JOIN pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE c.oid = to_regclass($1) AND p.proname = $3 AND p.pronargs = 0 AND (
+    n.oid = c.relnamespace
+    OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = ANY ($2) AND t.tgfoid = p.oid)
+)
 """
 
 
@@ -72,188 +51,192 @@ class Step:
 
 
 @dataclass(slots=True)
-class Plan:
+class Work:
+    """Of one role."""
+
+    on: dict[str, None] = field(default_factory=dict)
+    "Which tables, in order."
     together: list[Step] = field(default_factory=list)
     "In one transaction, in this order."
     apart: list[Step] = field(default_factory=list)
     "Outside of any transaction, statement by statement."
+
+
+@dataclass(slots=True)
+class Plan:
+    role: str
+    "Ours."
+    ours: Work = field(default_factory=Work)
+    theirs: dict[str, Work] = field(default_factory=dict)
+    "What our role may not do, by who may: the owners."
+    notes: list[str] = field(default_factory=list)
+    "What cannot be, and need not."
     problems: list[str] = field(default_factory=list)
+
+    def work(self, on: str, owner: str | None, owned: bool | None) -> Work:
+        """To which to add something on this table."""
+        work = self.ours if owned or owner is None else self.theirs.setdefault(owner, Work())
+        work.on[on] = None
+        return work
+
+    def work_on(self, table: Table) -> Work:
+        return self.work(table.name, table.owner, table.owned)
 
 
 async def making(connection: Any, kind: str, channel: str | None) -> Plan:
     """What is missing: the table, the indexes and, if there is a `channel` to announce on, the triggers."""
-    plan = Plan()
-    here = await connection.fetchrow(_HERE)
-    await _make_cache(connection, plan, here)
+    table = await cache.find(connection)
+    plan = Plan(table.role)
+    if table.problem is not None:
+        plan.problems.append(table.problem)
+    elif not table.is_there:
+        plan.ours.together.append(Step("created table leaderboard_cache", table.create))
     if channel is not None:
-        for announcer in await _announcers(connection, plan, kind, channel):
-            await _make_triggers(connection, plan, here, announcer)
-    if plan.together and not here["may_create"]:
-        what = f"create nothing in schema {here['schema']}" if here["schema"] else "create nothing: it has no schema"
-        plan.problems.append(
-            f"postgres: role {here['role']} may {what}; let an administrator of the database run: "
-            f"CREATE SCHEMA {here['role']} AUTHORIZATION {here['role']};"
-        )
-        plan.together.clear()
+        await _make_triggers(connection, plan, kind, channel)
     for index in check.wishes(kind)["indexes"]:
         await _make_index(connection, plan, kind, index)
     return plan
 
 
-async def undoing(connection: Any, kind: str) -> Plan:
-    """All that is ours: the triggers, their functions, the indexes of our names, and the table if it is marked."""
-    plan = Plan()
+async def undoing(connection: Any, kind: str, channel: str) -> Plan:
+    """All that is ours: the triggers that announce on `channel`, their functions, and what has our mark."""
+    table = await cache.find(connection)
+    plan = Plan(table.role)
     wanted = check.wishes(kind)
-    for table in wanted["tables"] | wanted["divisions"]:
-        await _undo_triggers(connection, plan, table)
-    cache = await _cache(connection)
-    if cache is not None and cache["comment"].startswith(MARK):
-        step = Step("dropped table leaderboard_cache", ("DROP TABLE leaderboard_cache;",))
-        if cache["owned"]:
-            plan.together.append(step)
-        else:
-            plan.problems.append(_for_owner("table leaderboard_cache is ours", cache, step.statements))
+    tables = [*(wanted["tables"] | wanted["divisions"])]
+    if others := await _others(connection, tables, channel):
+        plan.problems.append(f"postgres: the triggers are another cluster's, and stay: {others} to remove them")
+    else:
+        for name in tables:
+            await _undo_triggers(connection, plan, name)
+    if table.is_there and table.marked:
+        step = Step("dropped table leaderboard_cache", (f"DROP TABLE {table.name};",))
+        plan.work(table.name, table.owner, table.owned).together.append(step)
     for index in wanted["indexes"]:
         await _undo_index(connection, plan, index)
     return plan
-
-
-# --- the table ----------------------------------------------------------------------------------------------
-
-
-async def _cache(connection: Any) -> Any:
-    names, types = zip(*_COLUMNS, strict=True)
-    return await connection.fetchrow(_CACHE, names, types)
-
-
-async def _make_cache(connection: Any, plan: Plan, here: Any) -> None:
-    cache = await _cache(connection)
-    role, table = here["role"], f"{here['schema']}.leaderboard_cache"
-    if cache is None:
-        plan.together.append(Step("created table leaderboard_cache", (DDL.strip(),)))
-    elif not cache["alike"]:
-        plan.problems.append(
-            f"postgres: {table} is not ours, its columns differ; nothing of it was touched: give role {role} a schema "
-            f"of its own, CREATE SCHEMA {role} AUTHORIZATION {role};"
-        )
-    elif not cache["may_write"]:
-        plan.problems.append(
-            _for_owner(
-                f"role {role} may not write {table}",
-                cache,
-                [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role};"],
-            )
-        )
 
 
 # --- the indexes --------------------------------------------------------------------------------------------
 
 
 async def _make_index(connection: Any, plan: Plan, kind: str, index: dict[str, Any]) -> None:
-    table = await connection.fetchrow(_TABLE, index["table"])
+    table = await check.find_table(connection, index["table"])
     if table is None:
         plan.problems += await check.table_problems(connection, index["table"], [], kind)
         return
+    if not table.is_table:
+        plan.notes.append(f"{index['table']} is a view: an index can only be on the tables behind it")
+        return
     if await check.has_index(connection, index):
         return
-    # One of that name which does not serve is what an interrupted run, or an older release, has left.
-    left = await connection.fetchval(_INDEX, index["table"], index["name"])
-    drop = (f"DROP INDEX CONCURRENTLY {left};",) if left else ()
-    statements = (*drop, check.create_index(index))
-    if table["owned"]:
-        done = f"created index {index['name']} on {index['table']}"
-        plan.apart.append(Step(done + (", in place of one that did not serve" if left else ""), statements))
-    else:
-        plan.problems.append(_for_owner(check.no_index(index).removeprefix("postgres: "), table, statements))
+    if table.is_partitioned:
+        plan.problems.append(check.no_index(index, table))
+        return
+    left = await _index(connection, index)
+    if left is not None and left["valid"] and not left["marked"]:
+        plan.problems.append(
+            f"postgres: index {left['name']} is not ours, and not what rebuilds need: let the owner, {table.owner}, "
+            f"give it another name with ALTER INDEX {left['name']} RENAME TO"
+        )
+        return
+    # One that does not serve is what an interrupted run, or an older release, has left.
+    drop = (f"DROP INDEX CONCURRENTLY {left['name']};",) if left else ()
+    mark = f"COMMENT ON INDEX {table.schema}.{index['name']} IS '{MARK}so that rebuilds need not scan the table';"
+    done = f"created index {index['name']} on {index['table']}" + (", in place of one that did not serve" * bool(left))
+    plan.work_on(table).apart.append(Step(done, (*drop, check.create_index(index, table), mark)))
 
 
 async def _undo_index(connection: Any, plan: Plan, index: dict[str, Any]) -> None:
-    name = await connection.fetchval(_INDEX, index["table"], index["name"])
-    if name is None:
+    left = await _index(connection, index)
+    table = await check.find_table(connection, index["table"])
+    if left is None or table is None or not (left["marked"] or not left["valid"]) or table.is_partitioned:
         return
-    table = await connection.fetchrow(_TABLE, index["table"])
-    statements = (f"DROP INDEX CONCURRENTLY {name};",)
-    if table["owned"]:
-        plan.apart.append(Step(f"dropped index {index['name']} on {index['table']}", statements))
-    else:
-        plan.problems.append(_for_owner(f"index {index['name']} on {index['table']} is ours", table, statements))
+    step = Step(f"dropped index {index['name']} on {index['table']}", (f"DROP INDEX CONCURRENTLY {left['name']};",))
+    plan.work_on(table).apart.append(step)
+
+
+async def _index(connection: Any, index: dict[str, Any]) -> Any:
+    """The one that has our name."""
+    return await connection.fetchrow(_INDEX, index["table"], index["name"], MARK)
 
 
 # --- the triggers -------------------------------------------------------------------------------------------
 
 
-async def _announcers(connection: Any, plan: Plan, kind: str, channel: str) -> list[Announcer]:
-    """One for each table that is as the source wants it."""
+async def _make_triggers(connection: Any, plan: Plan, kind: str, channel: str) -> None:
     wanted = check.wishes(kind)
-    found = []
-    for table, columns in (await check.tables(connection, wanted)).items():
-        problems = await check.table_problems(connection, table, columns, kind)
-        if problems:
+    tables = await check.tables(connection, wanted)
+    if others := await _others(connection, tables, channel):
+        plan.problems.append(
+            f"postgres: the triggers are another cluster's, nothing of them was changed: {others} first"
+        )
+        return
+    for name, columns in tables.items():
+        problems = await check.table_problems(connection, name, columns, kind)
+        table = await check.find_table(connection, name)
+        if problems or table is None:
             plan.problems += problems
+        elif not table.is_table:
+            plan.problems.append(
+                f"postgres: {name} is not a table and can announce nothing; let the platform publish its changes"
+            )
         else:
-            found.append(triggers.announcer(table, columns, wanted["announce"].get(table, {}), channel))
+            rules = wanted["announce"].get(name, {})
+            await _make_announcer(connection, plan, triggers.announcer(name, table, columns, rules, channel))
+
+
+async def _make_announcer(connection: Any, plan: Plan, wanted: Announcer) -> None:
+    found = {row["name"]: row["enabled"] and row["here"] for row in await _triggers(connection, wanted.name)}
+    names = {operation: triggers.trigger(operation) for operation in OPERATIONS}
+    wrong = [name for name, right in found.items() if not right]
+    new = [operation for operation, name in names.items() if not found.get(name)]
+    function = next((row for row in await _functions(connection, wanted.name) if row["here"]), None)
+    steps = []
+    if function is None or not (function["safe"] and function["body"] == wanted.body):
+        done = f"{'replaced' if function else 'created'} function {triggers.function(wanted.name)}"
+        steps.append(Step(done, wanted.create_function))
+    if new:
+        statements = (*_drop_triggers(wanted.table, wrong), *map(wanted.create_trigger, new))
+        steps.append(Step(f"created triggers on {wanted.name}: {', '.join(new)}", statements))
+    if steps:
+        plan.work_on(wanted.table).together += steps
+
+
+async def _undo_triggers(connection: Any, plan: Plan, name: str) -> None:
+    table = await check.find_table(connection, name)
+    if table is None:
+        return
+    if found := [row["name"] for row in await _triggers(connection, name)]:
+        plan.work_on(table).together.append(Step(f"dropped triggers on {name}", _drop_triggers(table, found)))
+    for function in await _functions(connection, name):
+        step = Step(f"dropped function {triggers.function(name)}", (f"DROP FUNCTION {function['name']}();",))
+        plan.work(table.name, function["owner"], function["owned"]).together.append(step)
+
+
+async def _others(connection: Any, tables: Iterable[str], channel: str) -> str | None:
+    """If they announce to somebody else: to whom, and the mend that begins so."""
+    for name in tables:
+        for row in await _triggers(connection, name):
+            if (spoken := triggers.channel_of(row["body"])) not in (None, channel):
+                return (
+                    f"those on {name} announce on channel {spoken!r}, and with this redis.key_prefix we listen on "
+                    f"{channel!r}; set the same prefix, or run `scoreboardd migrate --undo` with theirs"
+                )
+    return None
+
+
+async def _triggers(connection: Any, name: str) -> list[Any]:
+    names = [triggers.trigger(operation) for operation in OPERATIONS]
+    found: list[Any] = await connection.fetch(_TRIGGERS, name, names, triggers.function(name))
     return found
 
 
-async def _make_triggers(connection: Any, plan: Plan, here: Any, wanted: Announcer) -> None:
-    table = await connection.fetchrow(_TABLE, wanted.table)
-    if not table["is_table"]:
-        plan.problems.append(
-            f"postgres: {wanted.table} is not a table and can announce nothing; let the platform publish its changes"
-        )
-        return
-    of_function = wanted.body, triggers.SETTINGS
+async def _functions(connection: Any, name: str) -> list[Any]:
     names = [triggers.trigger(operation) for operation in OPERATIONS]
-    found = {row["tgname"]: row for row in await connection.fetch(_TRIGGERS, wanted.table, names, *of_function)}
-    # A function of ours can be replaced under its trigger; one elsewhere has to be right as it is.
-    wrong = [name for name, row in found.items() if not (row["enabled"] and (row["here"] or row["alike"]))]
-    new = [operation for operation, name in zip(OPERATIONS, names, strict=True) if name in wrong or name not in found]
-    if new and not table["may_trigger"]:
-        plan.problems.append(
-            _for_owner(
-                f"role {here['role']} may not make triggers on {wanted.table}",
-                table,
-                [f"GRANT TRIGGER ON {wanted.table} TO {here['role']};"],
-            )
-        )
-        return
-    if wrong and not table["owned"]:
-        plan.problems.append(
-            _for_owner(
-                f"triggers on {wanted.table} are switched off or call something else",
-                table,
-                _drop_triggers(wanted.table, wrong),
-            )
-        )
-        return
-    function = await connection.fetchrow(_FUNCTION, wanted.function, *of_function)
-    if (new or any(row["here"] for row in found.values())) and not (function and function["alike"]):
-        done = f"{'replaced' if function else 'created'} function {wanted.function}"
-        plan.together.append(Step(done, (wanted.create_function,)))
-    if new:
-        statements = (*_drop_triggers(wanted.table, wrong), *map(wanted.create_trigger, new))
-        plan.together.append(Step(f"created triggers on {wanted.table}: {', '.join(new)}", statements))
+    found: list[Any] = await connection.fetch(_FUNCTIONS, name, names, triggers.function(name), triggers.SETTINGS)
+    return found
 
 
-async def _undo_triggers(connection: Any, plan: Plan, table: str) -> None:
-    anything = "", triggers.SETTINGS
-    names = [triggers.trigger(operation) for operation in OPERATIONS]
-    found = [row["tgname"] for row in await connection.fetch(_TRIGGERS, table, names, *anything)]
-    if found:
-        owner = await connection.fetchrow(_TABLE, table)
-        drops = _drop_triggers(table, sorted(found))
-        if not owner["owned"]:
-            plan.problems.append(_for_owner(f"triggers on {table} are ours, and keep their function", owner, drops))
-            return
-        plan.together.append(Step(f"dropped triggers on {table}", drops))
-    name = triggers.function(table)
-    if await connection.fetchrow(_FUNCTION, name, *anything) is not None:
-        plan.together.append(Step(f"dropped function {name}", (f"DROP FUNCTION {name}();",)))
-
-
-def _drop_triggers(table: str, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"DROP TRIGGER {name} ON {table};" for name in names)
-
-
-def _for_owner(what: str, table: Any, statements: Iterable[str]) -> str:
-    return f"postgres: {what}; let the owner, {table['owner']}, run: {' '.join(statements)}"
+def _drop_triggers(table: Table, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"DROP TRIGGER {name} ON {table.name};" for name in names)

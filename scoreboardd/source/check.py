@@ -2,10 +2,16 @@
 
 import tomllib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from scoreboardd.database import FAILURES, connect
 from scoreboardd.source.postgres import explain, folder_of
+
+_TABLE = """
+SELECT quote_ident(n.nspname), format('%I.%I', n.nspname, c.relname), c.relkind::text,
+       quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'USAGE')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)
+"""
 
 _COLUMNS = """
 SELECT a.attname, has_column_privilege(a.attrelid, a.attnum, 'SELECT')
@@ -19,6 +25,29 @@ SELECT ARRAY(SELECT pg_get_indexdef(indexrelid, n, true) FROM generate_series(1,
        pg_get_expr(indpred, indrelid)
 FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid
 """
+
+
+class Table(NamedTuple):
+    """A table of the platform's, or what stands in its place."""
+
+    schema: str
+    "Quoted where it must be, as are all names here."
+    name: str
+    "With its schema."
+    kind: str
+    "As in `pg_class.relkind`."
+    owner: str
+    owned: bool
+    "By our role."
+
+    @property
+    def is_table(self) -> bool:
+        """Not a view, nor a table of another server: it can have indexes and triggers."""
+        return self.kind in "rp"
+
+    @property
+    def is_partitioned(self) -> bool:
+        return self.kind == "p"
 
 
 def wishes(kind: str) -> dict[str, Any]:
@@ -39,16 +68,19 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float) -> AsyncIte
             for problem in await table_problems(connection, table, columns, kind):
                 yield problem
         for index in wanted["indexes"]:
-            exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", index["table"])
-            if exists and not await has_index(connection, index):
-                yield (
-                    f"{no_index(index)}; run `scoreboardd migrate`, or let the owner of the table run: "
-                    f"{create_index(index)}"
-                )
+            indexed = await find_table(connection, index["table"])
+            if indexed is not None and indexed.is_table and not await has_index(connection, index):
+                yield no_index(index, indexed)
     except FAILURES as error:
         yield explain(error, kind)
     finally:
         connection.terminate()
+
+
+async def find_table(connection: Any, name: str) -> Table | None:
+    """What the source reads as `name`."""
+    row = await connection.fetchrow(_TABLE, name)
+    return None if row is None else Table(*row)
 
 
 async def tables(connection: Any, wanted: dict[str, Any]) -> dict[str, list[str]]:
@@ -91,16 +123,21 @@ async def has_index(connection: Any, wanted: dict[str, Any]) -> bool:
     )
 
 
-def no_index(wanted: dict[str, Any]) -> str:
-    """The problem, without its mend."""
+def no_index(wanted: dict[str, Any], table: Table) -> str:
+    """The problem, and its mend."""
+    mend = "run `scoreboardd migrate`, or let the owner of the table run:"
+    if table.is_partitioned:
+        mend = f"{table.name} is partitioned and locked while one is made: let its owner run, when nobody writes to it:"
     return (
         f"postgres: no index on {wanted['table']} ({', '.join(wanted['columns'])}) WHERE {wanted['where']}: "
-        "rebuilds scan the whole table"
+        f"rebuilds scan the whole table; {mend} {create_index(wanted, table)}"
     )
 
 
-def create_index(wanted: dict[str, Any]) -> str:
+def create_index(wanted: dict[str, Any], table: Table) -> str:
+    """The statement; it keeps nobody waiting, but where the table is partitioned."""
+    concurrently = "" if table.is_partitioned else "CONCURRENTLY "
     return (
-        f"CREATE INDEX CONCURRENTLY {wanted['name']} ON {wanted['table']} ({', '.join(wanted['columns'])}) "
+        f"CREATE INDEX {concurrently}{wanted['name']} ON {table.name} ({', '.join(wanted['columns'])}) "
         f"INCLUDE ({', '.join(wanted['include'])}) WHERE {wanted['where']};"
     )

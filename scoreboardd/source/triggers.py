@@ -1,6 +1,7 @@
 """Triggers with which a platform's tables announce their own changes: `source.toml` in, SQL out. Pure.
 
-Each table gets one function, fired once per statement. What it promises the platform:
+Each table gets one function, fired once per statement, which lives in the schema of the table and belongs to its owner:
+whoever can replace it runs code as everybody who writes to the table. What it promises the platform:
 
 - It never makes a statement fail: a comparison that fails counts as a change, an announcement that fails is left out
   (`rebuild.reconcile` finds the change), and both are told in the server's log.
@@ -12,11 +13,13 @@ Each table gets one function, fired once per statement. What it promises the pla
 Rows are compared as they stand, `EXCEPT ALL` both ways, which needs no key.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scoreboardd.edition import UPDATED
+from scoreboardd.source.check import Table
 
 OPERATIONS = {
     "insert": "REFERENCING NEW TABLE AS new_rows ",
@@ -85,25 +88,29 @@ _CASE = """
 class Announcer:
     """What makes one table speak."""
 
-    table: str
+    name: str
+    "Of the table, as the source has it."
+    table: Table
     body: str
     "Of its function, as `pg_proc.prosrc` has it."
 
     @property
     def function(self) -> str:
-        return function(self.table)
+        """With its schema."""
+        return f"{self.table.schema}.{function(self.name)}"
 
     @property
-    def create_function(self) -> str:
+    def create_function(self) -> tuple[str, ...]:
         return (
             f"CREATE OR REPLACE FUNCTION {self.function}() RETURNS trigger\n"
-            f"LANGUAGE plpgsql SET {SETTINGS[0].replace('=', ' = ')} AS $scoreboardd${self.body}$scoreboardd$;"
+            f"LANGUAGE plpgsql SET {SETTINGS[0].replace('=', ' = ')} AS $scoreboardd${self.body}$scoreboardd$;",
+            f"ALTER FUNCTION {self.function}() OWNER TO {self.table.owner};",
         )
 
     def create_trigger(self, operation: str) -> str:
         return (
-            f"CREATE TRIGGER {trigger(operation)} AFTER {operation.upper()} ON {self.table} {OPERATIONS[operation]}"
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {self.function}();"
+            f"CREATE TRIGGER {trigger(operation)} AFTER {operation.upper()} ON {self.table.name} "
+            f"{OPERATIONS[operation]}FOR EACH STATEMENT EXECUTE FUNCTION {self.function}();"
         )
 
 
@@ -117,13 +124,13 @@ def trigger(operation: str) -> str:
     return f"scoreboardd_announce_{operation}"
 
 
-def announcer(table: str, columns: list[str], rules: Mapping[str, Any], channel: str) -> Announcer:
+def announcer(name: str, table: Table, columns: list[str], rules: Mapping[str, Any], channel: str) -> Announcer:
     """`columns` are those the source reads, `rules` what `source.toml` says under `announce` for the table."""
     otherwise = rules.get("update", UPDATED)
     cases = "".join(_CASE.format(**case) for case in rules.get("updates", ()))
     read = f"SELECT {', '.join(columns)} FROM {{}} WHERE {rules.get('where', 'true')}"  # noqa: S608  from source.toml
     body = _BODY.format(
-        table=table,
+        table=name,
         old=read.format("old_rows"),
         new=read.format("new_rows"),
         insert=rules.get("insert", UPDATED),
@@ -133,9 +140,20 @@ def announcer(table: str, columns: list[str], rules: Mapping[str, Any], channel:
         channel=_literal(channel),
         full=_FULL,
     )
-    return Announcer(table, body)
+    return Announcer(name, table, body)
+
+
+def channel_of(body: str) -> str | None:
+    """On which channel a function with this body announces, if it is one of ours."""
+    literal = re.search(r"pg_notify\(E'((?:[^'\\]|''|\\.)*)'", body, re.DOTALL)
+    return re.sub(r"\\x24|\\\\|''", lambda escape: _ESCAPES[escape[0]], literal[1]) if literal else None
+
+
+# A string that means the same under any setting of the session, and ends no dollar quote around it.
+_ESCAPES = {"\\\\": "\\", "''": "'", "\\x24": "$"}
 
 
 def _literal(text: str) -> str:
-    """A string that means the same under any setting of the session, and ends no dollar quote around it."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''").replace("$", "\\x24") + "'"
+    for escape, meant in _ESCAPES.items():
+        text = text.replace(meant, escape)
+    return f"E'{text}'"

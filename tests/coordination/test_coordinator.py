@@ -391,6 +391,136 @@ class TestTheBuild:
         assert node.coordinator.wake == pytest.approx(20 + TIMING.lock_ttl)
 
 
+class TestWhole:
+    """What our next build reads: all, or what solves may have added since our last began."""
+
+    @staticmethod
+    def builds(node: Machine, number: int) -> bool:
+        """Let it build what waits; whether it reads all."""
+        assert [type(action) for action in node.wake()] == [TryLock]
+        assert node(Won(v(number)))[:1] == [Build(v(number), quiet=node.coordinator._covered_cause is None)]
+        return node.coordinator.whole
+
+    @staticmethod
+    def commits(node: Machine) -> None:
+        node(Built())
+        node(Committed())
+
+    @pytest.mark.parametrize("first", [Resumed(), Noted(SOLVE)])
+    def test_is_our_first_build_whatever_it_is_for(self, first: Input):
+        node = Machine()
+        node(first)
+        node.wake()
+        assert node(Won(v(1)))
+        assert node.coordinator.whole
+
+    def test_is_none_for_solves_alone(self, node: Machine):
+        for number in (3, 4, 5):
+            node(Noted(SOLVE))
+            node(Noted(SOLVE))
+            assert not self.builds(node, number)
+            self.commits(node)
+
+    @pytest.mark.parametrize(
+        "odd",
+        [Noted(BAN), Noted(None), Noted(Event.updated()), Noted(Event("all", "batch", SOLVE.ts)), Resumed()],
+        ids=["ban", "unknown", "no reason", "batch", "resumed"],
+    )
+    @pytest.mark.parametrize("solves", [(0, 0), (1, 0), (0, 1), (2, 2)])
+    def test_is_a_build_for_anything_else_and_the_next_for_solves_is_not(self, node: Machine, odd: Input, solves):
+        inputs = [Noted(SOLVE)] * solves[0] + [odd] + [Noted(SOLVE)] * solves[1]
+        for received in inputs:
+            node(received)
+        if isinstance(odd, Resumed):
+            node(Loaded(v(1)))
+        assert self.builds(node, 3)
+        self.commits(node)
+        node(Noted(SOLVE))
+        assert not self.builds(node, 4)
+
+    def test_is_the_look_for_what_nobody_told(self, node: Machine):
+        assert node(Tick(), at=node.coordinator.wake) == []
+        assert self.builds(node, 3)
+
+    def test_is_the_look_after_the_store_lost_state(self, node: Machine):
+        node(Resumed())
+        node(Loaded(None))
+        assert self.builds(node, 3)
+
+    def test_is_the_next_for_what_comes_while_we_build(self, builder: Machine):
+        assert not builder.coordinator.whole
+        builder(Noted(BAN))
+        assert not builder.coordinator.whole, "the one under way has been told already"
+        self.commits(builder)
+        assert self.builds(builder, 4)
+
+    def test_is_this_one_for_what_comes_while_we_ask_for_the_lock(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        node(Noted(BAN))
+        node(Won(v(3)))
+        assert node.coordinator.whole
+        self.commits(node)
+        # It waits for a build that others know to contain it; ours has read it.
+        assert not self.builds(node, 4)
+
+    @pytest.mark.parametrize("end", [Rebuilt(3, BAN), Confirmed(v(3), v(1), 0.0)])
+    def test_is_our_next_after_another_s_build_for_anything_else(self, node: Machine, end):
+        # Theirs has it, and our builder process has not.
+        node(Noted(BAN))
+        node(Heard(Begun(v(3))))
+        node(Heard(end))
+        if isinstance(end, Rebuilt):
+            node(Loaded(v(3)))
+        node(Noted(SOLVE))
+        assert self.builds(node, 4)
+        self.commits(node)
+        node(Noted(SOLVE))
+        assert not self.builds(node, 5)
+
+    def test_is_the_one_that_takes_over_from_another_s(self, node: Machine):
+        node(Noted(BAN))
+        node(Heard(Begun(v(3))))
+        assert node(Heard(Abandoned(v(3)))) == [TryLock(v(1))]
+        node(Won(v(4)))
+        assert node.coordinator.whole
+
+    def test_is_none_after_another_s_build_for_solves(self, loser: Machine):
+        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(Loaded(v(3)))
+        loser(Noted(SOLVE))
+        assert not self.builds(loser, 4)
+
+    @pytest.mark.parametrize("answer", [Busy(1.0), TryFailed()])
+    def test_is_still_to_come_while_the_lock_is_not_ours(self, node: Machine, answer: Input):
+        node(Noted(BAN))
+        node.wake()
+        node(answer)
+        node(Noted(SOLVE))
+        assert self.builds(node, 3)
+
+    @pytest.mark.parametrize("failure", [BuildFailed(), LeaseLost()])
+    def test_is_not_asked_for_again_after_a_build_that_failed(self, node: Machine, failure: Input):
+        # The builder knows how far it came: one that could not read, or is another by now, reads all by itself.
+        node(Noted(BAN))
+        assert self.builds(node, 3)
+        node(failure)
+        assert not self.builds(node, 4)
+
+    @pytest.mark.parametrize("failure", [BuildFailed(), LeaseLost()])
+    def test_is_the_next_after_a_build_that_failed_if_more_comes(self, builder: Machine, failure: Input):
+        builder(Noted(BAN))
+        builder(failure)
+        assert self.builds(builder, 4)
+
+    @pytest.mark.parametrize("outcome", [Refused(), CommitFailed()])
+    def test_is_none_after_a_commit_that_failed(self, builder: Machine, outcome: Input):
+        builder(Built())
+        builder(outcome)
+        builder(Loaded(v(1)))
+        assert not self.builds(builder, 4)
+
+
 class TestTheCommit:
     def test_is_served_and_told(self, builder: Machine):
         builder(Built())
@@ -620,19 +750,24 @@ def test_no_sequence_of_inputs_breaks_it(data: st.DataObject):
     mine = node.coordinator
     asked: list[Action] = []
     told: list[Version] = []
+    odd = True  # something may have changed since our last build began that is more than solves
     for _ in range(data.draw(st.integers(1, 60))):
         if asked and data.draw(st.booleans()):
             question = asked.pop(data.draw(st.integers(0, len(asked) - 1)))
             received = data.draw(answers[type(question)])
         else:
             received = data.draw(unasked)
-        leased = mine.lease
+        leased, known = mine.lease, mine.changes
         later = node.now + data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, 70.0]))
         actions = node(received, at=max(node.now, min(later, mine.wake)))
 
         assert 0 <= mine.contained <= mine.stored <= mine.covered <= mine.changes
         assert (mine.lease is not None) == (mine.phase in (Phase.BUILDING, Phase.COMMITTING, Phase.CONFIRMING))
         assert leased is None or mine.lease in (None, leased), "a second lease while it had one"
+        if isinstance(received, Won):
+            assert mine.whole == odd
+            odd = False
+        odd |= mine.changes - known > (received == Noted(SOLVE))
         for action in actions:
             match action:
                 case Tell(version):

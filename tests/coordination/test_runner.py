@@ -347,7 +347,7 @@ class TestTheLock:
                 await answer.wait()
                 return await super().renew(lease)
 
-        async with cluster(1, lock_ttl=0.9, store=Slow) as (node,):
+        async with cluster(1, lock_ttl=2.4, store=Slow) as (node,):
             async with locked(platform.database):
                 await platform.rename("eve")
                 await until(lambda: asked, "the first lease is to be renewed")

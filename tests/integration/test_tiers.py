@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
-import zstandard
 from redis.asyncio import Redis
 
 from scoreboardd.board.documents import keys
+from scoreboardd.compression import plain
 from scoreboardd.demo.servers import Valkey, free_port
 from scoreboardd.edition import Version
 from tests.builder.platform import locked
@@ -321,7 +321,7 @@ class Kept:
             [f"{self._prefix}{name}" for name in keys(())],
         )
         assert {encoding for _, _, encoding in rows} == {"zstd"}
-        return {key.removeprefix(self._prefix): zstandard.decompress(payload) for key, payload, _ in rows}
+        return {key.removeprefix(self._prefix): plain(payload) for key, payload, _ in rows}
 
     async def count_writes(self) -> None:
         await self._connection.execute("""

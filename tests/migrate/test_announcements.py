@@ -1,26 +1,20 @@
 """What a platform's tables say by their triggers: of every change to what the board reads, and of nothing else."""
 
 import asyncio
-import json
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.demo.servers import Postgres
-from scoreboardd.edition import Event
-from tests.migrate.conftest import TABLES, Roles, done
+from tests.migrate.conftest import CONTEST, TABLES, Listener, announcing, execute, listening
 
-CHANNEL = "scoreboard_events"
-SCHEMA = (files("scoreboardd.demo") / "schema.sql").read_text()
 QUERIES = [
     (files("scoreboardd.source") / "smctf" / f"{name}.sql").read_text()
     for name in ("challenges", "divisions", "solves", "teams", "users")
@@ -35,60 +29,35 @@ READ = [
     "SELECT id, name FROM divisions",
 ]
 
-CONTEST = """
-    INSERT INTO divisions VALUES (1, 'open'), (2, 'closed');
-    INSERT INTO teams VALUES (1, 'engines', 1), (2, 'looms', NULL);
-    INSERT INTO users VALUES (1, 'ada', 'user', 1), (2, 'bob', 'user', 2), (3, 'eve', 'blocked', 2);
-    INSERT INTO challenges VALUES (1, 'sums', 'misc', 500, 100), (2, 'logs', 'misc', 100, 100);
-    INSERT INTO submissions VALUES
-        (1, 1, 1, true, true, '2026-02-27 18:00Z'), (2, 2, 1, false, false, '2026-02-27 18:01Z');
-    ALTER TABLE submissions ALTER id RESTART WITH 3;
-    ALTER TABLE users ALTER id RESTART WITH 4;
-    ALTER TABLE teams ALTER id RESTART WITH 3;
-"""
 
+@pytest.fixture(scope="module")
+def shared(postgres_dsn: str) -> Iterator[str]:
+    """The DSN of a platform that announces; no test changes more of it than its rows."""
+    name = f"announcing_{secrets.token_hex(8)}"
+    dsn = urlsplit(postgres_dsn)._replace(path=f"/{name}").geturl()
 
-class Listener:
-    """Who hears what is said in a database."""
+    async def prepare() -> None:
+        await execute(postgres_dsn, f"CREATE DATABASE {name}")
+        await announcing(dsn)
 
-    def __init__(self, connection: Any, channel: str = CHANNEL) -> None:
-        self._connection = connection
-        self._channel = channel
-        self._heard: asyncio.Queue[str] = asyncio.Queue()
-
-    async def start(self) -> None:
-        await self._connection.add_listener(self._channel, lambda *said: self._heard.put_nowait(said[3]))
-
-    async def events(self) -> list[Event]:
-        """All that was said by transactions that have committed, since the last time."""
-        end = secrets.token_hex(4)
-        await self._connection.execute("SELECT pg_notify($1, $2)", self._channel, end)
-        said = []
-        async with asyncio.timeout(10):
-            while (payload := await self._heard.get()) != end:
-                said.append(Event(**json.loads(payload)))
-        return said
-
-    async def reasons(self) -> list[str]:
-        return [event.reason for event in await self.events()]
+    asyncio.run(prepare())
+    yield dsn
+    asyncio.run(execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
-async def platform(admin: Any, database: str) -> str:
-    await admin.execute(SCHEMA)
-    await admin.execute("ALTER TABLE users ADD password text; ALTER TABLE teams ADD motto text")
-    await done(database, triggers=True)
-    await admin.execute(CONTEST)
-    return database
-
-
-@pytest.fixture
-async def listener(platform: str) -> AsyncIterator[Listener]:
-    connection = await asyncpg.connect(platform, timeout=10, command_timeout=30)
-    listener = Listener(connection)
-    await listener.start()
-    yield listener
+async def admin(shared: str) -> AsyncIterator[Any]:
+    """A connection of a superuser, when the contest is as it was."""
+    connection = await asyncpg.connect(shared, timeout=10, command_timeout=30)
+    await connection.execute(f"TRUNCATE {', '.join(TABLES)}; {CONTEST}")
+    yield connection
     connection.terminate()
+
+
+@pytest.fixture
+async def listener(shared: str, admin: Any) -> AsyncIterator[Listener]:
+    async with listening(shared) as listener:
+        yield listener
 
 
 # --- histories ----------------------------------------------------------------------------------------------
@@ -257,75 +226,3 @@ async def test_what_is_said_is_an_event_of_the_time_the_transaction_began(admin,
     assert datetime.fromisoformat(event.ts) == began.replace(microsecond=began.microsecond // 1000 * 1000).astimezone(
         UTC
     )
-
-
-async def test_any_key_prefix_names_a_channel(admin, platform: str, listener: Listener):
-    prefix = "a'b\"$scoreboardd$\\%s{}:"
-    await done(platform, triggers=True, redis__key_prefix=prefix)
-    connection = await asyncpg.connect(platform, timeout=10, command_timeout=30)
-    try:
-        elsewhere = Listener(connection, prefix + CHANNEL)
-        await elsewhere.start()
-        for strings in ("on", "off"):
-            await admin.execute(f"SET standard_conforming_strings = {strings}; UPDATE teams SET name = name || 'x'")
-            assert await elsewhere.reasons() == ["scoreboard_updated"]
-        assert await listener.reasons() == []
-    finally:
-        connection.terminate()
-
-
-class TestThePlatformsStatementNeverFails:
-    async def test_as_a_role_that_has_no_rights_on_our_schema(self, admin, database: str, roles: Roles):
-        await roles.owner.execute(f"GRANT TRIGGER ON {', '.join(TABLES)} TO {roles.board.name}")
-        await roles.owner.execute("CREATE INDEX ON submissions (user_id, challenge_id) WHERE correct")
-        await done(roles.board.dsn, triggers=True)
-        await admin.execute(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {roles.board.name} FROM PUBLIC")
-        assert not await admin.fetchval(
-            "SELECT has_schema_privilege($1, $2, 'USAGE')", roles.writer.name, roles.board.name
-        )
-        connection = await asyncpg.connect(roles.board.dsn, timeout=10, command_timeout=30)
-        listener = Listener(connection)
-        await listener.start()
-        await roles.writer.execute("""
-            INSERT INTO teams VALUES (1, 'engines');
-            UPDATE teams SET name = 'looms';
-            DELETE FROM teams;
-        """)
-        assert sorted(await listener.reasons()) == ["scoreboard_updated", "team_created"]
-        await roles.writer.execute("TRUNCATE submissions")
-        assert await listener.reasons() == ["scoreboard_updated"]
-        connection.terminate()
-
-    async def test_when_a_column_has_gone(self, admin, listener: Listener):
-        await admin.execute("ALTER TABLE users DROP COLUMN team_id")
-        await listener.events()
-        await admin.execute("UPDATE users SET username = 'x'")
-        assert await listener.reasons() == ["scoreboard_updated"], "what cannot be compared counts as changed"
-
-    async def test_when_a_column_cannot_be_compared(self, admin, listener: Listener):
-        await admin.execute("ALTER TABLE challenges ALTER COLUMN title TYPE json USING to_json(title)")
-        await listener.events()
-        await admin.execute("UPDATE challenges SET title = '{}'")
-        assert await listener.reasons() == ["scoreboard_updated"]
-
-    async def test_when_nobody_may_notify(self, admin, database: str, roles: Roles):
-        await done(database, triggers=True)
-        await admin.execute("INSERT INTO teams VALUES (1, 'engines'); REVOKE EXECUTE ON FUNCTION pg_notify FROM PUBLIC")
-        await roles.writer.execute("UPDATE teams SET name = 'looms'")
-        assert await admin.fetchval("SELECT name FROM teams") == "looms"
-
-    async def test_when_a_stuck_listener_has_let_the_queue_fill_up(self, tmp_path: Path):
-        with Postgres(tmp_path, {"max_notify_queue_pages": "64"}) as server:
-            admin, stuck = [await asyncpg.connect(server.dsn(), timeout=10, command_timeout=30) for _ in range(2)]
-            await admin.execute(SCHEMA)
-            await done(server.dsn(), triggers=True)
-            await stuck.execute("LISTEN anything")
-            await stuck.execute("BEGIN; SELECT 1")
-            with suppress(asyncpg.PostgresError):  # the queue is full
-                while True:
-                    await admin.execute("SELECT pg_notify('x', repeat('x', 7000) || n) FROM generate_series(1, 8) n")
-            with pytest.raises(asyncpg.PostgresError, match="too many notifications"):
-                await admin.execute("SELECT pg_notify('x', repeat('x', 7000) || n) FROM generate_series(1, 8) n")
-            await admin.execute("INSERT INTO teams (name) VALUES ('engines')")
-            stuck.terminate()
-            admin.terminate()

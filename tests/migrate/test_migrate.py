@@ -2,26 +2,29 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Any
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
+from scoreboardd.backend.table import cache_problem
+from scoreboardd.cli import main
 from scoreboardd.demo.servers import free_port
 from scoreboardd.migrate import perform
-from scoreboardd.migrate.plan import DDL
 from tests.builder.platform import CONTEST
 from tests.contests import SCHEMA_SQL, insert
-from tests.migrate.conftest import TABLES, Roles, done, dump, psql, quoted, run
+from tests.migrate.conftest import TABLES, Outcome, Roles, done, dump, psql, quoted, run
 from tests.nodes import until
 from tests.source import test_check
 
 CACHE = "created table leaderboard_cache"
 INDEX = "created index scoreboardd_submissions_correct on submissions"
 NOTHING = ["nothing to do"]
+DDL = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
 
 
 @pytest.mark.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
@@ -110,49 +113,71 @@ async def test_undo_drops_nothing_that_others_lean_on(admin, platform: str):
 
 
 class TestLeastPrivilege:
-    """A role that reads the platform's tables, and owns a schema."""
+    """A role that reads the platform's tables and has a schema: what is to be on the tables is left to their owner."""
 
-    async def test_each_thing_denied_is_one_line_and_the_rest_is_done(self, admin, roles: Roles):
+    async def test_what_is_the_owner_s_is_left_to_it_in_one_line(self, admin, roles: Roles):
         outcome = await run(roles.board.dsn, triggers=True)
         assert outcome.said == [CACHE]
         assert await admin.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{roles.board.name}.leaderboard_cache")
-        *grants, index = outcome.problems
-        assert len(grants) == 5
-        assert all(f"GRANT TRIGGER ON {table} TO" in grant for table, grant in zip(TABLES, grants, strict=True))
-        assert "no index on submissions" in index
-        for problem in outcome.problems:
-            assert f"let the owner, {roles.owner.name}, run: " in problem
-            await roles.owner.execute(quoted(problem))
-        outcome = await run(roles.board.dsn, triggers=True)
-        assert outcome.problems == []
-        assert len(outcome.said) == 10
+        (problem,) = outcome.problems
+        assert all(f"public.{table}" in problem for table in TABLES)
+        assert f"let the owner, {roles.owner.name}, run" in problem
+        assert problem.endswith("scoreboardd migrate --triggers --dry-run | psql")
+        assert await run(roles.board.dsn, triggers=True) == Outcome([], [problem]), "nothing was made halfway"
+        script = await done(roles.board.dsn, triggers=True, dry_run=True)
+        assert "leaderboard_cache" not in str(script), "that is there"
+        await psql(roles.owner.dsn, "\n".join(script))
         assert await done(roles.board.dsn, triggers=True) == NOTHING
+        assert await done(roles.owner.dsn, triggers=True, dry_run=True) != NOTHING, "its own table"
+        assert await test_check.problems(roles.board.dsn) == []
 
-    async def test_undo_too(self, admin, database: str, roles: Roles):
-        await roles.owner.execute(f"GRANT TRIGGER ON {', '.join(TABLES)} TO {roles.board.name}")
+    async def test_whoever_runs_the_sql_everything_is_the_right_one_s(self, admin, database: str, roles: Roles):
+        script = await done(roles.board.dsn, triggers=True, dry_run=True)
+        # Of an administrator's session, which finds other tables first.
+        decoys = "".join(f"CREATE TABLE decoys.{table} (id int);" for table in TABLES)
+        await admin.execute(f"CREATE SCHEMA decoys; {decoys}")
+        await psql(database, "\n".join(["SET search_path = decoys;", *script]))
+        assert await done(roles.board.dsn, triggers=True) == NOTHING
+        owners = await admin.fetch("""
+            SELECT DISTINCT proowner::regrole::text, pronamespace::regnamespace::text FROM pg_proc
+            WHERE proname LIKE 'scoreboardd_%'
+        """)
+        assert [tuple(row) for row in owners] == [(roles.owner.name, "public")]
+        owner = "SELECT relowner::regrole::text FROM pg_class WHERE oid = $1::text::regclass"
+        assert await admin.fetchval(owner, f"{roles.board.name}.leaderboard_cache") == roles.board.name
+        assert (
+            await admin.fetchval("SELECT count(*) FROM pg_trigger WHERE tgrelid::regclass::text LIKE 'decoys.%'") == 0
+        )
+
+    async def test_the_owner_does_it_itself(self, admin, roles: Roles):
+        assert len(await done(roles.owner.dsn, triggers=True)) == 12
+        assert await done(roles.board.dsn, triggers=True) == [CACHE]
+
+    async def test_undo_too(self, database: str, roles: Roles):
         before = await dump(database)
-        await run(roles.board.dsn, triggers=True)
-        await roles.owner.execute(quoted((await run(roles.board.dsn)).problems[0]))
+        await psql(database, "\n".join(await done(roles.board.dsn, triggers=True, dry_run=True)))
         outcome = await run(roles.board.dsn, undo=True)
         assert outcome.said == ["dropped table leaderboard_cache"]
-        assert len(outcome.problems) == 6
-        for problem in outcome.problems:
-            await roles.owner.execute(quoted(problem))
-        assert len(await done(roles.board.dsn, undo=True)) == 5, "the functions, now that nothing calls them"
+        (problem,) = outcome.problems
+        assert problem.endswith("scoreboardd migrate --undo --dry-run | psql")
+        await psql(roles.owner.dsn, "\n".join(await done(roles.board.dsn, undo=True, dry_run=True)))
+        assert await done(roles.board.dsn, undo=True) == NOTHING
         assert await dump(database) == before
 
-    async def test_the_triggers_stay_when_the_grant_goes(self, admin, roles: Roles):
-        tables = ", ".join(TABLES)
-        await roles.owner.execute(f"GRANT TRIGGER ON {tables} TO {roles.board.name}")
-        await run(roles.board.dsn, triggers=True)
-        await roles.owner.execute(f"REVOKE TRIGGER ON {tables} FROM {roles.board.name}")
-        outcome = await run(roles.board.dsn, triggers=True, redis__key_prefix="other:")
-        assert outcome.said == [f"replaced function scoreboardd_announce_{table}" for table in TABLES]
-
-    async def test_an_owner_who_runs_the_dry_run_s_sql_serves_as_well(self, roles: Roles):
-        outcome = await run(roles.owner.dsn, triggers=True, dry_run=True)
-        await psql(roles.owner.dsn, "\n".join(outcome.said))
-        assert await done(roles.board.dsn, triggers=True) == [CACHE]
+    async def test_a_function_that_another_role_could_replace_is_taken_from_it(
+        self, admin, database: str, roles: Roles
+    ):
+        """Its body would run as whoever writes to the table."""
+        await done(roles.owner.dsn, triggers=True)
+        await admin.execute(f"ALTER FUNCTION scoreboardd_announce_users OWNER TO {roles.board.name}")
+        outcome = await run(roles.owner.dsn, triggers=True)
+        assert outcome.said == []
+        assert "must be owner of function scoreboardd_announce_users" in outcome.problems[0]
+        script = await done(roles.owner.dsn, triggers=True, dry_run=True)
+        await psql(database, "\n".join(script))
+        assert await done(roles.owner.dsn, triggers=True) == NOTHING
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await roles.board.execute("DROP FUNCTION public.scoreboardd_announce_users()")
 
     async def test_without_a_schema_to_make_things_in(self, admin, roles: Roles):
         await admin.execute(f"DROP SCHEMA {roles.board.name}")
@@ -166,10 +191,12 @@ class TestLeastPrivilege:
         await admin.execute(f"SET search_path = {roles.board.name}")
         await admin.execute(DDL)
         outcome = await run(roles.board.dsn)
-        assert "may not write" in outcome.problems[0]
+        assert "leaderboard_cache may not be written" in outcome.problems[0]
+        assert await _cache_problem(roles.board.dsn) == outcome.problems[0]
         await admin.execute(quoted(outcome.problems[0]))
-        assert "leaderboard_cache" not in str(await run(roles.board.dsn))
-        assert "is ours; let the owner" in (await run(roles.board.dsn, undo=True)).problems[0]
+        assert "may not be written" not in str(await run(roles.board.dsn))
+        assert await _cache_problem(roles.board.dsn) is None
+        assert f"{roles.board.name}.leaderboard_cache" in (await run(roles.board.dsn, undo=True)).problems[0]
 
 
 @pytest.mark.parametrize(
@@ -191,10 +218,16 @@ async def test_a_platform_s_table_of_that_name_is_let_be(admin, roles: Roles, co
     assert outcome.said == []
     problem = outcome.problems[0]
     assert "public.leaderboard_cache is not ours" in problem
+    assert await _cache_problem(roles.board.dsn) == problem
     assert (await run(roles.board.dsn, undo=True)).said == NOTHING
     assert await admin.fetchval("SELECT 'leaderboard_cache'::regclass::oid") == theirs
     await admin.execute(problem[problem.index("CREATE SCHEMA") :])
+    assert (
+        await _cache_problem(roles.board.dsn)
+        == "postgres: table leaderboard_cache is missing; run `scoreboardd migrate`"
+    )
     assert (await run(roles.board.dsn)).said == [CACHE]
+    assert await _cache_problem(roles.board.dsn) is None
     assert await admin.fetchval("SELECT 'leaderboard_cache'::regclass::oid") == theirs
 
 
@@ -213,10 +246,49 @@ class TestTheIndex:
         assert await admin.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
         assert await done(platform) == NOTHING
 
-    async def test_of_our_name_that_is_for_something_else_is_replaced(self, admin, platform: str):
-        await admin.execute("CREATE INDEX scoreboardd_submissions_correct ON submissions (user_id)")
-        assert f"{INDEX}, in place of one that did not serve" in await done(platform)
+    async def test_of_an_older_release_is_replaced(self, admin, platform: str):
+        await done(platform)
+        await admin.execute("""
+            DROP INDEX scoreboardd_submissions_correct;
+            CREATE INDEX scoreboardd_submissions_correct ON submissions (user_id);
+            COMMENT ON INDEX scoreboardd_submissions_correct IS 'scoreboardd: as it was';
+        """)
+        assert await done(platform) == [f"{INDEX}, in place of one that did not serve"]
         assert await done(platform) == NOTHING
+
+    @pytest.mark.parametrize("serves", [True, False])
+    async def test_of_our_name_that_the_platform_made_is_let_be(self, admin, platform: str, serves: bool):
+        columns = "user_id, challenge_id" if serves else "submitted_at"
+        await admin.execute(f"CREATE INDEX scoreboardd_submissions_correct ON submissions ({columns})")
+        before = await dump(platform)
+        outcome = await run(platform)
+        assert outcome.said == [CACHE]
+        assert len(outcome.problems) == (0 if serves else 1)
+        for problem in outcome.problems:
+            assert "index public.scoreboardd_submissions_correct is not ours" in problem
+        await done(platform, undo=True)
+        assert await dump(platform) == before
+
+    async def test_on_a_partitioned_table_is_made_by_hand(self, admin, platform: str):
+        await admin.execute("""
+            DROP TABLE submissions;
+            CREATE TABLE submissions (id bigint, user_id bigint, challenge_id bigint, correct boolean,
+                is_first_blood boolean, submitted_at timestamptz) PARTITION BY RANGE (id);
+            CREATE TABLE first PARTITION OF submissions FOR VALUES FROM (0) TO (1000);
+        """)
+        outcome = await run(platform, triggers=True)
+        assert len(outcome.said) == 11, "and it announces"
+        assert outcome.problems == await test_check.problems(platform)
+        (problem,) = outcome.problems
+        assert "public.submissions is partitioned" in problem
+        assert (await run(platform, dry_run=True)).said == [], "nothing that would hold up the platform"
+        by_hand = problem[problem.index("CREATE INDEX") :]
+        await admin.execute(by_hand)
+        assert await done(platform, triggers=True) == NOTHING
+        assert await test_check.problems(platform) == []
+        await done(platform, undo=True)
+        with pytest.raises(asyncpg.DuplicateTableError):
+            await admin.execute(by_hand)
 
     async def test_may_take_longer_than_a_statement(self, admin, platform: str):
         async with _transaction(platform, "LOCK TABLE submissions IN ROW EXCLUSIVE MODE"):
@@ -291,17 +363,46 @@ class TestTheTriggers:
         assert await done(platform, triggers=True) == ["created triggers on users: update"]
         assert await done(platform, triggers=True) == NOTHING
 
-    async def test_cannot_be_where_a_column_is_missing_or_a_view_is(self, admin, platform: str):
-        await admin.execute("""
-            ALTER TABLE challenges DROP COLUMN minimum_points;
-            ALTER TABLE divisions RENAME TO leagues;
-            CREATE VIEW divisions AS SELECT * FROM leagues;
-        """)
+    async def test_cannot_be_where_a_column_is_missing(self, admin, platform: str):
+        await admin.execute("ALTER TABLE challenges DROP COLUMN minimum_points")
         outcome = await run(platform, triggers=True)
-        assert len(outcome.said) == 2 + 3 * 2
-        missing, view = outcome.problems
-        assert "challenges.minimum_points is missing" in missing
-        assert "divisions is not a table" in view
+        assert len(outcome.said) == 2 + 4 * 2
+        assert "challenges.minimum_points is missing" in outcome.problems[0]
+
+    async def test_cannot_be_on_a_view_nor_can_an_index(self, admin, platform: str):
+        await admin.execute("""
+            ALTER TABLE submissions RENAME TO attempts;
+            CREATE VIEW submissions AS SELECT * FROM attempts;
+        """)
+        note = "submissions is a view: an index can only be on the tables behind it"
+        assert await done(platform) == [note, CACHE]
+        assert await test_check.problems(platform) == []
+        outcome = await run(platform, triggers=True)
+        assert len(outcome.said) == 1 + 4 * 2
+        assert "submissions is not a table and can announce nothing" in outcome.problems[0]
+        assert await done(platform, dry_run=True) == [f"-- {note}", "-- nothing to do"]
+
+    async def test_of_another_cluster_stay_its_own(self, platform: str):
+        await done(platform, triggers=True, redis__key_prefix="a'$\\:")
+        made = await dump(platform)
+        for options in ({"triggers": True}, {"undo": True}):
+            outcome = await run(platform, redis__key_prefix="b:", dry_run=True, **options)
+            (problem,) = outcome.problems
+            assert repr("a'$\\:scoreboard_events") in problem
+            assert "'b:scoreboard_events'" in problem
+            assert "announce" not in str(outcome.said)
+        assert (await run(platform, redis__key_prefix="b:", triggers=True)).said == []
+        assert await dump(platform) == made
+        await done(platform, undo=True, redis__key_prefix="a'$\\:")
+        assert len(await done(platform, triggers=True, redis__key_prefix="b:")) == 12
+
+    async def test_are_undone_wherever_their_functions_are(self, admin, platform: str):
+        before = await dump(platform)
+        await done(platform, triggers=True)
+        await admin.execute("CREATE SCHEMA elsewhere; ALTER FUNCTION scoreboardd_announce_users SET SCHEMA elsewhere")
+        await done(platform, undo=True)
+        await admin.execute("DROP SCHEMA elsewhere")
+        assert await dump(platform) == before
 
 
 async def test_an_empty_database_gets_the_table_and_a_word_on_the_rest(database: str):
@@ -351,21 +452,24 @@ class TestTheCommand:
         assert await _command(platform, "--triggers", prefix="x" * 46) == (0, "nothing to do\n", problems)
 
 
+async def _cache_problem(dsn: str) -> str | None:
+    """What `scoreboardd check` says of the table."""
+    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+    try:
+        return await cache_problem(connection)
+    finally:
+        connection.terminate()
+
+
 async def _command(dsn: str, *args: str, prefix: str = "") -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scoreboardd", "migrate", *args),
-        env=os.environ
-        | {
-            "SCOREBOARDD_CONFIG": os.devnull,
-            "SCOREBOARDD_POSTGRES__DSN": dsn,
-            "SCOREBOARDD_REDIS__KEY_PREFIX": prefix,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    environ = {
+        "SCOREBOARDD_CONFIG": os.devnull,
+        "SCOREBOARDD_POSTGRES__DSN": dsn,
+        "SCOREBOARDD_REDIS__KEY_PREFIX": prefix,
+    }
+    # In a thread of its own, as it runs an event loop of its own.
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["migrate", *args], env=environ)
+    return result.exit_code, result.stdout, result.stderr
 
 
 @asynccontextmanager
