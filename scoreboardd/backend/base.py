@@ -11,11 +11,12 @@
 Any method may raise `Unavailable`, and does so within its deadline. The outcome of the call is then unknown.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from scoreboardd.board.sheet import Document
 from scoreboardd.edition import Event, Version
 
 
@@ -145,8 +146,8 @@ class Vault(Protocol):
     async def committed(self) -> tuple[Version, Catalogue] | None:
         """The committed version, or None unless every one of its documents is there."""
 
-    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
-        """Put documents, zstd, where `commit` will find them. Returns the bytes written."""
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
+        """Put documents where `commit` will find them. Returns the bytes written."""
 
     async def load(self) -> Stored | None:
         """The committed documents, all of one version, or None if the store has none."""

@@ -13,7 +13,8 @@ def open_store(settings: Settings) -> Store:
     if settings.coordination.backend == "postgres":
         return open_table(settings)
     prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
-    return RedisStore(settings.redis.url.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
+    redis = settings.redis
+    return RedisStore(redis.url.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl, encoding=redis.encoding)
 
 
 def open_table(settings: Settings) -> PostgresStore:

@@ -26,6 +26,10 @@ class Names:
     def document(self, name: str) -> str:
         return f"{self.prefix}{name}"
 
+    def previous(self, name: str) -> str:
+        """What a document was before the last commit."""
+        return f"{self.prefix}scoreboard:previous:{name}"
+
     def staged(self, token: str, name: str) -> str:
         return f"{self.prefix}scoreboard:staged:{token}:{name}"
 

@@ -15,7 +15,7 @@ is visible before the next one that notifies can be: that is the order which `co
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
@@ -28,6 +28,7 @@ from scoreboardd.backend import table, wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
+from scoreboardd.board.sheet import Document
 from scoreboardd.database import FAILURES, connect
 from scoreboardd.edition import Event, Version
 
@@ -293,7 +294,10 @@ class PostgresVault:
             )
         return (version, catalogue) if present == len(wanted) else None
 
-    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
+        return await self._put(lease, ((name, document.joined()) for name, document in documents.items()))
+
+    async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
         # What builders that died have left behind.
         await self._link.run(FORGET, self._names.staged("", "").removesuffix(":"))
         written = 0
@@ -337,7 +341,7 @@ class PostgresVault:
             if lately and quiet:
                 return False
         lease = Lease(secrets.token_hex(16), version)
-        await self.stage(lease, kept)
+        await self._put(lease, kept)
         fresh = [name for name, _ in kept]
         _, before = _head(await self._link.run(HEAD, names.version))
         rows = await self._link.run(

@@ -7,7 +7,8 @@ slot in `redis.url`; this is no cluster client.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.resources import files
@@ -19,11 +20,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from scoreboardd.backend import wire
+from scoreboardd.backend import slots, wire
 from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
-from scoreboardd.compression import compressed, plain
+from scoreboardd.board.sheet import Document
+from scoreboardd.compression import compressed
 from scoreboardd.edition import Event, Version
 
 ANSWER = 5.0
@@ -66,10 +68,12 @@ def _script(client: aioredis.Redis, name: str) -> Any:
 
 
 class RedisStore:
-    """The lock, the commit and the bus. See `base.Store`."""
+    """The lock, the commit and the bus. See `base.Store`. With `encoding` "zstd" the documents that a commit replaces
+    stay, for the vault to write over."""
 
-    def __init__(self, url: str, *, prefix: str, lock_ttl: float) -> None:
+    def __init__(self, url: str, *, prefix: str, lock_ttl: float, encoding: str) -> None:
         self._names = Names(prefix)
+        self._keep = encoding == "zstd"
         self._ttl_ms = round(lock_ttl * 1000)
         self._redis = _connect(url)
         self._acquire = _script(self._redis, "acquire")
@@ -108,7 +112,7 @@ class RedisStore:
         async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
             before = _catalogue(await self._redis.hgetall(names.catalogue))
-            gone = set(documents.keys(before.divisions)).difference(fresh) if before else set()
+            gone = sorted(set(documents.keys(before.divisions)).difference(fresh)) if before else []
             return bool(
                 await self._commit(
                     keys=[
@@ -116,14 +120,19 @@ class RedisStore:
                         names.fence,
                         names.version,
                         names.catalogue,
-                        *(key for name in fresh for key in (names.staged(lease.token, name), names.document(name))),
-                        *(names.document(name) for name in sorted(gone)),
+                        *(
+                            key
+                            for name in fresh
+                            for key in (names.staged(lease.token, name), names.document(name), names.previous(name))
+                        ),
+                        *(key for name in gone for key in (names.document(name), names.previous(name))),
                     ],
                     args=[
                         lease.token,
                         lease.version.epoch,
                         lease.version.number,
                         len(fresh),
+                        int(self._keep),
                         names.channel(wire.REBUILT),
                         wire.announcement(lease.version, event),
                         *(part for name, value in asdict(catalogue).items() for part in (name, orjson.dumps(value))),
@@ -212,13 +221,20 @@ class RedisStore:
 
 
 class RedisVault:
-    """The documents. See `base.Vault`."""
+    """The documents. See `base.Vault`.
+
+    A commit leaves the documents it replaced. If it was this vault that had staged them, the next version is written
+    over them where it differs (`slots`), so that it takes no longer for larger ones. Otherwise, and without zstd,
+    documents are written whole.
+    """
 
     def __init__(self, url: str, *, prefix: str, encoding: str, stage_ttl: float) -> None:
         self._names = Names(prefix)
         self._redis = _connect(url)
         self._compress = encoding == "zstd"
         self._stage_ttl_ms = round(stage_ttl * 1000)
+        self._layouts: OrderedDict[Version, dict[str, slots.Layout]] = OrderedDict()
+        "How the documents of the last two versions staged lie in their values."
 
     async def committed(self) -> tuple[Version, Catalogue] | None:
         version, catalogue = await self._head()
@@ -229,14 +245,53 @@ class RedisVault:
             present = await self._redis.exists(*wanted)
         return (version, catalogue) if present == len(wanted) else None
 
-    async def stage(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
+        if not self._compress:
+            texts = ((name, document.text()) for name, document in documents.items())
+            return sum([await self._set(lease, name, await asyncio.to_thread(b"".join, text)) for name, text in texts])
+        # While we hold the lock nobody replaces it; and if we do not, our commit will be refused.
+        previous = await self._previous()
+        known = self._layouts.get(previous, {}) if previous else {}
+        self._layouts.pop(lease.version, None)  # staged before, and not to be known until all is staged again
+        layouts: dict[str, slots.Layout] = {}
         written = 0
-        for name, document in documents:
-            payload = document if self._compress else await asyncio.to_thread(plain, document)
-            async with _answering(BULK):
-                await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
-            written += len(payload)
+        for name, document in documents.items():
+            pieces = list(document)
+            patch = await asyncio.to_thread(slots.patch, known[name], pieces) if name in known else None
+            if patch is not None and await self._patch(lease, name, slots.size(known[name]), patch[1]):
+                layouts[name], writes = patch
+                written += sum(len(part) for _, part in writes)
+            else:
+                layouts[name] = slots.lay(pieces)
+                written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], pieces))
+        self._layouts[lease.version] = layouts
+        if len(self._layouts) > 2:
+            self._layouts.popitem(last=False)
         return written
+
+    async def _previous(self) -> Version | None:
+        """Which version the documents are of that the last commit replaced."""
+        async with _answering():
+            said: Any = await self._redis.hget(self._names.catalogue, "previous")
+        return Version.parse(said.decode(errors="replace")) if said else None
+
+    async def _set(self, lease: Lease, name: str, payload: bytes) -> int:
+        async with _answering(BULK):
+            await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
+        return len(payload)
+
+    async def _patch(self, lease: Lease, name: str, size: int, writes: list[slots.Write]) -> bool:
+        """Stage a document by these writes over the previous one. False if that is gone, or not as we left it; then
+        there is nothing of use under the staged name."""
+        staged = self._names.staged(lease.token, name)
+        async with _answering(BULK), self._redis.pipeline(transaction=True) as steps:
+            steps.rename(self._names.previous(name), staged)
+            steps.strlen(staged)
+            for offset, part in writes:
+                steps.setrange(staged, offset, part)
+            steps.pexpire(staged, self._stage_ttl_ms)
+            answers = await steps.execute(raise_on_error=False)
+        return answers == [True, *[size] * (1 + len(writes)), True]
 
     async def load(self) -> Stored | None:
         while True:

@@ -48,7 +48,7 @@ class Scoreboard:
 
     def joined(self) -> list[tuple[str, bytes]]:
         """Every document as zstd, whole."""
-        return [(name, b"".join(piece.frame for piece in document)) for name, document in self.documents.items()]
+        return [(name, document.joined()) for name, document in self.documents.items()]
 
     @property
     def digest(self) -> str:

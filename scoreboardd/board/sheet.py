@@ -83,6 +83,10 @@ class Document:
         decompressor = zstandard.ZstdDecompressor()
         return (decompressor.decompress(piece.frame) for piece in self)
 
+    def joined(self) -> bytes:
+        """The document as zstd."""
+        return b"".join([piece.frame for piece in self])
+
 
 class Printer(Protocol):
     """What a sheet needs to know of its document."""

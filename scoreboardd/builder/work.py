@@ -63,7 +63,7 @@ class Builder:
         with stages.timed("commit"):
             if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:
                 return replace(work, unchanged=unchanged)
-            staged = await self._vault.stage(lease, rendered)
+            staged = await self._vault.stage(lease, scoreboard.documents)
         return replace(work, documents=rendered, staged_bytes=staged)
 
     async def _same(self, version: Version, catalogue: Catalogue) -> Version | None:

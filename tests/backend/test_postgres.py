@@ -33,10 +33,12 @@ from scoreboardd.backend.base import (
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
 from scoreboardd.board.documents import keys
-from scoreboardd.compression import compressed, plain
+from scoreboardd.board.sheet import Document
+from scoreboardd.compression import plain
 from scoreboardd.demo.servers import Postgres, free_port
 from scoreboardd.edition import Event, Version
 from tests.backend.relay import relay
+from tests.documents import document_of
 from tests.nodes import until
 
 SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
@@ -174,9 +176,14 @@ async def won(store: PostgresStore, token: str = "me", seen: Version | None = No
     return lease
 
 
-def documents(version: Version, divisions: tuple[int, ...] = ()) -> list[tuple[str, memoryview]]:
+def in_pieces(version: Version, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
     """Every one says which version it is of."""
-    return [(name, memoryview(compressed(text(name, version)))) for name in keys(divisions)]
+    return {name: document_of(text(name, version)) for name in keys(divisions)}
+
+
+def documents(version: Version, divisions: tuple[int, ...] = ()) -> list[tuple[str, memoryview]]:
+    """The same, joined."""
+    return [(name, memoryview(each.joined())) for name, each in in_pieces(version, divisions).items()]
 
 
 def text(name: str, version: Version) -> bytes:
@@ -189,7 +196,7 @@ def catalogue(version: Version, divisions: tuple[int, ...] = (), *, as_of: float
 
 
 async def stage(vault: PostgresVault, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
-    await vault.stage(lease, documents(lease.version, divisions))
+    await vault.stage(lease, in_pieces(lease.version, divisions))
 
 
 async def commit(
@@ -616,16 +623,16 @@ class TestTheVault:
 
     async def test_documents_come_back_as_they_went(self, store, vault, table: Table, names: Names):
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
-        document = compressed(said[:9000]) + compressed(said[9000:])  # in frames, as the board has it
+        parts = document_of(said[:9000], said[9000:])
         lease = await won(store)
-        written = await vault.stage(lease, [(name, memoryview(document)) for name in keys(())])
+        written = await vault.stage(lease, dict.fromkeys(keys(()), parts))
         assert await store.commit(lease, catalogue(lease.version), SOLVE)
         raw = (await table.row(names.document("leaderboard:users")))["payload"]
-        assert raw == document
+        assert raw == parts.joined()
         assert written == 4 * len(raw)
         stored = await vault.load()
         assert stored is not None
-        assert stored.documents == [(name, document) for name in keys(())]
+        assert stored.documents == [(name, raw) for name in keys(())]
 
     async def test_is_not_compressed_twice(self, table: Table):
         storage = await table.connection.fetchval(
@@ -1017,7 +1024,7 @@ class TestUnavailable:
             "subscribe": subscribe(),
             "load": vault.load(),
             "committed": vault.committed(),
-            "stage": vault.stage(lease, documents(lease.version)),
+            "stage": vault.stage(lease, in_pieces(lease.version)),
             "keep": vault.keep(lease.version, catalogue(lease.version, as_of=4e9), documents(lease.version), quiet=0),
         }
 

@@ -75,7 +75,7 @@ async def builder(options: dict[str, Any]) -> AsyncIterator[BuilderProcess]:
 
 @pytest.fixture
 async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_url, prefix=key_prefix, lock_ttl=30)
+    store = RedisStore(redis_url, prefix=key_prefix, lock_ttl=30, encoding="identity")
     yield store
     await store.aclose()
     found = [key async for key in redis_client.scan_iter(match=f"{key_prefix}*")]

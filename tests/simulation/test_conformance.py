@@ -25,8 +25,10 @@ from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
 from scoreboardd.backend.redis import RedisStore, RedisVault
 from scoreboardd.board.documents import keys
-from scoreboardd.compression import compressed
+from scoreboardd.board.sheet import Document
+from scoreboardd.compression import plain
 from scoreboardd.edition import Event, Version
+from tests.documents import document_of
 from tests.simulation.store import Data, Store
 
 SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
@@ -69,9 +71,9 @@ class Model:
     async def abandon(self, lease: Lease) -> None:
         self.store.abandon(lease)
 
-    async def stage(self, lease: Lease, documents: list[tuple[str, bytes]]) -> None:
-        for name, document in documents:
-            self.store.stage(lease, name, document)
+    async def stage(self, lease: Lease, documents: dict[str, Document]) -> None:
+        for name, document in documents.items():
+            self.store.stage(lease, name, b"".join(document.text()))
 
     async def load(self) -> Stored | None:
         version, catalogue = self.store.head()
@@ -118,7 +120,6 @@ class Real:
         self.renew = store.renew
         self.confirm = store.confirm
         self.abandon = store.abandon
-        self.load = vault.load
         self._vault = vault
 
     async def heard(self) -> list[Message]:
@@ -131,8 +132,12 @@ class Real:
     async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
         return await self.store.commit(lease, catalogue, SOLVE)
 
-    async def stage(self, lease: Lease, documents: list[tuple[str, bytes]]) -> None:
+    async def stage(self, lease: Lease, documents: dict[str, Document]) -> None:
         await self._vault.stage(lease, documents)
+
+    async def load(self) -> Stored | None:
+        stored = await self._vault.load()
+        return stored and replace(stored, documents=[(name, plain(content)) for name, content in stored.documents])
 
 
 class RealRedis(Real):
@@ -264,9 +269,14 @@ class Side:
             case "confirm", ():
                 return await self.store.confirm(lease, number + 0.5)
             case "stage", (divisions, missing):
-                documents = [(key, compressed(f"{key} of {number}".encode())) for key in keys(divisions)]
-                return await self.store.stage(lease, documents[missing:])
+                documents = {key: self._document(key, number) for key in keys(divisions)[missing:]}
+                return await self.store.stage(lease, documents)
         return await getattr(self.store, name)(lease)
+
+    @staticmethod
+    def _document(key: str, number: int) -> Document:
+        """Most of which is as it was."""
+        return document_of(*(b"%b %d" % (key.encode(), part) for part in range(9)), b"of %d" % number)
 
     def _seen(self, seen: tuple[int, int] | None) -> Version | None:
         """`seen` is which lease, counted from the last, and how much more than its version."""
@@ -323,19 +333,21 @@ STORIES = {
 Backend = Callable[[], AbstractAsyncContextManager[Any]]
 
 
-@pytest.fixture(params=["redis", "postgres"])
+@pytest.fixture(params=["redis", "redis-zstd", "postgres"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Makes a backend that nobody has used."""
     if request.param == "redis":
         return partial(on_redis, request.getfixturevalue("redis_url"))
+    if request.param == "redis-zstd":
+        return partial(on_redis, request.getfixturevalue("redis_url"), "zstd")
     return partial(on_postgres, request.getfixturevalue("cache_dsn"))
 
 
 @asynccontextmanager
-async def on_redis(url: str) -> AsyncIterator[Real]:
+async def on_redis(url: str, encoding: str = "identity") -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
-    store = RedisStore(url, prefix=prefix, lock_ttl=LONG)
-    vault = RedisVault(url, prefix=prefix, encoding="identity", stage_ttl=LONG)
+    store = RedisStore(url, prefix=prefix, lock_ttl=LONG, encoding=encoding)
+    vault = RedisVault(url, prefix=prefix, encoding=encoding, stage_ttl=LONG)
     async with (
         Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
         _used(store, vault) as messages,

@@ -1,0 +1,19 @@
+"""Documents in pieces, for whoever stages some and does not mind how they are cut."""
+
+import zstandard
+
+from scoreboardd.board.sheet import Document, Piece
+from scoreboardd.compression import LEVEL
+
+_COMPRESSOR = zstandard.ZstdCompressor(level=LEVEL)
+
+
+def pieces(*texts: bytes) -> list[Piece]:
+    """One for each text."""
+    return [Piece(text, _COMPRESSOR) for text in texts]
+
+
+def document_of(*texts: bytes) -> Document:
+    """Of these texts, one behind the other, a piece for each."""
+    opening, *chunks, closing = pieces(*texts) if len(texts) > 1 else pieces(*texts, b"")
+    return Document(opening, chunks, closing, b"".join(chunk.digest for chunk in chunks))
