@@ -160,7 +160,7 @@ def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, st
         source={"dsn": platform.database, "kind": "smctf", "statement_timeout": 20},
         vault={"backend": "redis", "url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
     )
-    its_store = store(url, prefix=prefix, lock_ttl=timing.lock_ttl)
+    its_store = store(url, prefix=prefix, lock_ttl=timing.lock_ttl, encoding="identity")
     runner = Runner(
         Coordinator(timing, jitter=random.random),
         store=its_store,
