@@ -1,11 +1,14 @@
-"""`make bench`: measure, then write `bench/RESULTS.md` and `bench/fanout.svg`. With `--quick` it only shows that all of
-it works, with 500 clients, and prints the tables instead."""
+"""`make bench`: measure, then write `bench/RESULTS.md` and the charts. With `--only` a part of it, the others' results
+stay as they are; with `--quick` it only shows that all of it works, at small sizes, and prints the tables instead."""
 
 import argparse
 import asyncio
+import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -14,7 +17,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from bench import fanout, machine, reads, servers
+from bench import fanout, machine, reads, rebuild, rebuild_report, servers
 from bench.report import Row, chart, goals, spread, table
 from scoreboardd.demo.contest import Contest
 from scoreboardd.demo.servers import Postgres, Valkey
@@ -27,35 +30,82 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+# The parts
+
+
+def _measure_fanout(options: argparse.Namespace) -> str:
+    with Postgres() as postgres, Valkey() as valkey:
+        behind = servers.Platform(_contest(postgres), valkey.url())
+        return _fanout(behind, fanout.QUICK if options.quick else fanout.FULL, write=not options.quick)
+
+
+def _measure_reads(options: argparse.Namespace) -> str:
+    scale = reads.QUICK if options.quick else reads.FULL
+    with Postgres() as postgres, Valkey() as valkey:
+        return _reads(servers.Platform(_large(postgres, scale.users), valkey.url()), scale)
+
+
+def _measure_rebuilds(options: argparse.Namespace) -> str:
+    scale = rebuild.QUICK if options.quick else rebuild.FULL
+    with Postgres(settings=rebuild.POSTGRES) as postgres, Valkey() as valkey:
+        measured = asyncio.run(rebuild.measure(postgres.dsn(), valkey.url(), scale, say))
+    if scale.larger and not options.no_larger:
+        with Postgres(settings=rebuild.POSTGRES) as postgres, Valkey() as valkey:
+            larger = asyncio.run(rebuild.measure_larger(postgres.dsn(), valkey.url(), scale, say))
+        measured = dataclasses.replace(measured, larger=larger)
+    if not options.quick:
+        panel = (
+            "From a change to the new scoreboard (each line is ten times as long)",
+            "ms",
+            rebuild_report.bars(measured),
+        )
+        drawn = chart([panel], machine.described(), ours=3, logarithmic=True)
+        (machine.HERE / "rebuild.svg").write_text(drawn)
+    return rebuild_report.said(measured, scale)
+
+
+PARTS = {"Fan-out": _measure_fanout, "Reads": _measure_reads, "Rebuilds": _measure_rebuilds}
+"By the first word of their section."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=["fanout", "reads"], help="print one part instead of writing all")
+    parser.add_argument("--only", type=str.capitalize, choices=PARTS, help="one part")
+    parser.add_argument("--no-larger", action="store_true", help="rebuilds: leave out 8 million submissions")
     options = parser.parse_args()
     try:
         machine.nchan(), machine.nginx(), machine.compiled("clients")
         machine.allow_files((fanout.QUICK if options.quick else fanout.FULL).clients)
     except machine.Missing as missing:
         sys.exit(f"bench: {missing}")
-    with Postgres() as postgres, Valkey() as valkey:
-        parts = []
-        if options.only != "reads":
-            behind = servers.Platform(_contest(postgres), valkey.url())
-            parts.append(_fanout(behind, fanout.QUICK if options.quick else fanout.FULL, write=_writes(options)))
-        if options.only != "fanout":
-            scale = reads.QUICK if options.quick else reads.FULL
-            behind = servers.Platform(_large(postgres, scale.users), valkey.url())
-            parts.append(_reads(behind, scale))
-    text = "\n".join([_head(), *parts])
-    if _writes(options):
-        (machine.HERE / "RESULTS.md").write_text(text)
-        say(f"written: {machine.HERE / 'RESULTS.md'}")
-    else:
-        print(text)
+    measured: dict[str, str] = {}
+    for title, measure in PARTS.items():
+        if options.only in (None, title):
+            taken = _taken()
+            heading, _, text = measure(options).partition("\n")
+            measured[title] = f"{heading}\n\n{taken}\n{text}"
+    if options.quick:
+        print("\n".join(measured.values()))
+        return
+    results = machine.HERE / "RESULTS.md"
+    kept = {title: section for title in PARTS if (section := _section(results.read_text(), title))}
+    sections = kept | measured
+    results.write_text("\n".join([_head(), *(sections[title] for title in PARTS if title in sections)]))
+    say(f"written: {results}")
 
 
-def _writes(options: argparse.Namespace) -> bool:
-    return not options.quick and options.only is None
+def _section(text: str, title: str) -> str | None:
+    found = re.search(rf"^## {title}.*?(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return found and found[0]
+
+
+def _taken() -> str:
+    """When, of what, and beside what else."""
+    git = ["git", "-C", str(machine.HERE), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    now = datetime.datetime.now(datetime.UTC)
+    return f"Begun {now:%Y-%m-%d %H:%M} UTC, commit {commit}, load average {os.getloadavg()[0]:.1f} before."
 
 
 # What the daemon reads
@@ -106,16 +156,16 @@ def _head() -> str:
     )
     return f"""# Benchmarks
 
-Written by `make bench` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}; do not edit. Figures are medians, in brackets
-the middle half of what was measured, and all of one table were taken in turn: compare within a table.
+Written by `make bench`; do not edit. Figures are medians, in brackets the middle half of what was measured, and all of
+one table were taken in turn: compare within a table.
 
 - Machine: {machine.described()}; servers and load generator share it
 - scoreboardd: CPython {platform.python_version()}, {ours}
 - Peers: nginx {nginx.strip()} with nchan {package or "of unknown version"} (`bench/nginx.conf`); {peers} \
 (`bench/peers/`); a `send()` loop in C (`bench/floor.c`)
 - Load: `bench/clients.c` and `bench/requests.c`, one epoll loop each, in a process of their own
-- Where the time of a delivery, an arrival and a 304 goes: `bench/PROFILE.md`
-- Again: `make bench`; a look whether it works: `make bench QUICK=1`
+- Where the time of a delivery, an arrival, a 304 and a rebuild goes: `bench/PROFILE.md`
+- Again: `make bench`; one part: `make bench ARGS="--only rebuilds"`; a look whether it works: `make bench QUICK=1`
 """
 
 

@@ -58,13 +58,14 @@ async def rebuild(connection: Any) -> list[bytes]:
     return documents
 
 
+def worth(points: int, minimum_points: int, decay: int, solves: int) -> int:
+    """What a challenge is worth that `solves` of `decay` teams have."""
+    floor = min(minimum_points, points)
+    return max(floor, ceil((floor - points) / max(decay, 1) ** 2 * solves**2 + points - 1e-9))
+
+
 def _worth(challenges: Iterable[Any]) -> dict[int, int]:
-    worth = {}
-    for c in challenges:
-        floor = min(c["minimum_points"], c["points"])
-        decay = max(c["decay"], 1)
-        worth[c["id"]] = max(floor, ceil((floor - c["points"]) / decay**2 * c["solves"] ** 2 + c["points"] - 1e-9))
-    return worth
+    return {c["id"]: worth(c["points"], c["minimum_points"], c["decay"], c["solves"]) for c in challenges}
 
 
 def _text(at: datetime) -> str:
@@ -73,7 +74,7 @@ def _text(at: datetime) -> str:
 
 
 def _leaderboard(challenges: Any, owners: Any, solves: Any, id_field: str, name_field: str) -> bytes:
-    worth = _worth(challenges)
+    points_of = _worth(challenges)
     having: defaultdict[int, list[Any]] = defaultdict(list)
     for solve in solves:
         having[solve["owner"]].append(solve)
@@ -84,7 +85,7 @@ def _leaderboard(challenges: Any, owners: Any, solves: Any, id_field: str, name_
             {
                 id_field: owner["id"],
                 name_field: owner["name"],
-                "score": sum(worth[solve["challenge_id"]] for solve in mine),
+                "score": sum(points_of[solve["challenge_id"]] for solve in mine),
                 "solves": [
                     {
                         "challenge_id": solve["challenge_id"],
@@ -97,18 +98,19 @@ def _leaderboard(challenges: Any, owners: Any, solves: Any, id_field: str, name_
         )
     entries.sort(key=lambda entry: -entry["score"])
     listed = [
-        {"id": c["id"], "title": c["title"], "category": c["category"], "points": worth[c["id"]]} for c in challenges
+        {"id": c["id"], "title": c["title"], "category": c["category"], "points": points_of[c["id"]]}
+        for c in challenges
     ]
     return orjson.dumps({"challenges": listed, "entries": entries})
 
 
 def _timeline(challenges: Any, solves: Any, id_field: str, name_field: str) -> bytes:
-    worth = _worth(challenges)
+    points_of = _worth(challenges)
     groups: dict[tuple[datetime, int], list[Any]] = {}
     for solve in solves:
         bucket = solve["at"] - (solve["at"] - _EPOCH) % _BUCKET
         group = groups.setdefault((bucket, solve["owner"]), [solve["name"], 0, 0])
-        group[1] += worth[solve["challenge_id"]]
+        group[1] += points_of[solve["challenge_id"]]
         group[2] += 1
 
     def order(item: tuple[tuple[datetime, int], list[Any]]) -> tuple[Any, ...]:

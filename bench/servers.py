@@ -110,7 +110,7 @@ class Server(ABC):
 
     def cpu(self) -> float:
         """Seconds of processor time, user and system, of all its processes."""
-        return sum(_cpu(process) for process in self.processes())
+        return sum(cpu_of(process) for process in self.processes())
 
     def main_cpu(self) -> float:
         """As `cpu`, without processes that do other work than serving."""
@@ -125,7 +125,8 @@ class Server(ABC):
         return sum(process.memory_full_info().pss for process in self.processes())
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_of(process: psutil.Process) -> float:
+    """Seconds of processor time of its threads."""
     # To the nanosecond, where utime and stime count in ticks of 10 ms.
     threads = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
@@ -217,6 +218,7 @@ class Scoreboardd(Server):
         """`settings` are `section__key=value`."""
         super().__init__()
         self.admin_port = free_port()
+        self.prefix = f"bench-{self.port}:"
         self._platform = platform
         self._settings = settings
         self._redis = redis.Redis.from_url(platform.redis_url)
@@ -229,7 +231,7 @@ class Scoreboardd(Server):
             "server__port": self.port,
             "admin__port": self.admin_port,
             "redis__url": self._platform.redis_url,
-            "redis__key_prefix": f"bench-{self.port}:",
+            "redis__key_prefix": self.prefix,
             "postgres__dsn": self._platform.dsn,
             "log__level": "warning",
             # An event is sent as soon as its rebuild allows: waiting for more of them is not what is measured.
@@ -245,16 +247,16 @@ class Scoreboardd(Server):
         return f"http://127.0.0.1:{self.admin_port}/readyz"
 
     def publish(self) -> None:
-        self._redis.publish(f"bench-{self.port}:scoreboard.events", DATA)
+        self._redis.publish(f"{self.prefix}scoreboard.events", DATA)
 
     def publish_bulky(self) -> None:
         """An event of some 3 KB, so that it takes tens and not thousands to fill the buffers of who never reads."""
         data = json.dumps({"scope": "s" * 1000, "reason": "r" * 1000, "ts": "t" * 1000})
-        self._redis.publish(f"bench-{self.port}:scoreboard.events", data)
+        self._redis.publish(f"{self.prefix}scoreboard.events", data)
 
     def main_cpu(self) -> float:
         # Without the builder process.
-        return _cpu(self.processes()[0])
+        return cpu_of(self.processes()[0])
 
     def metrics(self) -> dict[str, float]:
         """Every series, by its name with labels."""

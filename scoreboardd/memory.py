@@ -1,7 +1,7 @@
 """What this node answers with: the latest edition it knows, held in memory, and its compressed forms.
 
-An edition is replaced whole, never backwards within an epoch. Its documents are frames of zstd; each is put into a coding
-at most once per version, when first asked for, in a thread: zlib and zstd let go of Python's lock while they work.
+An edition is replaced whole, never backwards within an epoch. Its documents are frames of zstd; each is put into a
+coding at most once per version, when first asked for, in a thread: zlib and zstd let go of Python's lock meanwhile.
 """
 
 import asyncio

@@ -1,12 +1,15 @@
 """The benchmarks' own machinery, at a tiny size: it counts what it says it counts."""
 
 import asyncio
+import dataclasses
+import json
 from importlib.resources import files
 
 import asyncpg
 import pytest
 
-from bench import fanout, load, report
+from bench import fanout, load, rebuild, rebuild_peer, rebuild_report, report
+from bench.rebuild_data import Size, fill
 from bench.servers import Floor, Platform, Scoreboardd, Server
 from tests.parts import require
 
@@ -67,6 +70,53 @@ async def test_the_load_generator_says_who_was_refused(platform: Platform) -> No
     await asyncio.to_thread(measure)
 
 
+async def test_each_rebuild_is_measured_and_does_what_it_is_measured_for(database: str, redis_url: str) -> None:
+    size = Size(teams=100, users=300, challenges=10, submissions=3_000, correct=1_000)
+    scale = rebuild.Scale(size, None, peers=1, whole=2, solves=4, changing=2, kept_up=2)
+    measured = await rebuild.measure(database, redis_url, scale, lambda line: None)
+    assert len(measured.peers) == 1
+    assert [whole.whole for whole in measured.whole] == [True, True]
+    assert [solve.whole for solve in measured.solves] == [False] * 6
+    assert [solve.changing for solve in measured.solves[-2:]] == [True, True]
+    for each in [*measured.whole, *measured.solves]:
+        assert 0 < each.staged <= each.received
+        assert sum(each.stages.values()) <= each.wall
+        assert min(each.builder, each.loop) > 0
+    assert len(measured.memory.bare) == 3
+    text = rebuild_report.said(
+        dataclasses.replace(measured, larger=measured.solves, scans=0), scale=dataclasses.replace(scale, larger=size)
+    )
+    assert (
+        "| sequential scans of submissions for 6 solves | 0 | 0 (and 0 of them rebuilt all) | scans all | – | yes |"
+        in text
+    )
+    assert len(rebuild_report.bars(measured)) == 4
+
+
+async def test_who_changes_what_a_challenge_is_worth_is_known_beforehand(database: str) -> None:
+    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
+    await fill(connection, Size(teams=100, users=300, challenges=10, submissions=3_000, correct=1_000))
+
+    async def worth(challenge_id: int) -> int:
+        (board, *_) = await rebuild_peer.rebuild(connection)
+        return next(c["points"] for c in json.loads(board)["challenges"] if c["id"] == challenge_id)
+
+    contest = await rebuild.Contest.open(database)
+    for _ in range(5):
+        *leading_up, last = contest.solves_to_change()
+        for solve in leading_up:
+            before = await worth(solve[1])
+            assert not contest.changes(*solve)
+            await contest.solve(*solve)
+            assert await worth(solve[1]) == before
+        assert contest.changes(*last)
+        before = await worth(last[1])
+        await contest.solve(*last)
+        assert await worth(last[1]) < before
+    await contest.aclose()
+    await connection.close()
+
+
 def test_a_quantile_of_a_histogram_is_the_bound_that_it_is_below() -> None:
     buckets = {
         f'lag_bucket{{le="{bound}"}}': count for bound, count in [("0.001", 90.0), ("0.002", 99.0), ("+Inf", 100.0)]
@@ -87,3 +137,6 @@ def test_what_is_reported() -> None:
     drawn = report.chart([("Time", "µs", {"ours": 1.0, "<peer>": 4.0})], "a machine")
     assert drawn.startswith("<svg")
     assert "&lt;peer&gt;" in drawn
+    drawn = report.chart([("Time", "ms", {"a": 100.0, "b": 1000.0, "c": 10000.0})], "", ours=2, logarithmic=True)
+    assert (drawn.count('class="ours"'), drawn.count('class="peer"')) == (2, 1)
+    assert drawn.count('class="line"') == 3

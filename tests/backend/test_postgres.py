@@ -1275,7 +1275,6 @@ class TestNobodyCanStopInTheMiddle:
                 assert not await store.commit(lease, catalogue(lease.version), SOLVE)
                 await store.abandon(await won(store))
                 await store.publish(SOLVE)
-                await store.check()
                 later = Version(lease.version.epoch, 99)
                 assert await vault.keep(later, catalogue(later), documents(later), quiet=0)
                 await heard(7)
