@@ -36,4 +36,4 @@ def edition_of(version: Version, tables: Tables) -> Edition:
 
 
 def parcel(texts: Mapping[str, bytes]) -> Parcel:
-    return Parcel(*pack([(name, compressed(text)) for name, text in texts.items()]))
+    return Parcel(*pack([(name, [compressed(text)]) for name, text in texts.items()]))

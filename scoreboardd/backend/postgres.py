@@ -295,7 +295,7 @@ class PostgresVault:
         return (version, catalogue) if present == len(wanted) else None
 
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
-        return await self._put(lease, ((name, document.joined()) for name, document in documents.items()))
+        return await self._put(lease, ((name, b"".join(document.frames())) for name, document in documents.items()))
 
     async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
         # What builders that died have left behind.

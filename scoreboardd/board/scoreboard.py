@@ -46,10 +46,6 @@ class Scoreboard:
         """Bytes of the plain text of all documents."""
         return sum(document.size for document in self.documents.values())
 
-    def joined(self) -> list[tuple[str, bytes]]:
-        """Every document as zstd, whole."""
-        return [(name, document.joined()) for name, document in self.documents.items()]
-
     @property
     def digest(self) -> str:
         """Over all documents. Equal digests, equal documents; and the other way, if the zstd libraries are equal."""

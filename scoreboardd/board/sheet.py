@@ -83,9 +83,9 @@ class Document:
         decompressor = zstandard.ZstdDecompressor()
         return (decompressor.decompress(piece.frame) for piece in self)
 
-    def joined(self) -> bytes:
-        """The document as zstd."""
-        return b"".join([piece.frame for piece in self])
+    def frames(self) -> list[bytes]:
+        """The document as zstd, piece by piece."""
+        return [piece.frame for piece in self]
 
 
 class Printer(Protocol):

@@ -77,7 +77,7 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
             }
             if work.documents is None:
                 return answer, None
-            parcel, manifest = pack(work.documents)
+            parcel, manifest = pack((name, document.frames()) for name, document in work.documents.items())
             return answer | {"manifest": manifest}, parcel
         case {"op": "load"}:
             return _stored(await builder.load())
@@ -91,7 +91,7 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
             documents_of = Parcel(_given(descriptor), [tuple(place)])
             name = place[0]
             document = await builder.cut(Version(**version), name, Owner(owner), documents_of[name], since)
-            parcel, manifest = pack([(name, document)])
+            parcel, manifest = pack([(name, [document])])
             return {"manifest": manifest}, parcel
         case _:
             close_descriptor(descriptor)
@@ -101,7 +101,7 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
 def _stored(found: Stored | None) -> Answer:
     if found is None:
         return {"version": None}, None
-    parcel, manifest = pack(found.documents)
+    parcel, manifest = pack((name, [document]) for name, document in found.documents)
     return {"version": found.version, "catalogue": found.catalogue, "manifest": manifest}, parcel
 
 

@@ -11,16 +11,16 @@ Manifest = list[tuple[str, int, int]]
 "(name, offset, length) of each document."
 
 
-def pack(documents: Iterable[tuple[str, bytes]]) -> tuple[int, Manifest]:
-    """Returns a descriptor, which the caller closes, and what is where in it."""
+def pack(documents: Iterable[tuple[str, Iterable[bytes]]]) -> tuple[int, Manifest]:
+    """Takes each document's name and parts. Returns a descriptor, which the caller closes, and what is where in it."""
     descriptor = os.memfd_create("scoreboardd-parcel", os.MFD_CLOEXEC)
     manifest: Manifest = []
     offset = 0
     with os.fdopen(descriptor, "wb", closefd=False) as file:
-        for name, document in documents:
-            file.write(document)
-            manifest.append((name, offset, len(document)))
-            offset += len(document)
+        for name, parts in documents:
+            file.writelines(parts)
+            manifest.append((name, offset, file.tell() - offset))
+            offset = file.tell()
     return descriptor, manifest
 
 

@@ -13,6 +13,7 @@ What takes the processor long runs in a thread: a cut must not wait for a build,
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from scoreboardd.backend.base import Catalogue, Lease, Stored, Vault
@@ -20,6 +21,7 @@ from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board import documents
 from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.rows import Micros
+from scoreboardd.board.sheet import Document
 from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages
 from scoreboardd.compression import compressed, plain
@@ -37,7 +39,7 @@ class Work:
     whole: bool
     size: int
     "Bytes of the plain documents."
-    documents: list[tuple[str, bytes]] | None = None
+    documents: Mapping[str, Document] | None = None
     staged_bytes: int = 0
     unchanged: Version | None = None
 
@@ -57,14 +59,13 @@ class Builder:
         followed = await self._follower.follow(stages, whole=whole)
         scoreboard = followed.scoreboard
         with stages.timed("render"):
-            rendered = await asyncio.to_thread(scoreboard.joined)
             catalogue = Catalogue(scoreboard.digest, followed.as_of, tuple(scoreboard.roster.divisions))
         work = Work(catalogue, stages.seconds, followed.rows, followed.whole, scoreboard.size)
         with stages.timed("commit"):
             if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:
                 return replace(work, unchanged=unchanged)
             staged = await self._vault.stage(lease, scoreboard.documents)
-        return replace(work, documents=rendered, staged_bytes=staged)
+        return replace(work, documents=scoreboard.documents, staged_bytes=staged)
 
     async def _same(self, version: Version, catalogue: Catalogue) -> Version | None:
         """The committed version, if its documents are these. One of another epoch will not do: its numbers may come

@@ -183,7 +183,7 @@ def in_pieces(version: Version, divisions: tuple[int, ...] = ()) -> dict[str, Do
 
 def documents(version: Version, divisions: tuple[int, ...] = ()) -> list[tuple[str, memoryview]]:
     """The same, joined."""
-    return [(name, memoryview(each.joined())) for name, each in in_pieces(version, divisions).items()]
+    return [(name, memoryview(b"".join(each.frames()))) for name, each in in_pieces(version, divisions).items()]
 
 
 def text(name: str, version: Version) -> bytes:
@@ -628,7 +628,7 @@ class TestTheVault:
         written = await vault.stage(lease, dict.fromkeys(keys(()), parts))
         assert await store.commit(lease, catalogue(lease.version), SOLVE)
         raw = (await table.row(names.document("leaderboard:users")))["payload"]
-        assert raw == parts.joined()
+        assert raw == b"".join(parts.frames())
         assert written == 4 * len(raw)
         stored = await vault.load()
         assert stored is not None
