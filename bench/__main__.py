@@ -82,9 +82,10 @@ def main() -> None:
     measured: dict[str, str] = {}
     for title, measure in PARTS.items():
         if options.only in (None, title):
-            taken = _taken()
+            taken, before = _taken(), os.getloadavg()[0]
             heading, _, text = measure(options).partition("\n")
-            measured[title] = f"{heading}\n\n{taken}\n{text}"
+            load = f"load average {before:.1f} before, {os.getloadavg()[2]:.1f} over the last quarter of an hour"
+            measured[title] = f"{heading}\n\n{taken}, {load}.\n{text}"
     if options.quick:
         print("\n".join(measured.values()))
         return
@@ -101,11 +102,11 @@ def _section(text: str, title: str) -> str | None:
 
 
 def _taken() -> str:
-    """When, of what, and beside what else."""
+    """When, and of what."""
     git = ["git", "-C", str(machine.HERE), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     now = datetime.datetime.now(datetime.UTC)
-    return f"Begun {now:%Y-%m-%d %H:%M} UTC, commit {commit}, load average {os.getloadavg()[0]:.1f} before."
+    return f"Begun {now:%Y-%m-%d %H:%M} UTC, commit {commit}"
 
 
 # What the daemon reads

@@ -129,6 +129,7 @@ async def measure(dsn: str, redis_url: str, scale: Scale, say: Callable[[str], N
                 peers.append(await _peer(dsn, redis_url))
                 say(f"reference's plan: {peers[-1].wall:.2f} s, {peers[-1].cpu:.2f} s of processor time")
             before, began = daemon.server.metrics(), daemon.server.waited()
+            await contest.solve(*contest.random_solve())  # or there would be nothing to write
             whole.append(daemon.rebuild("user_profile_update"))
             await asyncio.sleep(SETTLE)
             after = daemon.server.metrics()

@@ -30,9 +30,9 @@ def said(measured: Measured, scale: Scale) -> str:
 Times are from an event published (debounce and longest wait 1 ms) to `scoreboard.rebuilt` heard, with PostgreSQL,
 Valkey and `redis.encoding=zstd`. The peer is the reference's own plan in Python (`bench/rebuild_peer.py`), its
 {written / 1e6:.0f} MB written to the same Valkey; it is measured in turn with the whole rebuilds. Solves are by random
-users; more that change what a challenge is worth are chosen, for they are rare. What each kind is made of, in the table
-below, is by the daemon's own account; on the way between its two processes, Redis and us is the rest. "Received" is what
-Valkey says came in meanwhile.
+users; more that change what a challenge is worth are chosen, for they are rare. What each kind is made of, in the
+table below, is by the daemon's own account; the rest is the way between its two processes, Redis and us. "Received"
+is what Valkey says came in meanwhile.
 
 {table(_HEAD, [_line(name, rebuilds) for name, rebuilds in kinds.items()])}"""
 
