@@ -9,22 +9,24 @@ from scoreboardd.source import check as source
 
 
 async def problems(settings: Settings) -> AsyncIterator[str]:
-    """One line each: what, where, how to mend it."""
+    """One line each, once: what, where, how to mend it."""
+    told = set()
+    async for problem in _all(settings):
+        if problem not in told:
+            told.add(problem)
+            yield problem
+
+
+async def _all(settings: Settings) -> AsyncIterator[str]:
+    async for problem in _of(open_store(settings)):
+        yield problem
+    if settings.cache.persist and settings.coordination.backend != "postgres":
+        async for problem in _of(open_table(settings)):
+            yield problem
     postgres = settings.postgres
-    in_postgres = settings.coordination.backend == "postgres"
-    stores = [open_store(settings)] + ([open_table(settings)] if settings.cache.persist and not in_postgres else [])
-    found: dict[str, None] = {}
-    for store in stores:
-        found |= dict.fromkeys([problem async for problem in _of(store)])
-    found |= dict.fromkeys(
-        [
-            problem
-            async for problem in source.problems(
-                postgres.dsn.get_secret_value(), settings.source.kind, statement_timeout=postgres.statement_timeout
-            )
-        ]
-    )
-    for problem in found:
+    async for problem in source.problems(
+        postgres.dsn.get_secret_value(), settings.source.kind, statement_timeout=postgres.statement_timeout
+    ):
         yield problem
 
 

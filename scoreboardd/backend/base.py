@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from scoreboardd.board.documents import keys
 from scoreboardd.board.sheet import Document
 from scoreboardd.edition import Event, Version
 
@@ -47,6 +48,11 @@ class Catalogue:
     "Hash over all documents: equal digests, equal documents."
     as_of: float
     divisions: tuple[int, ...]
+
+
+def gone(before: Catalogue | None, fresh: list[str]) -> list[str]:
+    """The documents of the edition `before` that the next one, of the documents `fresh`, has not."""
+    return sorted(set(keys(before.divisions)).difference(fresh)) if before else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,22 @@ from scoreboardd.config import Settings
 def open_store(settings: Settings) -> Store:
     if settings.coordination.backend == "postgres":
         return open_table(settings)
-    prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
     redis = settings.redis
-    return RedisStore(redis.url.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl, encoding=redis.encoding)
+    return RedisStore(
+        redis.url.get_secret_value(),
+        prefix=redis.key_prefix,
+        lock_ttl=settings.rebuild.lock_ttl,
+        encoding=redis.encoding,
+    )
 
 
 def open_table(settings: Settings) -> PostgresStore:
     """The store in Postgres, whoever coordinates."""
-    prefix, lock_ttl = settings.redis.key_prefix, settings.rebuild.lock_ttl
-    return PostgresStore(settings.postgres.dsn.get_secret_value(), prefix=prefix, lock_ttl=lock_ttl)
+    return PostgresStore(
+        settings.postgres.dsn.get_secret_value(),
+        prefix=settings.redis.key_prefix,
+        lock_ttl=settings.rebuild.lock_ttl,
+    )
 
 
 def vault_options(settings: Settings) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import orjson
 
 from scoreboardd import database
 from scoreboardd.backend import table, wire
-from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
+from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable, gone
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
@@ -158,7 +158,6 @@ class PostgresStore:
 
     async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
         names, version = self._names, lease.version
-        fresh = documents.keys(catalogue.divisions)
         # Stable while we have the lease, and if we have not, the statement refuses.
         _, before = _head(await self._link.run(HEAD, names.version))
         ((committed,),) = await self._link.run(
@@ -168,11 +167,7 @@ class PostgresStore:
             lease.token,
             version.epoch,
             version.number,
-            [names.staged(lease.token, name) for name in fresh],
-            [names.document(name) for name in fresh],
-            _going(names, before, fresh),
-            _encode(catalogue),
-            catalogue.as_of,
+            *_shown(names, lease, catalogue, before),
             self._rebuilt,
             wire.announcement(version, event).decode(),
         )
@@ -342,18 +337,13 @@ class PostgresVault:
                 return False
         lease = Lease(secrets.token_hex(16), version)
         await self._put(lease, kept)
-        fresh = [name for name, _ in kept]
         _, before = _head(await self._link.run(HEAD, names.version))
         rows = await self._link.run(
             self._keep,
             names.version,
             version.epoch,
             version.number,
-            [names.staged(lease.token, name) for name in fresh],
-            [names.document(name) for name in fresh],
-            _going(names, before, fresh),
-            _encode(catalogue),
-            catalogue.as_of,
+            *_shown(names, lease, catalogue, before),
             quiet,
         )
         return bool(rows)  # or somebody was quicker: the next look tells
@@ -377,11 +367,13 @@ def _head(rows: list[Any]) -> tuple[Version | None, Catalogue | None]:
     return None, None
 
 
-def _encode(catalogue: Catalogue) -> bytes:
-    return orjson.dumps({"digest": catalogue.digest, "divisions": catalogue.divisions})
-
-
-def _going(names: Names, before: Catalogue | None, fresh: list[str]) -> list[str]:
-    """The documents of the last edition that the next one has not."""
-    gone = set(documents.keys(before.divisions)).difference(fresh) if before else set()
-    return [names.document(name) for name in sorted(gone)]
+def _shown(names: Names, lease: Lease, catalogue: Catalogue, before: Catalogue | None) -> tuple[Any, ...]:
+    """What `commit.sql` and `keep.sql` are told of the edition to show: from the staged keys to as_of."""
+    fresh = documents.keys(catalogue.divisions)
+    return (
+        [names.staged(lease.token, name) for name in fresh],
+        [names.document(name) for name in fresh],
+        [names.document(name) for name in gone(before, fresh)],
+        orjson.dumps({"digest": catalogue.digest, "divisions": catalogue.divisions}),
+        catalogue.as_of,
+    )

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from scoreboardd.backend import slots, wire
-from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable
+from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable, gone
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
@@ -112,7 +112,6 @@ class RedisStore:
         async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
             before = _catalogue(await self._redis.hgetall(names.catalogue))
-            gone = sorted(set(documents.keys(before.divisions)).difference(fresh)) if before else []
             return bool(
                 await self._commit(
                     keys=[
@@ -125,7 +124,7 @@ class RedisStore:
                             for name in fresh
                             for key in (names.staged(lease.token, name), names.document(name), names.previous(name))
                         ),
-                        *(key for name in gone for key in (names.document(name), names.previous(name))),
+                        *(key for name in gone(before, fresh) for key in (names.document(name), names.previous(name))),
                     ],
                     args=[
                         lease.token,
