@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -17,6 +18,7 @@ from hypothesis import settings
 from redis.asyncio import Redis
 
 from scoreboardd.demo.servers import Postgres, Valkey
+from tests.contests import SCHEMA_SQL
 
 settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("default")
@@ -77,6 +79,21 @@ async def _execute(dsn: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[Any]:
+    """A connection of a superuser to the platform's database."""
+    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+async def platform(admin: Any, database: str) -> str:
+    """The DSN of a platform with divisions and no contest yet."""
+    await admin.execute(SCHEMA_SQL(divisions=True))
+    return database
 
 
 @pytest.fixture

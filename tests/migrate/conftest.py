@@ -39,21 +39,6 @@ CONTEST = """
 """
 
 
-@pytest.fixture
-async def admin(database: str) -> AsyncIterator[Any]:
-    """A connection of a superuser."""
-    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
-    yield connection
-    connection.terminate()
-
-
-@pytest.fixture
-async def platform(admin: Any, database: str) -> str:
-    """The DSN of a platform whose owner may do everything."""
-    await admin.execute(SCHEMA_SQL(divisions=True))
-    return database
-
-
 @dataclass(frozen=True)
 class Role:
     name: str

@@ -6,31 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import asyncpg
 import pytest
-
-from tests.contests import SCHEMA_SQL
 
 
 @dataclass(frozen=True)
 class Role:
     name: str
     dsn: str
-
-
-@pytest.fixture
-async def admin(database: str) -> AsyncIterator[Any]:
-    """A connection to the platform's database, as its owner."""
-    connection = await asyncpg.connect(database, timeout=10, command_timeout=30)
-    yield connection
-    connection.terminate()
-
-
-@pytest.fixture
-async def platform(admin: Any, database: str) -> str:
-    """The DSN of a platform with divisions and no contest yet."""
-    await admin.execute(SCHEMA_SQL(divisions=True))
-    return database
 
 
 @pytest.fixture
