@@ -5,10 +5,11 @@
   one that is both dropped and put was away in between, and comes back with nothing.
 - So a delta composed with the next is a delta, `compose` is associative, and for every `a`
   `apply(compose(d, e), a) == apply(e, apply(d, a))`.
+- Nothing is relative: whoever is past `d` already, but not past `e`, may take the two of them as one all the same.
 
 On the wire (`Step`) it is JSON, empty parts left out:
 
-    {"from": 41, "version": 42, "scope": "all", "reason": "submission_correct", "ts": "2026-02-27T18:00:00Z",
+    {"from": 41, "version": 42,
      "challenges": {"put": [{"id", "title", "category", "points"}…], "drop": [id…], "points": [[id, points]…]},
      "users": {"put": [[id, name]…], "drop": [id…],
                "solves": [[id, challenge id, "solved at", 0 | 1 for first blood]…], "unsolves": [[id, challenge id]…]},
@@ -22,7 +23,6 @@ from typing import Any, Self
 import orjson
 
 from scoreboardd.board.view import Entry, Listed, Solve, View
-from scoreboardd.edition import Event, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +77,26 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A delta with all that a client is told: it leads from version `since` to `version`, both of one epoch."""
+    """A delta that leads from version number `since` to `number`, both of one epoch."""
 
     since: int
-    version: Version
-    event: Event
+    number: int
     delta: Delta
 
     def then(self, later: "Step") -> "Step":
         """The two as one. `later` begins where this one ends."""
-        assert (later.version.epoch, later.since) == (self.version.epoch, self.version.number)
-        return Step(self.since, later.version, later.event.after(self.event), compose(self.delta, later.delta))
+        assert later.since == self.number
+        return Step(self.since, later.number, compose(self.delta, later.delta))
 
     def data(self) -> bytes:
         """The data of a `delta` event."""
-        said = {"from": self.since, "version": self.version.number, **self.event.as_dict(), **self.delta.as_dict()}
-        return orjson.dumps(said)
+        return orjson.dumps({"from": self.since, "version": self.number, **self.delta.as_dict()})
 
     @classmethod
-    def parse(cls, epoch: str, data: bytes | str) -> Self:
-        """The inverse of `data`; the epoch is that of the event's id."""
+    def parse(cls, data: bytes | str) -> Self:
+        """The inverse of `data`. KeyError, TypeError or ValueError if it is none."""
         said = orjson.loads(data)
-        event = Event(said["scope"], said["reason"], said["ts"])
-        return cls(said["from"], Version(epoch, said["version"]), event, Delta.from_dict(said))
+        return cls(said["from"], said["version"], Delta.from_dict(said))
 
 
 def diff(a: View, b: View) -> Delta:

@@ -1,6 +1,8 @@
 """What the documents of contract §5 have in common: names, times; and a timeline cut to a window.
 
-A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division.
+A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division. Two kinds
+of an edition's documents are not in the contract: what leads from the versions before to this one (see `ring`), and
+which divisions there are.
 """
 
 from bisect import bisect_left
@@ -41,18 +43,26 @@ def timeline_key(owner: Owner, division_id: int | None = None) -> str:
     return _key("timeline", owner, division_id)
 
 
+def ring_key(division_id: int | None = None) -> str:
+    return _key("scoreboard", "ring", division_id)
+
+
+DIVISIONS = "scoreboard:divisions"
+'`[{"id", "name"}…]`, by id.'
+
+
 def keys(divisions: Iterable[int]) -> list[str]:
     """The names of every document of an edition with these divisions."""
+    boards = (None, *divisions)
     return [
-        key(owner, division_id)
-        for division_id in (None, *divisions)
-        for key in (leaderboard_key, timeline_key)
-        for owner in Owner
+        *(key(owner, board) for board in boards for key in (leaderboard_key, timeline_key) for owner in Owner),
+        *map(ring_key, boards),
+        DIVISIONS,
     ]
 
 
-def _key(kind: str, owner: Owner, division_id: int | None) -> str:
-    return f"{kind}:{owner}" if division_id is None else f"{kind}:{owner}:div:{division_id}"
+def _key(kind: str, what: str, division_id: int | None) -> str:
+    return f"{kind}:{what}" if division_id is None else f"{kind}:{what}:div:{division_id}"
 
 
 @dataclass(frozen=True, slots=True)

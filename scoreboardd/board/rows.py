@@ -45,6 +45,11 @@ class User(NamedTuple):
     team_id: int | None = None
 
 
+class Division(NamedTuple):
+    id: int
+    name: str
+
+
 @dataclass(frozen=True)
 class Roster:
     """Who takes part in what. A source gives every list in the order of the ids, so that equal facts are equal."""
@@ -52,13 +57,17 @@ class Roster:
     challenges: list[Challenge]
     teams: list[Team]
     users: list[User]
-    #: Ids of the divisions that exist; empty where the platform has none.
-    divisions: list[int]
+    #: Empty where the platform has none.
+    divisions: list[Division]
 
     @cached_property
     def user_ids(self) -> Ids:
         """In order."""
         return np.array(sorted(user.id for user in self.users), np.int64)
+
+    @property
+    def division_ids(self) -> tuple[int, ...]:
+        return tuple(division.id for division in self.divisions)
 
     @cached_property
     def challenge_ids(self) -> Ids:

@@ -30,7 +30,7 @@ import asyncpg
 import numpy as np
 
 from scoreboardd import database
-from scoreboardd.board.rows import SOLVE, Challenge, Roster, Rows, Solves, Team, User, find
+from scoreboardd.board.rows import SOLVE, Challenge, Division, Roster, Rows, Solves, Team, User, find
 from scoreboardd.database import FAILURES, connect
 
 TAIL = 10_000
@@ -166,7 +166,7 @@ class PostgresSource:
             challenges=[Challenge(*row) for row in await rows("challenges")],
             teams=[Team(*row) for row in await rows("teams")],
             users=[User(*row) for row in await rows("users")],
-            divisions=[row[0] for row in await rows("divisions")] if has_divisions else [],
+            divisions=[Division(*row) for row in await rows("divisions")] if has_divisions else [],
         )
 
     async def _highest(self, connection: Any) -> int:

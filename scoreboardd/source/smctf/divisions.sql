@@ -1,2 +1,2 @@
--- id; run only where the table exists.
-SELECT id FROM divisions ORDER BY id
+-- id, name; run only where the table exists.
+SELECT id, name FROM divisions ORDER BY id

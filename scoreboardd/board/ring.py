@@ -1,0 +1,67 @@
+"""The last steps of a board: a document of each edition, so that on any node whoever has missed some takes just those.
+
+A step is a line of text, as `delta.Step.data` has it. Each begins where the one before it ends, and the last leads to the
+edition's own version. Whoever has a version that none begins at, or after, has to fetch the board: so has everyone where
+there is no line at all, because a step was too large, or nobody knows what was before.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+MOST = 256
+"Steps in a ring; and the bytes of their text:"
+SIZE = 256 * 1024
+LARGEST = 64 * 1024
+"Bytes of one step. A board that is fetched is compressed, once for all; a step is not."
+
+_NUMBERS = re.compile(rb'\{"from":([0-9]+),"version":([0-9]+)[,}]')
+
+
+class Link(NamedTuple):
+    """A step, as it is sent."""
+
+    since: int
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    links: tuple[Link, ...] = ()
+
+    @classmethod
+    def parse(cls, text: bytes) -> Self:
+        """The inverse of `text`. ValueError if it is none."""
+        return cls(tuple(map(_link, text.splitlines())))
+
+    def text(self) -> bytes:
+        return b"".join(link.data + b"\n" for link in self.links)
+
+    def then(self, since: int, data: bytes) -> "Ring":
+        """With the step `data`, which begins at `since`, at its end, and without the oldest where that is too much."""
+        link = _link(data)
+        assert link.since == since and (not self.links or self.links[-1].number == since)
+        if len(data) > LARGEST:
+            return Ring()
+        links = (*self.links, link)[-MOST:]
+        size = sum(len(link.data) for link in links)
+        first = 0
+        while size > SIZE:
+            size -= len(links[first].data)
+            first += 1
+        return Ring(links[first:])
+
+    def after(self, number: int) -> tuple[Link, ...] | None:
+        """The steps that whoever has version `number` has missed; None if they are not here."""
+        for place, link in enumerate(self.links):
+            if link.number > number:
+                return self.links[place:] if link.since <= number else None
+        return () if self.links and number >= self.links[-1].number else None
+
+
+def _link(data: bytes) -> Link:
+    numbers = _NUMBERS.match(data)
+    if numbers is None:
+        raise ValueError("not a step")
+    return Link(int(numbers[1]), int(numbers[2]), data)
