@@ -153,7 +153,7 @@ def to_rows(tables: Tables) -> rows.Rows:
             ],
             teams=[rows.Team(row.id, row.name, row.division_id) for row in tables.teams],
             users=[rows.User(user.id, user.username, user.team_id) for user in users],
-            divisions=[division.id for division in tables.divisions or []],
+            divisions=sorted(rows.Division(row.id, row.name) for row in tables.divisions or []),
         ),
         rows.solves_of(
             (row.user_id, row.challenge_id, (row.submitted_at - EPOCH) // MICROSECOND, row.is_first_blood)

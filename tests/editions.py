@@ -32,7 +32,7 @@ def edition(
 def edition_of(version: Version, tables: Tables) -> Edition:
     """What the real path makes of these tables."""
     rows = to_rows(tables)
-    return Edition(version, time.time(), tuple(rows.roster.divisions), str(version), parcel(rendered(rows)))
+    return Edition(version, time.time(), rows.roster.division_ids, str(version), parcel(rendered(rows)))
 
 
 def parcel(texts: Mapping[str, bytes]) -> Parcel:

@@ -1,8 +1,8 @@
 """The last steps of a board: a document of each edition, so that on any node whoever has missed some takes just those.
 
-A step is a line of text, as `delta.Step.data` has it. Each begins where the one before it ends, and the last leads to the
-edition's own version. Whoever has a version that none begins at, or after, has to fetch the board: so has everyone where
-there is no line at all, because a step was too large, or nobody knows what was before.
+A step is a line of text, as `delta.Step.data` has it. Each begins where the one before ends, and the last leads to the
+edition's own version. Whoever has a version from before the first has to fetch the board: so has everyone where there
+is no line at all, because a step was too large, or nobody knows what was before.
 """
 
 import re

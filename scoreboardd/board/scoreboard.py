@@ -4,15 +4,22 @@ Made from rows it is complete; `add` then costs what the solves change, and give
 made anew from all rows. An exception from either leaves it in pieces: throw it away and make another.
 """
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
+import orjson
 import zstandard
 
 from scoreboardd.board.contest import Contest
+from scoreboardd.board.delta import Delta
+from scoreboardd.board.documents import DIVISIONS
 from scoreboardd.board.rows import Rows, Solves
 from scoreboardd.board.sheet import DIGEST, Document
-from scoreboardd.board.standings import Standings
+from scoreboardd.board.standings import Change, Standings
 from scoreboardd.compression import LEVEL
+
+Deltas = Mapping[int | None, Delta]
+"What changed on each division's boards; None is everyone's."
 
 
 class Scoreboard:
@@ -24,22 +31,27 @@ class Scoreboard:
         compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._standings = {
             division_id: Standings(self._contest, division_id, compressor)
-            for division_id in (None, *rows.roster.divisions)
+            for division_id in (None, *rows.roster.division_ids)
         }
+        self._divisions = Document.of(orjson.dumps([division._asdict() for division in rows.roster.divisions]))
         self.documents: dict[str, Document] = {}
-        "Every document as it is now, by the names of `documents.keys`. Replaced whole by `add`, never changed."
-        self.add(rows.solves)
+        "Every document as it is now, by the names of `documents.keys`, but no rings. Replaced whole, never changed."
+        self._change(rows.solves)
 
-    def add(self, solves: Solves) -> None:
-        """Solves that came since, in any order; some may be known."""
+    def add(self, solves: Solves) -> Deltas:
+        """Solves that came since, in any order; some may be known. Returns what they changed."""
+        return {division_id: change.delta() for division_id, change in self._change(solves).items()}
+
+    def _change(self, solves: Solves) -> dict[int | None, Change]:
         news = self._contest.news(solves)
-        printing = [standings.change(news) for standings in self._standings.values()]
+        changes = {division_id: standings.change(news) for division_id, standings in self._standings.items()}
         self._contest.apply(news)
-        for each in printing:
-            each()
+        for change in changes.values():
+            change.print()
         self.documents = {
             name: document for standings in self._standings.values() for name, document in standings.documents()
-        }
+        } | {DIVISIONS: self._divisions}
+        return changes
 
     @property
     def size(self) -> int:

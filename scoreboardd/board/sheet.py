@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from scoreboardd.board.contest import Bools, Ints
+from scoreboardd.compression import LEVEL
 
 LINE = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
 Lines = NDArray[Any]
@@ -65,6 +66,12 @@ class Document:
     closing: Piece
     digests: bytes
     "Those of the chunks, one behind the other."
+
+    @classmethod
+    def of(cls, text: bytes) -> Self:
+        """A small one, in one piece."""
+        compressor = zstandard.ZstdCompressor(level=LEVEL)
+        return cls(Piece(text, compressor), (), Piece(b"", compressor), b"")
 
     def __iter__(self) -> Iterator[Piece]:
         return chain((self.opening,), self.chunks, (self.closing,))

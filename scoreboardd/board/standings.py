@@ -1,22 +1,34 @@
 """The standings of everyone, or of one division: what each challenge is worth, each owner's score, the four documents.
 
-A change comes in two steps, with the contest changing in between: `change` reckons with what was and what will be, and
-returns the printing that is left to do from the contest as it then is.
+A change comes in two steps, with the contest changing in between: `change` reckons with what was and what will be; what
+is left to do is printing from the contest as it then is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 import zstandard
 
 from scoreboardd.board.contest import NEVER, Bools, Cells, Contest, Ints, Side
-from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
+from scoreboardd.board.delta import Challenges, Delta, Owners
+from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, rfc3339, timeline_key
 from scoreboardd.board.printing import Buckets, Entries
 from scoreboardd.board.scoring import points
 from scoreboardd.board.sheet import Document, Piece, Sheet, changes
+from scoreboardd.board.view import Solve
 
 Printing = Callable[[], None]
+
+
+class Change(NamedTuple):
+    """What solves do to a board."""
+
+    print: Printing
+    "Has to be called, once the contest has changed."
+    delta: Callable[[], Delta]
+    "What a client is told of it."
 
 
 class Standings:
@@ -36,13 +48,14 @@ class Standings:
         self._beginning = Piece(b'{"submissions":[', compressor)
         self._closing = Piece(b"]}", compressor)
 
-    def change(self, news: Mapping[Owner, Cells]) -> Printing:
+    def change(self, news: Mapping[Owner, Cells]) -> Change:
         mine = {owner: self._rankings[owner].of_members(cells) for owner, cells in news.items()}
         teams = mine[Owner.TEAMS]
         self._teams_having += np.bincount(teams.column[teams.before == NEVER], minlength=len(self._teams_having))
-        worth, self._worth = self._worth, self._reckon()
-        rises = self._worth - worth
-        printing = [self._rankings[owner].change(cells, self._worth, rises) for owner, cells in mine.items()]
+        before, worth = self._worth, self._reckon()
+        self._worth = worth
+        rises = worth - before
+        printing = [self._rankings[owner].change(cells, worth, rises) for owner, cells in mine.items()]
 
         def print_all() -> None:
             if rises.any():
@@ -50,7 +63,19 @@ class Standings:
             for each in printing:
                 each()
 
-        return print_all
+        return Change(print_all, lambda: self._delta(mine, worth, rises))
+
+    def _delta(self, cells: Mapping[Owner, Cells], worth: Ints, rises: Ints) -> Delta:
+        ids = [challenge.id for challenge in self._contest.challenges]
+
+        def solves(owner: Owner) -> Owners:
+            its = cells[owner]
+            who = self._contest.sides[owner].ids[its.rank].tolist()
+            each = zip(who, its.column.tolist(), its.at.tolist(), its.first_blood.tolist(), strict=True)
+            return Owners(solves={(id, ids[column]): Solve(rfc3339(at), blood) for id, column, at, blood in each})
+
+        points = {ids[column]: int(worth[column]) for column in np.flatnonzero(rises).tolist()}
+        return Delta(Challenges(points=points), solves(Owner.USERS), solves(Owner.TEAMS))
 
     def _reckon(self) -> Ints:
         """What each challenge is worth now."""

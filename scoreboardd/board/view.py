@@ -53,16 +53,25 @@ def parse(users: bytes | memoryview, teams: bytes | memoryview) -> View:
     """The view in the leaderboards of users and of teams, which are of one version."""
     documents = {Owner.USERS: orjson.loads(users), Owner.TEAMS: orjson.loads(teams)}
     return View(
-        {c["id"]: Listed(c["title"], c["category"], c["points"]) for c in documents[Owner.TEAMS]["challenges"]},
+        listed(documents[Owner.TEAMS]["challenges"]),
         *(
-            {entry[owner.id_field]: Entry(entry[owner.name_field], _solves(entry)) for entry in document["entries"]}
+            {
+                entry[owner.id_field]: Entry(entry[owner.name_field], solved(entry["solves"]))
+                for entry in document["entries"]
+            }
             for owner, document in documents.items()
         ),
     )
 
 
-def _solves(entry: dict[str, Any]) -> dict[int, Solve]:
-    return {solve["challenge_id"]: Solve(solve["solved_at"], solve["is_first_blood"]) for solve in entry["solves"]}
+def listed(challenges: list[dict[str, Any]]) -> dict[int, Listed]:
+    """What a document says of the challenges."""
+    return {c["id"]: Listed(c["title"], c["category"], c["points"]) for c in challenges}
+
+
+def solved(solves: list[dict[str, Any]]) -> dict[int, Solve]:
+    """What a document says of an owner's solves."""
+    return {solve["challenge_id"]: Solve(solve["solved_at"], solve["is_first_blood"]) for solve in solves}
 
 
 def render(view: View) -> tuple[bytes, bytes]:

@@ -59,7 +59,7 @@ class Builder:
         followed = await self._follower.follow(stages, whole=whole)
         scoreboard = followed.scoreboard
         with stages.timed("render"):
-            catalogue = Catalogue(scoreboard.digest, followed.as_of, tuple(scoreboard.roster.divisions))
+            catalogue = Catalogue(scoreboard.digest, followed.as_of, scoreboard.roster.division_ids)
         work = Work(catalogue, stages.seconds, followed.rows, followed.whole, scoreboard.size)
         with stages.timed("commit"):
             if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:

@@ -17,7 +17,7 @@ from scoreboardd.board.scoring import points
 def documents(rows: Rows) -> dict[str, bytes]:
     """Every document of these rows, by name."""
     found = dict(render(build(rows), None))
-    for division_id in rows.roster.divisions:
+    for division_id in rows.roster.division_ids:
         found |= render(build(division(rows, division_id)), division_id)
     return found
 

@@ -3,13 +3,14 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scoreboardd.board import documents
-from scoreboardd.board.documents import Owner, keys, micros, rfc3339
-from scoreboardd.board.rows import Challenge, Roster, Rows, Team, User, solves_of
+from scoreboardd.board.documents import DIVISIONS, Owner, keys, micros, rfc3339
+from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Team, User, solves_of
 from scoreboardd.board.scoreboard import Scoreboard
 from tests import oracle
 from tests.board import reference
@@ -20,7 +21,11 @@ NOTHING = Rows(Roster(challenges=[], teams=[], users=[], divisions=[]), solves_o
 
 
 def rows(
-    challenges: list[Challenge], teams: list[Team], users: list[User], solves: list[tuple], divisions: list[int] = ()
+    challenges: list[Challenge],
+    teams: list[Team],
+    users: list[User],
+    solves: list[tuple],
+    divisions: list[Division] = (),
 ) -> Rows:
     return Rows(Roster(challenges, teams, users, list(divisions)), solves_of(solves))
 
@@ -80,18 +85,26 @@ def test_the_order_in_which_rows_are_read_does_not_matter(data: st.DataObject):
 
 
 class TestNames:
-    def test_without_divisions(self):
-        assert sorted(keys([])) == ["leaderboard:teams", "leaderboard:users", "timeline:teams", "timeline:users"]
+    BOARD = ("leaderboard:teams", "leaderboard:users", "scoreboard:ring", "timeline:teams", "timeline:users")
 
-    def test_with_divisions_there_are_four_more_of_each(self):
-        assert set(keys([3, 12])) == {
-            *keys([]),
-            *(f"{name}:div:{division_id}" for name in keys([]) for division_id in (3, 12)),
-        }
+    def test_without_divisions(self):
+        assert sorted(keys([])) == sorted([*self.BOARD, DIVISIONS])
+
+    def test_with_divisions_there_are_as_many_more_of_each(self):
+        assert sorted(keys([3, 12])) == sorted(
+            [*keys([]), *(f"{name}:div:{division_id}" for name in self.BOARD for division_id in (3, 12))]
+        )
 
     def test_are_those_of_the_documents(self):
-        found = rendered(rows([], [Team(1, "a", 3)], [], [], divisions=[3, 12]))
-        assert sorted(found) == sorted(keys([3, 12]))
+        made = Scoreboard(rows([], [Team(1, "a", 3)], [], [], divisions=[Division(3, "x"), Division(12, "y")]))
+        rings = {name for name in keys([3, 12]) if name.startswith("scoreboard:ring")}
+        assert {*made.documents, *rings} == set(keys([3, 12]))
+
+
+def test_the_divisions_are_named():
+    made = Scoreboard(rows([], [], [], [], divisions=[Division(3, "students"), Division(12, "öpen")]))
+    text = b"".join(made.documents[DIVISIONS].text())
+    assert orjson.loads(text) == [{"id": 3, "name": "students"}, {"id": 12, "name": "öpen"}]
 
 
 class TestEmptiness:

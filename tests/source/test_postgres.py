@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scoreboardd import database
-from scoreboardd.board.rows import Challenge, Roster, Team, User
+from scoreboardd.board.rows import Challenge, Division, Roster, Team, User
 from scoreboardd.demo.servers import free_port
 from scoreboardd.source.postgres import PostgresSource, SourceError
 from tests import oracle
@@ -35,7 +35,7 @@ ROSTER = Roster(
     challenges=[Challenge(1, "sums", "misc", 500, 100)],
     teams=[Team(1, "engines", 1)],
     users=[User(1, "ada", 1)],
-    divisions=[1],
+    divisions=[Division(1, "open")],
 )
 SOLVES = [(1, 1, AT, True)]
 
@@ -128,7 +128,7 @@ async def test_a_commit_during_the_read_is_not_seen(admin, platform: str, source
     assert rows.solves.tolist() == SOLVES
     rows, *_ = await source.read()
     assert rows.roster.users == [User(1, "changed", 1)]
-    assert rows.roster.divisions == [1, 2]
+    assert rows.roster.divisions == [Division(1, "open"), Division(2, "new")]
     assert min(rows.solves["at"]) < AT
 
 
