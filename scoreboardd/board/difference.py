@@ -22,7 +22,7 @@ class Part(Protocol):
 
     @property
     def digest(self) -> bytes:
-        """Equal digests, equal texts."""
+        """Equal digests, equal texts; but empty ones are equal to none."""
 
     @property
     def frame(self) -> bytes:
@@ -45,7 +45,8 @@ class _Texts(NamedTuple):
 
 
 def between(old: Boards, new: Boards) -> Delta:
-    """The smallest delta from `old` to `new`: what `delta.diff` says of the views in them."""
+    """The smallest delta from `old` to `new`: what `delta.diff` says of the views in them. ValueError or
+    `zstandard.ZstdError` if they are none."""
     sides = [_differing(old[owner], new[owner]) for owner in Owner]
     worth = [_challenges(boards[Owner.TEAMS][0]) for boards in (old, new)]
     before, after = (View(challenges, *(side[number] for side in sides)) for number, challenges in enumerate(worth))
@@ -54,7 +55,7 @@ def between(old: Boards, new: Boards) -> Delta:
 
 def _differing(old: Sequence[Part], new: Sequence[Part]) -> tuple[dict[int, Entry], dict[int, Entry]]:
     """The entries that are not the same, as they were and as they are."""
-    shared = {part.digest for part in old} & {part.digest for part in new}
+    shared = {part.digest for part in old if part.digest} & {part.digest for part in new}
     left = dict(_entries(old, shared))
     before: dict[int, Entry] = {}
     after: dict[int, Entry] = {}
@@ -80,5 +81,6 @@ def _entry(texts: _Texts) -> Entry:
 
 def _challenges(first: Part) -> dict[int, Listed]:
     opening = _OPENING.match(plain(first.frame))
-    assert opening is not None
+    if opening is None:
+        raise ValueError("not a leaderboard")
     return listed(orjson.loads(opening[1]))

@@ -1,12 +1,19 @@
 """A scoreboard that follows its source: by what is new where that will do, else by all of it again."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from scoreboardd.board.rows import Roster
-from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.scoreboard import Deltas, Scoreboard
 from scoreboardd.builder.stages import Stages
 from scoreboardd.source.postgres import Mark, PostgresSource
+
+
+class News(NamedTuple):
+    """What changed since the documents had the digest `since`."""
+
+    since: str
+    deltas: Deltas
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +22,12 @@ class Followed:
 
     scoreboard: Scoreboard
     as_of: float
-    whole: bool
-    "Whether all was read again."
     rows: dict[str, int]
     "How many there are; of the solves, how many were read."
+    digest: str
+    "Of the documents."
+    news: News | None = None
+    "What is new, if that is all that was read."
 
 
 class Follower:
@@ -26,7 +35,7 @@ class Follower:
 
     def __init__(self, source: PostgresSource) -> None:
         self._source = source
-        self._kept: tuple[Scoreboard, Mark] | None = None
+        self._kept: tuple[Scoreboard, str, Mark] | None = None
         "None while there is nothing to go on from: at first, and after a failure."
 
     async def follow(self, stages: Stages, *, whole: bool) -> Followed:
@@ -38,15 +47,15 @@ class Follower:
         if self._kept is None:
             return None
         # Gone, if what follows fails, and in any case before another is made: there is not room for many.
-        (scoreboard, mark), self._kept = self._kept, None
+        (scoreboard, since, mark), self._kept = self._kept, None
         with stages.timed("read"):
             news = await self._source.news(scoreboard.roster, mark)
         if news is None:
             return None
         with stages.timed("build"):
-            await asyncio.to_thread(scoreboard.add, news.solves)
-        self._kept = scoreboard, news.mark
-        return Followed(scoreboard, news.as_of, whole=False, rows=_counts(scoreboard.roster, len(news.solves)))
+            deltas = await asyncio.to_thread(scoreboard.add, news.solves)
+        followed = self._keep(scoreboard, news.mark, news.as_of, len(news.solves), stages)
+        return replace(followed, news=News(since, deltas))
 
     async def _by_all(self, stages: Stages) -> Followed:
         self._kept = None
@@ -54,10 +63,11 @@ class Follower:
             rows, as_of, mark = await self._source.read()
         with stages.timed("build"):
             scoreboard = await asyncio.to_thread(Scoreboard, rows)
-        self._kept = scoreboard, mark
-        return Followed(scoreboard, as_of, whole=True, rows=_counts(rows.roster, len(rows.solves)))
+        return self._keep(scoreboard, mark, as_of, len(rows.solves), stages)
 
-
-def _counts(roster: Roster, solves: int) -> dict[str, int]:
-    few = {name: len(getattr(roster, name)) for name in ("challenges", "teams", "users")}
-    return few | {"solves": solves}
+    def _keep(self, scoreboard: Scoreboard, mark: Mark, as_of: float, solves: int, stages: Stages) -> Followed:
+        with stages.timed("render"):
+            digest = scoreboard.digest
+        self._kept = scoreboard, digest, mark
+        rows = {name: len(getattr(scoreboard.roster, name)) for name in ("challenges", "teams", "users")}
+        return Followed(scoreboard, as_of, rows | {"solves": solves}, digest)

@@ -22,6 +22,7 @@ from scoreboardd.board import documents
 from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.rows import Micros
 from scoreboardd.board.sheet import Document
+from scoreboardd.builder.chain import Chain
 from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages
 from scoreboardd.compression import compressed, plain
@@ -51,6 +52,7 @@ class Builder:
         self._source = source
         self._follower = Follower(source)
         self._vault = vault
+        self._chain = Chain(vault)
         self._archive = archive
         self._solves: dict[str, tuple[Version, list[Scored]]] = {}
 
@@ -58,22 +60,17 @@ class Builder:
         stages = Stages()
         followed = await self._follower.follow(stages, whole=whole)
         scoreboard = followed.scoreboard
-        with stages.timed("render"):
-            catalogue = Catalogue(scoreboard.digest, followed.as_of, scoreboard.roster.division_ids)
-        work = Work(catalogue, stages.seconds, followed.rows, followed.whole, scoreboard.size)
+        catalogue = Catalogue(followed.digest, followed.as_of, scoreboard.roster.division_ids)
+        whole = followed.news is None
+        work = Work(catalogue, stages.seconds, followed.rows, whole, scoreboard.size)
         with stages.timed("commit"):
-            if quiet and (unchanged := await self._same(lease.version, catalogue)) is not None:
-                return replace(work, unchanged=unchanged)
-            staged = await self._vault.stage(lease, scoreboard.documents)
-        return replace(work, documents=scoreboard.documents, staged_bytes=staged)
-
-    async def _same(self, version: Version, catalogue: Catalogue) -> Version | None:
-        """The committed version, if its documents are these. One of another epoch will not do: its numbers may come
-        after ones that the nodes had seen and the store has lost."""
-        committed, its = await self._vault.committed() or (None, None)
-        if committed is None or its is None or its.digest != catalogue.digest:
-            return None
-        return committed if committed.epoch == version.epoch else None
+            committed = await self._vault.committed()
+            if quiet and committed and _same(lease.version, catalogue, *committed):
+                return replace(work, unchanged=committed[0])
+            rings = await self._chain.rings(lease.version, followed, committed)
+            documents = {**scoreboard.documents, **rings}
+            staged = await self._vault.stage(lease, documents)
+        return replace(work, documents=documents, staged_bytes=staged)
 
     async def load(self) -> Stored | None:
         return await self._vault.load()
@@ -102,3 +99,9 @@ class Builder:
         await self._vault.aclose()
         if self._archive is not None:
             await self._archive.aclose()
+
+
+def _same(version: Version, catalogue: Catalogue, committed: Version, its: Catalogue) -> bool:
+    """Whether the committed documents are these. Those of another epoch will not do: its numbers may come after ones
+    that the nodes had seen and the store has lost."""
+    return its.digest == catalogue.digest and committed.epoch == version.epoch

@@ -1,0 +1,109 @@
+"""What leads from the committed version to the one that is being built, for those who hold the committed one.
+
+- Which version is committed is asked for while we hold the lock. It cannot become another while our own commit could
+  still be accepted; so a ring never leads from a version that was not the one before.
+- Two versions are remembered: the last that was built here, and the one it was to follow, in case its commit fails. If
+  another node built what is committed, it is read from the store.
+- Where what is committed is just what the news were added to, the news are the difference. Else, after a whole build or
+  another node's, the documents are compared. What cannot be made sense of leaves a ring without a step.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zstandard import ZstdError
+
+from scoreboardd.backend.base import Catalogue, Stored, Vault
+from scoreboardd.board.delta import Step
+from scoreboardd.board.difference import Boards, between
+from scoreboardd.board.documents import Owner, leaderboard_key, ring_key
+from scoreboardd.board.ring import Ring
+from scoreboardd.board.sheet import Document
+from scoreboardd.builder.follower import Followed
+from scoreboardd.compression import plain
+from scoreboardd.edition import Version
+
+Division = int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A version, as far as it matters to the next; by division."""
+
+    digest: str
+    boards: Mapping[Division, Boards]
+    rings: Mapping[Division, Ring]
+
+
+class Whole(NamedTuple):
+    """A document as the store gives it: one part."""
+
+    digest: bytes
+    frame: bytes
+
+
+class Chain:
+    """The rings of the versions that are built here. Not to be used by two tasks at once."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._known: dict[Version, Known] = {}
+
+    async def rings(
+        self, version: Version, followed: Followed, committed: tuple[Version, Catalogue] | None
+    ) -> dict[str, Document]:
+        """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
+        before = committed[0] if committed and committed[0].epoch == version.epoch else None
+        known = await self._find(before) if before else None
+        boards = {division: _boards(followed, division) for division in _divisions(followed)}
+        rings = dict.fromkeys(boards, Ring())
+        if before and known:
+            rings |= await asyncio.to_thread(_extended, known, before.number, version.number, followed, boards)
+        self._known = ({before: known} if before and known else {}) | {version: Known(followed.digest, boards, rings)}
+        return {ring_key(division): Document.of(ring.text()) for division, ring in rings.items()}
+
+    async def _find(self, version: Version) -> Known | None:
+        """What is committed, as `version`."""
+        if version in self._known:
+            return self._known[version]
+        stored = await self._vault.load()
+        return _read(stored) if stored and stored.version == version else None
+
+
+def _extended(
+    known: Known, since: int, number: int, followed: Followed, boards: Mapping[Division, Boards]
+) -> dict[Division, Ring]:
+    """The rings with the step from version number `since`, which is `known`, to `number`."""
+    news = followed.news if followed.news and followed.news.since == known.digest else None
+    made = {}
+    for division in boards.keys() & known.rings.keys():
+        try:
+            delta = news.deltas[division] if news else between(known.boards[division], boards[division])
+        except (ZstdError, ValueError):
+            continue  # the store has something that is none of ours
+        made[division] = known.rings[division].then(since, Step(since, number, delta).data())
+    return made
+
+
+def _divisions(followed: Followed) -> tuple[Division, ...]:
+    return None, *followed.scoreboard.roster.division_ids
+
+
+def _boards(followed: Followed, division: Division) -> Boards:
+    return {owner: list(followed.scoreboard.documents[leaderboard_key(owner, division)]) for owner in Owner}
+
+
+def _read(stored: Stored) -> Known | None:
+    documents = dict(stored.documents)
+    divisions = (None, *stored.catalogue.divisions)
+    try:
+        rings = {division: Ring.parse(plain(documents[ring_key(division)])) for division in divisions}
+    except (ZstdError, ValueError):
+        return None
+    boards = {
+        division: {owner: [Whole(b"", documents[leaderboard_key(owner, division)])] for owner in Owner}
+        for division in divisions
+    }
+    return Known(stored.catalogue.digest, boards, rings)
