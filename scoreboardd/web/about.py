@@ -1,7 +1,10 @@
 """`GET /api/scoreboard`: what a page has to know before it asks for a board."""
 
+import orjson
 from aiohttp import web
 
+from scoreboardd.board.documents import DIVISIONS
+from scoreboardd.compression import plain
 from scoreboardd.memory import Memory
 from scoreboardd.web import errors
 
@@ -22,7 +25,7 @@ class About:
             {
                 "name": self._name,
                 "version": str(edition.version) if edition else None,
-                "divisions": [{"id": id, "name": f"Division {id}"} for id in edition.divisions] if edition else [],
+                "divisions": orjson.loads(plain(edition.documents[DIVISIONS])) if edition else [],
             },
             {"Cache-Control": "no-cache"},
         )

@@ -1,5 +1,6 @@
 """`GET /api/scoreboard`."""
 
+from scoreboardd.board.documents import DIVISIONS
 from tests.editions import edition
 from tests.web.server import serving, version
 
@@ -9,9 +10,6 @@ async def test_it_says_what_there_is() -> None:
         answer = await node.ask("/api/scoreboard")
         assert answer.headers["cache-control"] == "no-cache"
         assert answer.json == {"name": "CTF", "version": None, "divisions": []}
-        node.serve(edition(version(42), divisions=(3, 12)))
-        assert (await node.ask("/api/scoreboard")).json == {
-            "name": "CTF",
-            "version": "7f3a-42",
-            "divisions": [{"id": 3, "name": "Division 3"}, {"id": 12, "name": "Division 12"}],
-        }
+        named = [{"id": 3, "name": "students"}, {"id": 12, "name": "open"}]
+        node.serve(edition(version(42), {DIVISIONS: named}, divisions=(3, 12)))
+        assert (await node.ask("/api/scoreboard")).json == {"name": "CTF", "version": "7f3a-42", "divisions": named}
