@@ -287,7 +287,8 @@ class TestWhatIsNotAsItWasLeft:
 
 
 async def test_divisions_come_and_go(store, vault, contest, stored, redis_client, names):
-    four = await begin(store, vault, contest)
+    written = await begin(store, vault, contest)
+    five = written * 5 / len(contest.documents())  # a division's, each as long as any
 
     async def committed(least: float, most: float) -> None:
         contest.solve()
@@ -297,16 +298,16 @@ async def test_divisions_come_and_go(store, vault, contest, stored, redis_client
         assert len(previous) <= len(contest.documents())
 
     contest.divisions = (1,)
-    await committed(four - FEW, four + 2 * FEW)
-    await committed(four - FEW, four + 2 * FEW)
+    await committed(five - FEW, five + 2 * FEW)
+    await committed(five - FEW, five + 2 * FEW)
     await committed(0, 2 * FEW)
     contest.divisions = (2,)
-    await committed(four - FEW, four + 2 * FEW)
+    await committed(five - FEW, five + 2 * FEW)
     contest.divisions = ()
     await committed(0, FEW)
     contest.divisions = (1,)
-    await committed(four - FEW, four + 2 * FEW)
-    await committed(four - FEW, four + 2 * FEW)
+    await committed(five - FEW, five + 2 * FEW)
+    await committed(five - FEW, five + 2 * FEW)
     await committed(0, 2 * FEW)
 
 
@@ -364,7 +365,7 @@ async def test_plain_documents_are_always_written_whole_and_kept_once(
 
 async def test_who_stores_them_plain_from_now_on_keeps_no_others(redis_url, store, vault, contest, redis_client, names):
     await begin(store, vault, contest)
-    assert len(await redis_client.keys(f"{names.prefix}scoreboard:previous:*")) == 4
+    assert len(await redis_client.keys(f"{names.prefix}scoreboard:previous:*")) == len(contest.documents())
     plainly = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
     await commit(plainly, vault, contest)
     assert await redis_client.keys(f"{names.prefix}scoreboard:previous:*") == []

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from scoreboardd import compression as zstd
-from scoreboardd.board.documents import DIVISIONS
 from scoreboardd.board.rows import Rows
 from scoreboardd.board.scoreboard import Scoreboard
 from tests import oracle
@@ -17,12 +16,20 @@ def rendered(rows: Rows) -> dict[str, bytes]:
 
 
 def plain(scoreboard: Scoreboard) -> dict[str, bytes]:
-    return {name: b"".join(document.text()) for name, document in scoreboard.documents.items() if name != DIVISIONS}
+    return {name: b"".join(document.text()) for name, document in scoreboard.documents.items() if _is_board(name)}
 
 
 def parsed(bodies: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
-    """Of documents as text, or as zstd."""
-    return {name: json.loads(bytes(body) if body[:1] == b"{" else zstd.plain(body)) for name, body in bodies.items()}
+    """Of documents as text, or as zstd, those that the contract knows."""
+    return {
+        name: json.loads(bytes(body) if body[:1] == b"{" else zstd.plain(body))
+        for name, body in bodies.items()
+        if _is_board(name)
+    }
+
+
+def _is_board(name: str) -> bool:
+    return name.startswith(("leaderboard:", "timeline:"))
 
 
 def expected(tables: oracle.Tables) -> dict[str, Any]:

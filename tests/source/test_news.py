@@ -124,7 +124,7 @@ async def test_needs_no_more_rights_than_the_whole(source: PostgresSource, role:
         ("id, username, role, team_id", "users"),
         ("id, name, division_id", "teams"),
         ("id, title, category, points, minimum_points", "challenges"),
-        ("id", "divisions"),
+        ("id, name", "divisions"),
     ]:
         await admin.execute(f"GRANT SELECT ({columns}) ON {table} TO {role.name}")
     async with PostgresSource(role.dsn, "smctf", statement_timeout=10) as theirs:
