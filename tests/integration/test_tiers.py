@@ -17,7 +17,6 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from scoreboardd.board.documents import keys
 from scoreboardd.compression import plain
 from scoreboardd.demo.servers import Valkey, free_port
 from scoreboardd.edition import Version
@@ -316,9 +315,10 @@ class Kept:
         return Version(*row) if row else None
 
     async def documents(self) -> dict[str, bytes]:
+        """Those of `PATHS`."""
         rows = await self._connection.fetch(
             "SELECT cache_key, payload, encoding FROM leaderboard_cache WHERE cache_key = ANY ($1)",
-            [f"{self._prefix}{name}" for name in keys(())],
+            [f"{self._prefix}{name}" for name in PATHS],
         )
         assert {encoding for _, _, encoding in rows} == {"zstd"}
         return {key.removeprefix(self._prefix): plain(payload) for key, payload, _ in rows}
