@@ -1,4 +1,5 @@
-"""Rebuilds of a large contest: what a whole one costs, what one more solve costs, and what is held meanwhile.
+"""Rebuilds of a large contest: what a whole one costs, what one more solve costs, what is held meanwhile, and what
+goes to each browser.
 
 - The daemon is a real one, with PostgreSQL, Valkey and `redis.encoding=zstd`; the reference's own plan (`rebuild_peer`)
   runs in between, on the same database and the same Valkey.
@@ -86,6 +87,9 @@ class Rebuild:
     "By Redis, says Redis: from everyone, whatever it is."
     stages: dict[str, float]
     whole: bool
+    told: int
+    "Bytes of the event that a browser is sent, and which it is."
+    event: str
     changing: bool = False
     "Whether a challenge is now worth less."
 
@@ -113,6 +117,8 @@ class Measured:
     scans: int
     "Of all submissions, during all of `solves`."
     memory: Memory
+    fetched: dict[str, int]
+    "Bytes of the leaderboard of the teams, by coding: what a browser would have to fetch instead."
     larger: list[Rebuild]
 
 
@@ -141,7 +147,7 @@ async def measure(dsn: str, redis_url: str, scale: Scale, say: Callable[[str], N
         memory = await _memory(contest, daemon, scale, say)
         share = waited / sum(rebuild.wall + SETTLE for rebuild in whole)
         await contest.aclose()
-        return Measured(peers, whole, lag, samples, share, solves, scans, memory, [])
+        return Measured(peers, whole, lag, samples, share, solves, scans, memory, daemon.sizes(PATHS[1]), [])
 
 
 async def measure_larger(dsn: str, redis_url: str, scale: Scale, say: Callable[[str], None]) -> list[Rebuild]:
@@ -274,6 +280,10 @@ class Daemon:
             self._announced.subscribe(f"{self.server.prefix}scoreboard.rebuilt")
             self._log = stack.enter_context((self.server.folder / "log").open())
             self._said()
+            stream = self._ask("/api/scoreboard/stream?deltas=1", {})
+            self._stream = stack.enter_context(stream)
+            while self._event()[0] != "ready":
+                pass
             self._stack = stack.pop_all()
         return self
 
@@ -290,6 +300,7 @@ class Daemon:
                 raise RuntimeError(f"no rebuild in {PATIENCE:g} s")
         wall = time.perf_counter() - start
         said = self._said()
+        event, told = self._event()
         return Rebuild(
             wall,
             cpu_of(helper) - builder,
@@ -298,6 +309,8 @@ class Daemon:
             self._received() - received,
             said["seconds"],
             said["whole"],
+            told,
+            event,
             changing,
         )
 
@@ -318,18 +331,37 @@ class Daemon:
     def _received(self) -> int:
         return int(self._redis.info("stats")["total_net_input_bytes"])
 
+    def _event(self) -> tuple[str, int]:
+        """The next on the stream: which it is, and how many bytes."""
+        name, size = "", 0
+        while True:
+            line = self._stream.readline()
+            size += len(line)
+            if line.startswith(b"event: "):
+                name = line[7:].decode().strip()
+            elif line == b"\n":
+                if name:
+                    return name, size
+                size = 0
+
     def hold_everything(self) -> int:
         """Bytes of its memory once it has each document in each coding."""
         for path in PATHS:
-            for coding in CODINGS:
-                asked = urllib.request.Request(
-                    f"http://127.0.0.1:{self.server.port}{path}", headers={"Accept-Encoding": coding}
-                )
-                with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
-                    while answer.read(1 << 20):
-                        pass
+            self.sizes(path)
         time.sleep(SETTLE)
         return self.server.memory()
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """Bytes of a document, by coding."""
+        sizes = {}
+        for coding in CODINGS:
+            with self._ask(path, {"Accept-Encoding": coding}) as answer:
+                sizes[coding] = sum(iter(lambda: len(answer.read(1 << 20)), 0))  # noqa: B023
+        return sizes
+
+    def _ask(self, path: str, headers: dict[str, str]) -> Any:
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.server.port}{path}", headers=headers)
+        return urllib.request.urlopen(asked, timeout=PATIENCE)
 
 
 # What is measured

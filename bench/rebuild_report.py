@@ -8,6 +8,7 @@ from bench.report import Row, goals, spread, table
 
 STAGES = ("read", "build", "render", "commit")
 HELD = 700e6
+TOLD = 400
 GROWN = 1.05
 "What the allocator does is no growth."
 
@@ -22,6 +23,7 @@ def said(measured: Measured, scale: Scale) -> str:
         *_larger(measured, scale),
         *_costs(measured),
         *_memory(measured, scale),
+        *_told(measured),
     ]
     written = median(peer.written for peer in measured.peers)
     return f"""## Rebuilds: {size.teams:,} teams, {size.users:,} users, {size.submissions:,} submissions
@@ -32,7 +34,8 @@ Valkey and `redis.encoding=zstd`. The peer is the reference's own plan in Python
 {written / 1e6:.0f} MB written to the same Valkey; it is measured in turn with the whole rebuilds. Solves are by random
 users; more that change what a challenge is worth are chosen, for they are rare. What each kind is made of, in the
 table below, is by the daemon's own account; the rest is the way between its two processes, Redis and us. "Received"
-is what Valkey says came in meanwhile.
+is what Valkey says came in meanwhile, and "event" what the daemon sends to each browser that follows with `?deltas=1`.
+The leaderboard of the teams, which it would have to fetch instead, is {_fetched(measured)}.
 
 {table(_HEAD, [_line(name, rebuilds) for name, rebuilds in kinds.items()])}"""
 
@@ -182,7 +185,32 @@ def _memory(measured: Measured, scale: Scale) -> list[Row]:
     ]
 
 
-_HEAD = ["rebuild", "how many", "median", "worst", "builder", "loop", *STAGES, "written", "received"]
+def _told(measured: Measured) -> list[Row]:
+    fetched = measured.fetched["zstd"]
+    rows = []
+    for what, changing in (("points as before", False), ("points changed", True)):
+        solves = _of(measured.solves, changing=changing)
+        told = [solve.told for solve in solves]
+        rows.append(
+            Row(
+                f"sent to each browser for one more solve, {what}",
+                f"≤ {TOLD} bytes",
+                f"{spread(told, 'bytes', 0)}, most {max(told)}",
+                f"fetching the teams again, as zstd: {fetched / 1e6:.2f} MB",
+                f"1/{fetched / median(told):,.0f}",
+                max(told) <= TOLD and {solve.event for solve in solves} == {"delta"},
+            )
+        )
+    return rows
+
+
+def _fetched(measured: Measured) -> str:
+    plain = measured.fetched["identity"]
+    coded = " and ".join(f"{measured.fetched[coding] / 1e6:.2f} MB as {coding}" for coding in ("zstd", "gzip"))
+    return f"{plain / 1e6:.1f} MB, {coded}"
+
+
+_HEAD = ["rebuild", "how many", "median", "worst", "builder", "loop", *STAGES, "written", "received", "event"]
 
 
 def _line(name: str, rebuilds: Sequence[Rebuild]) -> list[str]:
@@ -199,4 +227,5 @@ def _line(name: str, rebuilds: Sequence[Rebuild]) -> list[str]:
         *(middle(lambda rebuild, stage=stage: rebuild.stages.get(stage, 0.0)) for stage in STAGES),
         middle(lambda rebuild: rebuild.staged, "MB", 1e-6, 2),
         middle(lambda rebuild: rebuild.received, "MB", 1e-6, 2),
+        middle(lambda rebuild: rebuild.told, "bytes", 1),
     ]
