@@ -356,7 +356,7 @@ class Daemon:
         sizes = {}
         for coding in CODINGS:
             with self._ask(path, {"Accept-Encoding": coding}) as answer:
-                sizes[coding] = sum(iter(lambda: len(answer.read(1 << 20)), 0))  # noqa: B023
+                sizes[coding] = sum(iter(lambda: len(answer.read(1 << 20)), 0))
         return sizes
 
     def _ask(self, path: str, headers: dict[str, str]) -> Any:

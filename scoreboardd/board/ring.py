@@ -53,10 +53,13 @@ class Ring:
         return Ring(links[first:])
 
     def after(self, number: int) -> tuple[Link, ...] | None:
-        """The steps that whoever has version `number` has missed; None if they are not here."""
+        """The steps that whoever has version `number` has missed; None if they are not here.
+
+        No step leads on from a number that none begins at. Such a version was given out, and then lost by the store.
+        """
         for place, link in enumerate(self.links):
-            if link.number > number:
-                return self.links[place:] if link.since <= number else None
+            if link.since == number:
+                return self.links[place:]
         return () if self.links and number >= self.links[-1].number else None
 
 
