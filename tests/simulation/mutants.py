@@ -67,7 +67,7 @@ class CoversTooMuch(c.Coordinator):
 class ForgetsTheAbandoned(c.Coordinator):
     """What an abandoned build covered is not given back."""
 
-    def _uncover(self, version: Version, now: float) -> None:
+    def _uncover(self, version: Version) -> None:
         if self._awaited == version:
             self._awaited = None
             self._watch_at = c.NEVER
