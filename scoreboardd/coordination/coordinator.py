@@ -32,6 +32,13 @@ of the lock see at once that the winner works for them (I3), and a change heard 
 build (I1). The argument needs order on one subscription only, no clock of any node or of the store. A subscription
 that breaks breaks the order; then `Resumed` counts as a change. A local change (no message of the bus brought it) has
 no place in that order: publish it, and note it when it comes back.
+
+Who builds
+----------
+Any node may, but the one that made the last version has only to add to it. So who serves a version that is not its own
+holds back for a handicap before it asks for the lock on account of what waits, and mostly hears by then that the other
+has begun. If it does not, it asks. Not put off are what an abandoned build gives back, which has waited long enough,
+and the look after a builder that is not heard of again.
 """
 
 from collections.abc import Callable
@@ -55,6 +62,8 @@ class Timing:
     reconcile: float
     backoff_min: float = 0.5
     backoff_max: float = 15.0
+    handicap: float = 0.1
+    "By how much others let the node go first that made the last version. Long beside the way of a message."
 
 
 # Inputs
@@ -266,6 +275,8 @@ class Coordinator:
         self._loudest = 0
         "The last change that somebody spoke of: the ones that are not contained make what we serve stale."
 
+        self._made: Version | None = None
+        "The last version that we asked to have committed, until a later one is out: who serves its own made the last."
         self._awaited: Version | None = None
         "The build that covers the changes up to `covered`; set exactly while `covered > stored`."
         self._begun: Version | None = None
@@ -292,7 +303,7 @@ class Coordinator:
         "The latest announcement heard: tells clients why, once it is loaded."
 
         self._first = NEVER
-        "When the first waiting change arrived."
+        "When the first waiting change arrived; long ago, if it was covered by a build that did not come."
         self._last = NEVER
         "When the last waiting change arrived."
         self._busy_until = 0.0
@@ -398,9 +409,9 @@ class Coordinator:
             self._loudest = self.changes
             self._waiting_cause = event.after(self._waiting_cause)
 
-    def _word_came(self) -> None:
+    def _word_came(self, busy_until: float = 0.0) -> None:
         self._word = True
-        self._busy_until = 0.0
+        self._busy_until = busy_until
 
     def _hear(self, message: Begun | Confirmed | Abandoned | Rebuilt, now: float) -> None:
         match message:
@@ -414,16 +425,18 @@ class Coordinator:
                 self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
                 self._reconcile_at = now + self._timing.reconcile * (1 + self._jitter() / 4)
             case Confirmed(version, committed):
-                self._word_came()
+                self._word_came(now)
                 self._settle(version, committed)
                 self._news |= committed != self.served
             case Abandoned(version):
                 self._word_came()
                 if version != self.lease:
-                    self._uncover(version, now)
+                    self._uncover(version)
             case Rebuilt(number):
-                self._word_came()
+                self._word_came(now)
                 self._notice = message
+                if self._made is not None and number > self._made.number:
+                    self._made = None
                 # Only the number is on the wire. The build it ends is the last one that began, if we heard it begin.
                 ended = self._begun if self._begun and self._begun.number == number else None
                 if ended is not None and ended == self.lease:
@@ -447,6 +460,7 @@ class Coordinator:
         match result:
             case Built():
                 self.phase = Phase.COMMITTING
+                self._made = self.lease
                 self._commit_from = self.served
                 return [Commit(self._covered_cause, self.covered - self.stored)]
             case Unchanged(committed):
@@ -455,11 +469,11 @@ class Coordinator:
                 self._news |= committed != self.served
                 return [Confirm()]
             case BuildFailed():
-                self._give_up(now)
+                self._give_up()
                 self._back_off(now)
                 return [Abandon()]
             case LeaseLost():
-                self._give_up(now)
+                self._give_up()
                 self._back_off(now)
                 return [CancelBuild()]
 
@@ -484,9 +498,9 @@ class Coordinator:
                 self._news = True
                 return []
             case Refused():
-                self._give_up(now)
+                self._give_up()
             case CommitFailed():
-                self._give_up(now)
+                self._give_up()
                 actions.append(Abandon())
         self._back_off(now)
         self._news = True
@@ -540,6 +554,8 @@ class Coordinator:
         if self.changes > self.covered:
             due = min(self._last + self._timing.debounce, self._first + self._timing.max_wait)
             due = max(due, self._busy_until)
+            if self.served != self._made:
+                due += self._timing.handicap
         if self.covered > self.stored:
             due = min(due, self._watch_at)
         return max(due, self._retry_at)
@@ -574,12 +590,12 @@ class Coordinator:
             self._awaited = self._covered_cause = None
             self._watch_at = NEVER
 
-    def _uncover(self, version: Version, now: float) -> None:
+    def _uncover(self, version: Version) -> None:
         """`version` will not come: what it covered waits, and has waited long enough."""
         if self._awaited == version:
             self._awaited = None
             self.covered = self.stored
-            self._first = now - self._timing.max_wait
+            self._first = -NEVER
             self._watch_at = NEVER
             if self._covered_cause is not None:
                 waiting = self._waiting_cause
@@ -599,14 +615,14 @@ class Coordinator:
         """The store has less than we have served or heard of: it has lost state. What we do not contain has to come
         again. Whoever builds next tells the store what was seen, and it starts a new epoch."""
         if self._awaited is not None:
-            self._uncover(self._awaited, now)
+            self._uncover(self._awaited)
         self.covered = self.stored = self.contained
         self._stored_in = () if self.served is None else (self.served,)
         self._note(None, now)
 
-    def _give_up(self, now: float) -> None:
+    def _give_up(self) -> None:
         if self.lease is not None:
-            self._uncover(self.lease, now)
+            self._uncover(self.lease)
         self.phase = Phase.IDLE
         self.lease = None
 

@@ -47,6 +47,7 @@ from scoreboardd.coordination.coordinator import (
 from scoreboardd.edition import Event, Version
 
 TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=9.0, reconcile=60.0, backoff_min=0.5, backoff_max=4.0)
+HANDICAP = TIMING.handicap
 SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 BAN = Event("all", "user_blocked", "2026-02-27T18:00:01Z")
 
@@ -79,14 +80,29 @@ class Machine:
 
 @pytest.fixture
 def node() -> Machine:
-    """Connected, serves version 1, and knows of no change; its clock stands at 10."""
+    """Connected, serves version 1, which it made, and knows of no change; its clock stands at 10."""
+    node = Machine()
+    assert node(Resumed()) == [Load()]
+    assert node(Loaded(None)) == []
+    assert node.wake() == [TryLock(None)]
+    assert node(Won(v(1))) == [Build(v(1), quiet=True)]
+    assert node(Heard(Begun(v(1)))) == []
+    assert node(Built()) == [Commit(None, changes=1)]
+    assert node(Committed()) == [Tell(v(1), None)]
+    assert node(Tick(), at=10) == []
+    return node
+
+
+@pytest.fixture
+def follower() -> Machine:
+    """Connected, serves version 1, which another made, and knows of no change; its clock stands at 10."""
     node = Machine()
     assert node(Resumed()) == [Load()]
     assert node(Loaded(v(1))) == [Tell(v(1), None)]
     assert node.wake() == [TryLock(v(1))]
     assert node(Won(v(2))) == [Build(v(2), quiet=True)]
-    assert node(Unchanged(v(1))) == [Confirm()]
     assert node(Heard(Begun(v(2)))) == []
+    assert node(Unchanged(v(1))) == [Confirm()]
     assert node(Heard(Confirmed(v(2), v(1), 0.0))) == []
     assert node(Committed()) == []
     assert node(Tick(), at=10) == []
@@ -183,7 +199,8 @@ class TestBegun:
         loser(Noted(BAN))
         loser.at_wake(TryLock(v(1)), at=10.5)
         assert loser(Busy(8.7)) == []
-        assert loser(Heard(Rebuilt(3, SOLVE)), at=11) == [TryLock(v(1)), Load()]
+        assert loser(Heard(Rebuilt(3, SOLVE)), at=11) == [Load()]
+        loser.at_wake(TryLock(v(1)), at=11 + HANDICAP)
         assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
         assert loser(Built()) == [Commit(BAN, changes=1)]
 
@@ -240,7 +257,7 @@ class TestRebuilt:
         assert node(Heard(Rebuilt(3, BAN))) == [Load()]
         assert node(Loaded(v(3))) == [Tell(v(3), BAN)]
         assert node.coordinator.stale
-        node.at_wake(TryLock(v(3)), at=10.3)
+        node.at_wake(TryLock(v(3)), at=10.3 + HANDICAP)
 
     def test_of_our_own_commit_is_an_echo(self, builder: Machine):
         builder(Built())
@@ -264,7 +281,8 @@ class TestRebuilt:
         loser.wake()
         # The word overtakes the answer: that the lock was busy is out of date.
         assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
-        assert loser(Busy(8.0)) == [TryLock(v(1))]
+        assert loser(Busy(8.0)) == []
+        loser.at_wake(TryLock(v(1)), at=10.5 + HANDICAP)
 
 
 class TestConfirmed:
@@ -349,6 +367,129 @@ class TestTheLock:
         builder(Heard(Begun(v(4))), at=20)
         assert builder(LeaseLost()) == [CancelBuild()]
         builder.at_wake(TryLock(v(1)), at=20 + TIMING.lock_ttl)
+
+
+class TestTheHandicap:
+    """Who made the last version goes first. `node` made version 1, `follower` did not."""
+
+    def test_is_for_who_did_not_make_the_last_version(self, node: Machine, follower: Machine):
+        node(Noted(SOLVE))
+        node.at_wake(TryLock(v(1)), at=10 + TIMING.debounce)
+        follower(Noted(SOLVE))
+        follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP)
+
+    def test_is_time_to_hear_that_the_other_has_begun(self, follower: Machine):
+        follower(Noted(SOLVE))
+        assert follower(Heard(Begun(v(3))), at=10.31) == []
+        follower.at_wake(TryLock(v(1)), at=10.31 + TIMING.lock_ttl)
+
+    def test_comes_on_top_of_max_wait(self, node: Machine, follower: Machine):
+        for number in range(10):
+            for each in (node, follower):
+                assert each(Noted(SOLVE), at=10 + number * 0.2) == []
+        node.at_wake(TryLock(v(1)), at=10 + TIMING.max_wait)
+        follower.at_wake(TryLock(v(1)), at=10 + TIMING.max_wait + HANDICAP)
+
+    def test_is_not_for_a_node_that_has_seen_no_version(self):
+        node = Machine()
+        node(Resumed())
+        node(Loaded(None))
+        node.at_wake(TryLock(None), at=TIMING.debounce)
+
+    def test_ends_with_the_first_commit(self, follower: Machine):
+        follower(Noted(SOLVE))
+        follower.wake()
+        follower(Won(v(3)))
+        follower(Built())
+        follower(Committed())
+        follower(Noted(SOLVE), at=20)
+        follower.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
+
+    def test_begins_when_another_version_is_out_though_it_is_not_loaded_yet(self, loser: Machine):
+        assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
+        loser(Noted(SOLVE), at=20)
+        loser.at_wake(TryLock(v(1)), at=20 + TIMING.debounce + HANDICAP)
+
+    @pytest.mark.parametrize("found", [v(3), v(1, "f")])
+    def test_begins_when_another_version_is_found(self, node: Machine, found: Version):
+        node(Resumed())
+        node(Loaded(found))
+        node.at_wake(TryLock(found), at=10 + TIMING.debounce + HANDICAP)
+
+    def test_stays_where_it_is_when_a_version_is_confirmed(self, loser: Machine, follower: Machine):
+        # `follower` has confirmed version 1 itself, and still did not make it.
+        loser(Heard(Confirmed(v(3), v(1), 0.0)))
+        loser(Noted(SOLVE), at=20)
+        loser.at_wake(TryLock(v(1)), at=20 + TIMING.debounce)
+        follower(Noted(SOLVE), at=20)
+        follower.at_wake(TryLock(v(1)), at=20 + TIMING.debounce + HANDICAP)
+
+    @pytest.mark.parametrize("echoes", [[], [Rebuilt(3, SOLVE)], [Rebuilt(1, SOLVE), Rebuilt(3, SOLVE)]])
+    @pytest.mark.parametrize("early", [False, True])
+    def test_is_not_for_who_hears_of_its_own_commits(self, builder: Machine, echoes: list[Rebuilt], early: bool):
+        builder(Built())
+        for received in [*map(Heard, echoes), Committed()] if early else [Committed(), *map(Heard, echoes)]:
+            builder(received)
+        builder(Noted(SOLVE), at=20)
+        builder.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
+
+    def test_is_not_for_who_finds_that_its_own_commit_was_done(self, builder: Machine):
+        builder(Built())
+        builder(CommitFailed())
+        builder(Heard(Rebuilt(3, SOLVE)))
+        builder(Loaded(v(3)))
+        builder(Heard(Begun(v(4))))
+        builder(Heard(Confirmed(v(4), v(3), 0.0)))
+        builder(Noted(SOLVE), at=20)
+        builder.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
+
+    def test_is_for_who_finds_that_another_was_faster(self, builder: Machine):
+        builder(Heard(Begun(v(4))))
+        builder(Built())
+        builder(Refused())
+        builder(Heard(Rebuilt(4, SOLVE)))
+        builder(Loaded(v(4)))
+        builder(Noted(SOLVE), at=20)
+        builder.at_wake(TryLock(v(4)), at=20 + TIMING.debounce + HANDICAP)
+
+    @pytest.mark.parametrize("end", [Rebuilt(2, SOLVE), Confirmed(v(2), v(1), 0.0)])
+    def test_begins_anew_with_the_word_that_the_lock_is_free(self, end: Rebuilt | Confirmed, follower: Machine):
+        # Who made that version may have as much waiting, and hears of it no earlier.
+        follower(Noted(SOLVE))
+        follower.wake()
+        follower(Busy(8.0))
+        assert TryLock(v(1)) not in follower(Heard(end), at=12)
+        follower.at_wake(TryLock(v(1)), at=12 + HANDICAP)
+
+    def test_is_not_for_who_was_busy_with_the_last_version_itself(self, builder: Machine):
+        builder(Noted(SOLVE))
+        builder(Built(), at=12)
+        builder(Heard(Rebuilt(3, SOLVE)), at=12.01)
+        assert builder(Committed(), at=12.02) == [Tell(v(3), SOLVE), TryLock(v(3))]
+
+    def test_is_not_for_what_an_abandoned_build_covered(self, follower: Machine):
+        follower(Noted(SOLVE))
+        follower(Heard(Begun(v(3))))
+        follower(Noted(SOLVE))
+        assert follower(Heard(Abandoned(v(3)))) == [TryLock(v(1))]
+
+    def test_puts_off_no_look_after_a_builder(self, follower: Machine):
+        follower(Noted(SOLVE))
+        follower(Heard(Begun(v(3))))
+        follower(Noted(SOLVE))
+        follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP)
+        follower(Busy(6.0))
+        follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP + 6.0)
+
+    @pytest.mark.parametrize("failure", [BuildFailed(), LeaseLost()])
+    def test_puts_off_no_retry(self, follower: Machine, failure: Input):
+        follower(Noted(SOLVE))
+        follower.wake()
+        follower(TryFailed())
+        follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP + TIMING.backoff_min)
+        follower(Won(v(3)))
+        follower(failure)
+        follower.at_wake(TryLock(v(1)), at=follower.now + 2 * TIMING.backoff_min)
 
 
 class TestTheBuild:
@@ -600,7 +741,7 @@ class TestLoaded:
         loser(Heard(Rebuilt(3, SOLVE)))
         assert loser(Loaded(None)) == []
         assert loser.coordinator.stale
-        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.debounce)
+        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.debounce + HANDICAP)
 
     def test_of_another_epoch_is_what_the_store_says_now(self, node: Machine):
         node(Resumed())
@@ -657,7 +798,7 @@ class TestRestored:
         node(Restored(v(5)))
         assert node(Resumed()) == [Load()]
         assert node(LoadFailed()) == []
-        node.at_wake(TryLock(v(5)), at=TIMING.debounce)
+        node.at_wake(TryLock(v(5)), at=TIMING.debounce + HANDICAP)
 
     def test_when_something_is_served_changes_nothing(self, node: Machine):
         for older in (v(0), v(9), v(9, "f")):
@@ -674,13 +815,13 @@ class TestRestored:
     def test_gives_way_to_another_epoch_but_only_when_that_is_asked_for_after_it(self, restored: Machine):
         assert restored(Loaded(v(2, "f"))) == [Load()]
         assert restored(Loaded(v(2, "f"))) == [Tell(v(2, "f"), None)]
-        restored.at_wake(TryLock(v(2, "f")), at=TIMING.debounce)
+        restored.at_wake(TryLock(v(2, "f")), at=TIMING.debounce + HANDICAP)
 
     @pytest.mark.parametrize("found", [None, v(4)])
     def test_that_the_store_has_lost_is_seen_by_who_builds_next(self, restored: Machine, found: Version | None):
         assert restored(Loaded(found)) == [Load()]
         assert restored(Loaded(found)) == []
-        restored.at_wake(TryLock(v(5)), at=TIMING.debounce)
+        restored.at_wake(TryLock(v(5)), at=TIMING.debounce + HANDICAP)
         assert restored(Won(v(1, "f"))) == [Build(v(1, "f"), quiet=True)]
         assert restored(Built()) == [Commit(None, changes=restored.coordinator.changes)]
         assert restored(Committed()) == [Tell(v(1, "f"), None)]

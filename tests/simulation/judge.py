@@ -29,8 +29,11 @@ class Judge:
         self._held: tuple[str, float] | None = None
         self._given: Version | None = None
         self._contents: dict[Version, int] = {}
+        self._maker: str | None = None
         self.commits = 0
         self.builds = 0
+        self.handovers = 0
+        "How often a version was made by another node than the one before it."
 
     def amnesia(self) -> None:
         """The store's state is another one now."""
@@ -85,6 +88,7 @@ class Judge:
             self._world.sometimes["committed by a statement that outlived the lock"] += 1
         self._held = None
         self.commits += 1
+        self._made_by(lease.token.split(".")[0])
         return done
 
     def confirm(self, lease: Lease, as_of: float) -> bool:
@@ -107,6 +111,13 @@ class Judge:
             demand(content == self._contents.get(version), "{} is kept as {}", version, content)
         if before is not None and before.version.epoch == version.epoch:
             demand(version.number > before.version.number, "{} is kept after {}", version, before.version)
+
+    def _made_by(self, maker: str) -> None:
+        if self._maker is not None:
+            same = maker == self._maker
+            self.handovers += not same
+            self._world.sometimes["made by who made the last" if same else "made by another than the last"] += 1
+        self._maker = maker
 
     def _owned(self, lease: Lease, does: str) -> None:
         held = self._held is not None and self._held[0] == lease.token and self._cluster.clock() <= self._held[1]

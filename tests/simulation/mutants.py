@@ -54,6 +54,13 @@ class NeverTiresOfWaiting(c.Coordinator):
         super().__init__(replace(timing, max_wait=1e9), **options)
 
 
+class HasNoHandicap(c.Coordinator):
+    """Whoever comes first builds."""
+
+    def __init__(self, timing: c.Timing, **options: Any) -> None:
+        super().__init__(replace(timing, handicap=0.0), **options)
+
+
 class CoversTooMuch(c.Coordinator):
     """What came while a build was under way is in it, surely."""
 
@@ -67,7 +74,7 @@ class CoversTooMuch(c.Coordinator):
 class ForgetsTheAbandoned(c.Coordinator):
     """What an abandoned build covered is not given back."""
 
-    def _uncover(self, version: Version, now: float) -> None:
+    def _uncover(self, version: Version) -> None:
         if self._awaited == version:
             self._awaited = None
             self._watch_at = c.NEVER
@@ -272,6 +279,7 @@ MUTANTS = {
     "does not resync when it subscribes again": Parts(coordinator=MissesReconnects),
     "announces before it has refreshed": Parts(coordinator=AnnouncesBeforeRefresh),
     "has no max_wait": Parts(coordinator=NeverTiresOfWaiting),
+    "lets anybody build next": Parts(coordinator=HasNoHandicap),
     "covers what was heard after the build began": Parts(coordinator=CoversTooMuch),
     "does not give back what an abandoned build covered": Parts(coordinator=ForgetsTheAbandoned),
     "never looks after a dead holder": Parts(coordinator=TrustsTheHolder),

@@ -1,11 +1,17 @@
 """What it costs and how long it takes, in clusters to which one thing happens, or nothing."""
 
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
 import pytest
 
 from scoreboardd.coordination.coordinator import Timing
 from tests.simulation import faults
 from tests.simulation.backends import ARCHIVED, BACKENDS, POSTGRES, Backend
 from tests.simulation.cluster import CALM, FASTEST, SLOWEST, Cluster
+from tests.simulation.faults import Faults
+from tests.simulation.node import Node
 from tests.simulation.world import World
 
 TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=60.0)
@@ -54,6 +60,50 @@ def test_one_event_is_one_build_however_many_nodes_hear_it(backend: Backend, nod
     assert all_have(cluster, 1)
     run(cluster, 2 * TIMING.lock_ttl)
     assert cluster.judge.builds == 1
+
+
+class Laborious(Faults):
+    """Nothing goes wrong, but a build takes longer than the debounce."""
+
+    def building(self, random: Random) -> float:
+        return 1.2
+
+
+@pytest.mark.parametrize("builds", [Faults, Laborious])
+@pytest.mark.parametrize("nodes", [2, 5])
+def test_who_made_the_last_version_makes_the_next(backend: Backend, nodes: int, builds: type[Faults]):
+    cluster = started(backend, nodes, nodes, rates=False)
+    cluster.faults = builds()
+    cluster.judge.handovers = cluster.judge.commits = 0
+    for number in range(600):
+        cluster.world.after(number / 20, cluster.solve)
+    run(cluster, 30 + cluster.bounds.fresh)
+    for _ in range(20):
+        cluster.solve()
+        run(cluster, cluster.world.random.uniform(0.0, 4.0))
+    assert cluster.judge.commits > 20
+    assert cluster.judge.handovers == 0
+
+
+@pytest.mark.parametrize("events", [1, 200])
+@pytest.mark.parametrize(
+    "away", [Node.crash, partial(Node.freeze, seconds=60.0, with_child=True)], ids=["dead", "frozen"]
+)
+def test_without_the_node_that_made_the_last_version_the_others_are_a_handicap_later(
+    backend: Backend, events: int, away: Callable[[Node], None]
+):
+    cluster = started(backend, 1, 4, rates=False)
+    (maker,) = [node for node in cluster.nodes if node.coordinator.served == node.coordinator._made]
+    away(maker)
+    cluster.nodes.remove(maker)
+    for number in range(events):
+        cluster.world.after(number / 20, cluster.solve)
+    run(cluster, (TIMING.debounce if events == 1 else TIMING.max_wait) + TIMING.handicap - 0.001)
+    assert cluster.judge.builds == 0
+    run(cluster, 0.01)
+    assert cluster.judge.builds == 1
+    run(cluster, CALM)
+    assert all(node.content > 0 for node in cluster.nodes)
 
 
 @pytest.mark.parametrize("nodes", [1, 5])
