@@ -10,7 +10,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from zstandard import ZstdError
@@ -57,12 +57,17 @@ class Chain:
         """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
         before = committed[0] if committed and committed[0].epoch == version.epoch else None
         known = await self._find(before) if before else None
-        boards = {division: _boards(followed, division) for division in _divisions(followed)}
+        boards = _boards(followed)
         rings = dict.fromkeys(boards, Ring())
         if before and known:
             rings |= await asyncio.to_thread(_extended, known, before.number, version.number, followed, boards)
         self._known = ({before: known} if before and known else {}) | {version: Known(followed.digest, boards, rings)}
         return {ring_key(division): Document.of(ring.text()) for division, ring in rings.items()}
+
+    def renew(self, version: Version, followed: Followed) -> None:
+        """`version` has been built again, and is the same: hold on to these pieces, and let go of those before."""
+        if version in self._known:
+            self._known[version] = replace(self._known[version], boards=_boards(followed))
 
     async def _find(self, version: Version) -> Known | None:
         """What is committed, as `version`."""
@@ -87,12 +92,12 @@ def _extended(
     return made
 
 
-def _divisions(followed: Followed) -> tuple[Division, ...]:
-    return None, *followed.scoreboard.roster.division_ids
-
-
-def _boards(followed: Followed, division: Division) -> Boards:
-    return {owner: list(followed.scoreboard.documents[leaderboard_key(owner, division)]) for owner in Owner}
+def _boards(followed: Followed) -> dict[Division, Boards]:
+    documents = followed.scoreboard.documents
+    return {
+        division: {owner: list(documents[leaderboard_key(owner, division)]) for owner in Owner}
+        for division in (None, *followed.scoreboard.roster.division_ids)
+    }
 
 
 def _read(stored: Stored) -> Known | None:

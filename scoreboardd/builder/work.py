@@ -66,6 +66,7 @@ class Builder:
         with stages.timed("commit"):
             committed = await self._vault.committed()
             if quiet and committed and _same(lease.version, catalogue, *committed):
+                self._chain.renew(committed[0], followed)
                 return replace(work, unchanged=committed[0])
             rings = await self._chain.rings(lease.version, followed, committed)
             documents = {**scoreboard.documents, **rings}

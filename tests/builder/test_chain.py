@@ -120,6 +120,22 @@ async def test_whoever_builds_and_whatever_fails(history: list[Rows], data: st.D
             last = number
 
 
+async def test_what_was_built_again_alike_is_gone_on_from():
+    shelf = Shelf()
+    node = Node(shelf)
+    first, second = (Rows(ROSTER, solves_of([(n, 1, 10, False) for n in range(1, upto + 1)])) for upto in (1, 2))
+    await node.build(Version("e", 1), first)
+    node.kept = None
+    again = node.follow(first)
+    node.chain.renew(Version("e", 1), again)
+    node.kept = None
+    shelf.load = None  # type: ignore[method-assign]  # it need not be read
+    made = await node.build(Version("e", 2), second)
+    leads_here(shelf)
+    assert shelf.ring().after(1) is not None
+    assert made.news is None
+
+
 async def run(*made: tuple[str, int, list[tuple[int, int]]], roster: Any) -> Shelf:
     """Builds of one node: epoch, number, and the (user, challenge) solved by then."""
     shelf = Shelf()
