@@ -1,0 +1,63 @@
+"""The board as bots and displays want it: who is where, with what, at one version."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from scoreboardd.board.documents import Owner
+from scoreboardd.board.view import Listed, Solve, View, render
+from scoreboardd.edition import Version
+
+
+class Row(NamedTuple):
+    """A team or a user, and where it stands: `rank` counts from 1, in the order of the document."""
+
+    rank: int
+    id: int
+    name: str
+    score: int
+    solves: Mapping[int, Solve]
+    "By the id of the challenge."
+
+
+class Documents(NamedTuple):
+    """What `/api/leaderboard` and `/api/leaderboard/teams` answer, to the byte."""
+
+    users: bytes
+    teams: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """Immutable. Rows and documents are made when they are first asked for: most bots want neither of some versions."""
+
+    version: Version
+    view: View
+
+    @property
+    def challenges(self) -> Mapping[int, Listed]:
+        """By id, at the points they are worth now."""
+        return self.view.challenges
+
+    @cached_property
+    def teams(self) -> tuple[Row, ...]:
+        return self._rows(Owner.TEAMS)
+
+    @cached_property
+    def users(self) -> tuple[Row, ...]:
+        return self._rows(Owner.USERS)
+
+    @cached_property
+    def documents(self) -> Documents:
+        return Documents(*render(self.view))
+
+    def _rows(self, owner: Owner) -> tuple[Row, ...]:
+        worth = {id: listed.points for id, listed in self.view.challenges.items()}
+        scored = [
+            (-sum(worth[challenge_id] for challenge_id in entry.solves), entry.name, id, entry.solves)
+            for id, entry in self.view.of(owner).items()
+        ]
+        # As in the document: users by score and id, teams by score and name.
+        scored.sort(key=lambda row: (row[0], row[1] if owner is Owner.TEAMS else "", row[2]))
+        return tuple(Row(rank, id, name, -score, solves) for rank, (score, name, id, solves) in enumerate(scored, 1))

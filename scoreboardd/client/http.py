@@ -1,0 +1,76 @@
+"""Asking the server, each time with a deadline, and what may come of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import orjson
+from yarl import URL
+
+ANSWER = 15.0
+"Seconds until the head of an answer has come."
+TEXT = 2048
+"Bytes of a refusal that are read for its reason."
+
+FOR_NOW = frozenset({408, 425, 429})
+"Of the 4xx, those that say nothing about the request itself."
+
+
+class ClientError(Exception):
+    """Asking again would not help: the address, the division or the request is wrong."""
+
+
+class Unanswered(Exception):
+    """What was asked for is not to be had now.
+
+    `retry_after` is for how many seconds the server wants to be left alone; `wrong` is true if it says that the request
+    is to blame, so that who has never had an answer should not go on asking.
+    """
+
+    def __init__(self, url: URL, problem: str, *, retry_after: float = 0.0, wrong: bool = False) -> None:
+        super().__init__(f"{shown(url)} {problem}")
+        self.retry_after = retry_after
+        self.wrong = wrong
+
+
+def shown(url: URL) -> str:
+    """Without a password."""
+    return str(url.with_user(None))
+
+
+@asynccontextmanager
+async def ask(
+    session: aiohttp.ClientSession, method: str, url: URL, headers: Mapping[str, str]
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """An answer of 200 or 304. Its body the caller reads, with deadlines of its own.
+
+    Raises `Unanswered`, for what goes wrong while the caller has it, too.
+    """
+    try:
+        async with asyncio.timeout(ANSWER):
+            response = await session.request(method, url, headers=headers)
+        async with response:
+            if response.status not in (200, 304):
+                raise await _refused(url, response)
+            yield response
+    except TimeoutError:
+        raise Unanswered(url, "does not answer") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unanswered(url, f"cannot be had: {error or type(error).__name__}") from error
+
+
+async def _refused(url: URL, response: aiohttp.ClientResponse) -> Unanswered:
+    async with asyncio.timeout(ANSWER):
+        text = await response.content.read(TEXT)
+    try:
+        reason = str(orjson.loads(text)["error"])
+    except (KeyError, TypeError, ValueError):
+        reason = response.reason or ""
+    asked = response.headers.get("Retry-After", "")
+    return Unanswered(
+        url,
+        f"answers {response.status} {''.join(filter(str.isprintable, reason))}".rstrip(),
+        retry_after=float(asked) if asked.isdecimal() and len(asked) < 10 else 0.0,
+        wrong=400 <= response.status < 500 and response.status not in FOR_NOW,
+    )

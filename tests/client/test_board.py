@@ -1,0 +1,38 @@
+"""What a bot reads."""
+
+import random
+
+import orjson
+import pytest
+
+from scoreboardd.board.view import Entry, Listed, Solve, View, parse, render
+from scoreboardd.client import Board, Row
+from scoreboardd.edition import Version
+from tests.client.views import view
+
+VERSION = Version("7f3a", 41)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_are_in_the_order_of_the_documents_which_are_the_servers(seed: int):
+    facts = view(random.Random(seed))
+    board = Board(VERSION, parse(*render(facts)))
+    assert board.documents == render(facts)
+    assert board.challenges == facts.challenges
+    for document, rows, id, name in (
+        (board.documents.users, board.users, "user_id", "username"),
+        (board.documents.teams, board.teams, "team_id", "team_name"),
+    ):
+        entries = orjson.loads(document)["entries"]
+        assert [(row.id, row.name, row.score, [*row.solves]) for row in rows] == [
+            (entry[id], entry[name], entry["score"], [solve["challenge_id"] for solve in entry["solves"]])
+            for entry in entries
+        ]
+        assert [row.rank for row in rows] == [*range(1, len(entries) + 1)]
+
+
+def test_a_row():
+    solve = Solve("2026-02-27T18:00:00Z", True)
+    board = Board(VERSION, View({7: Listed("baby rop", "pwn", 490)}, {}, {3: Entry("one", {7: solve})}))
+    assert board.teams == (Row(rank=1, id=3, name="one", score=490, solves={7: solve}),)
+    assert board.challenges[7].points == 490
