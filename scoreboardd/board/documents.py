@@ -1,4 +1,4 @@
-"""What the documents of contract §5 have in common: names, times; and a timeline cut to a window.
+"""What the documents of contract §5 have in common: names; and a timeline cut to a window.
 
 A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division. Two kinds
 of an edition's documents are not in the contract: what leads from the versions before to this one (see `ring`), and
@@ -9,15 +9,13 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import orjson
 
-from scoreboardd.board.rows import Micros
+from scoreboardd.board.times import Micros, micros, rfc3339
 
 BUCKET: Micros = 10 * 60 * 1_000_000
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Owner(StrEnum):
@@ -130,14 +128,3 @@ def solves_of(owner: Owner, leaderboard: bytes | memoryview) -> list[Scored]:
 def since(solves: list[Scored], at: Micros) -> list[Scored]:
     """Those at or after `at`, of solves that are sorted by time."""
     return solves[bisect_left(solves, at, key=lambda scored: scored.at) :]
-
-
-def rfc3339(at: Micros) -> str:
-    """UTC with `Z`; at most six fraction digits, trailing zeros trimmed, no fraction when it is zero."""
-    text = (_UNIX_EPOCH + timedelta(microseconds=at)).isoformat()[:-6]
-    return (text.rstrip("0") if "." in text else text) + "Z"
-
-
-def micros(text: str) -> Micros:
-    """The inverse of `rfc3339`."""
-    return (datetime.fromisoformat(text) - _UNIX_EPOCH) // timedelta(microseconds=1)

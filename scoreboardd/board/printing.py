@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Side, objects
-from scoreboardd.board.documents import BUCKET, rfc3339
+from scoreboardd.board.documents import BUCKET
 from scoreboardd.board.sheet import Lines
+from scoreboardd.board.times import rfc3339
 
 ENTRIES = 16
 "Lines of a leaderboard in a chunk, on average: some tens of kilobytes at a hundred challenges."

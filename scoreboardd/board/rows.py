@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Microseconds since 1970-01-01T00:00:00Z, the precision of a PostgreSQL `timestamptz`.
-Micros = int
+from scoreboardd.board.times import Micros
 
 #: One correct submission. The same user may appear with the same challenge more than once, in any order.
 SOLVE = np.dtype([("user_id", np.int64), ("challenge_id", np.int64), ("at", np.int64), ("first_blood", np.bool_)])

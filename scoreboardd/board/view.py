@@ -79,16 +79,18 @@ def render(view: View) -> tuple[bytes, bytes]:
     return _leaderboard(view, Owner.USERS), _leaderboard(view, Owner.TEAMS)
 
 
+def ranked(view: View, owner: Owner) -> list[tuple[int, Entry, int]]:
+    """The ids of the users or of the teams, with their entries and scores, in the order of the documents."""
+    rows = [
+        (id, entry, sum(view.challenges[challenge_id].points for challenge_id in entry.solves))
+        for id, entry in view.of(owner).items()
+    ]
+    # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
+    rows.sort(key=lambda row: (-row[2], row[1].name if owner is Owner.TEAMS else "", row[0]))
+    return rows
+
+
 def _leaderboard(view: View, owner: Owner) -> bytes:
-    def score(entry: Entry) -> int:
-        return sum(view.challenges[challenge_id].points for challenge_id in entry.solves)
-
-    def order(row: tuple[int, Entry, int]) -> tuple[int, str, int]:
-        id, entry, points = row
-        # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
-        return -points, entry.name if owner is Owner.TEAMS else "", id
-
-    rows = sorted(((id, entry, score(entry)) for id, entry in view.of(owner).items()), key=order)
     return orjson.dumps(
         {
             "challenges": [{"id": id, **listed._asdict()} for id, listed in sorted(view.challenges.items())],
@@ -102,7 +104,7 @@ def _leaderboard(view: View, owner: Owner) -> bytes:
                         for challenge_id, solve in sorted(entry.solves.items())
                     ],
                 }
-                for id, entry, points in rows
+                for id, entry, points in ranked(view, owner)
             ],
         }
     )

@@ -18,7 +18,7 @@ import structlog
 
 from scoreboardd.backend.base import Catalogue, Lease
 from scoreboardd.board.documents import Owner, leaderboard_key
-from scoreboardd.board.rows import Micros
+from scoreboardd.board.times import Micros
 from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.parcel import Parcel
 from scoreboardd.edition import Edition, Version

@@ -20,8 +20,8 @@ from scoreboardd.backend.base import Catalogue, Lease, Stored, Vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board import documents
 from scoreboardd.board.documents import Owner, Scored
-from scoreboardd.board.rows import Micros
 from scoreboardd.board.sheet import Document
+from scoreboardd.board.times import Micros
 from scoreboardd.builder.chain import Chain
 from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from scoreboardd.board.documents import Owner
-from scoreboardd.board.view import Listed, Solve, View, render
+from scoreboardd.board.view import Listed, Solve, View, ranked, render
 from scoreboardd.edition import Version
 
 
@@ -53,11 +53,5 @@ class Board:
         return Documents(*render(self.view))
 
     def _rows(self, owner: Owner) -> tuple[Row, ...]:
-        worth = {id: listed.points for id, listed in self.view.challenges.items()}
-        scored = [
-            (-sum(worth[challenge_id] for challenge_id in entry.solves), entry.name, id, entry.solves)
-            for id, entry in self.view.of(owner).items()
-        ]
-        # As in the document: users by score and id, teams by score and name.
-        scored.sort(key=lambda row: (row[0], row[1] if owner is Owner.TEAMS else "", row[2]))
-        return tuple(Row(rank, id, name, -score, solves) for rank, (score, name, id, solves) in enumerate(scored, 1))
+        rows = enumerate(ranked(self.view, owner), start=1)
+        return tuple(Row(rank, id, entry.name, score, entry.solves) for rank, (id, entry, score) in rows)

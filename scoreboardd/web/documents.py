@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from aiohttp import web
 from multidict import CIMultiDict
 
-from scoreboardd.board.documents import Owner, leaderboard_key, micros, timeline_key
-from scoreboardd.board.rows import Micros
+from scoreboardd.board.documents import Owner, leaderboard_key, timeline_key
+from scoreboardd.board.times import Micros, micros
 from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.edition import Edition, Version
 from scoreboardd.memory import Memory, Representations

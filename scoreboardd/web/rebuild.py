@@ -15,7 +15,7 @@ import math
 from aiohttp import web
 
 from scoreboardd.backend.base import Unavailable
-from scoreboardd.board.documents import rfc3339
+from scoreboardd.board.times import rfc3339
 from scoreboardd.coordination.runner import Runner
 from scoreboardd.memory import Memory
 from scoreboardd.web import errors

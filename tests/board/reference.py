@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.board.documents import Owner, Scored, leaderboard_key, rfc3339, timeline, timeline_key
-from scoreboardd.board.rows import Challenge, Micros, Roster, Rows, Team, User
+from scoreboardd.board.documents import Owner, Scored, leaderboard_key, timeline, timeline_key
+from scoreboardd.board.rows import Challenge, Roster, Rows, Team, User
 from scoreboardd.board.scoring import points
+from scoreboardd.board.times import Micros, rfc3339
 
 
 def documents(rows: Rows) -> dict[str, bytes]:

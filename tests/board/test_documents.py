@@ -9,9 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scoreboardd.board import documents
-from scoreboardd.board.documents import DIVISIONS, Owner, keys, micros, rfc3339
+from scoreboardd.board.documents import DIVISIONS, Owner, keys
 from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Team, User, solves_of
 from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.times import micros, rfc3339
 from tests import oracle
 from tests.board import reference
 from tests.board.expected import expected, parsed, rendered
