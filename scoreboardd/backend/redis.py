@@ -255,14 +255,13 @@ class RedisVault:
         layouts: dict[str, slots.Layout] = {}
         written = 0
         for name, document in documents.items():
-            pieces = list(document)
-            patch = await asyncio.to_thread(slots.patch, known[name], pieces) if name in known else None
+            patch = await asyncio.to_thread(slots.patch, known[name], document) if name in known else None
             if patch is not None and await self._patch(lease, name, slots.size(known[name]), patch[1]):
                 layouts[name], writes = patch
                 written += sum(len(part) for _, part in writes)
             else:
-                layouts[name] = slots.lay(pieces)
-                written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], pieces))
+                layouts[name] = slots.lay(document)
+                written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], document))
         self._layouts[lease.version] = layouts
         if len(self._layouts) > 2:
             self._layouts.popitem(last=False)

@@ -9,11 +9,15 @@
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from scoreboardd.board.sheet import Piece
+import numpy as np
+from numpy.typing import NDArray
+
+from scoreboardd.board.contest import Ints
+from scoreboardd.board.differing import Run, differing
+from scoreboardd.board.sheet import Document, Piece
 
 ROOM = 160
 "Bytes behind each piece, of some thousands, in a new value."
@@ -27,97 +31,83 @@ MOST = 2
 _MAGIC = b"\x50\x2a\x4d\x18"
 _HEADER = len(_MAGIC) + 4
 
-
-class Slot(NamedTuple):
-    """Where one piece is: `used` bytes are its frame's; `room`, behind them, is 0 or at least a header's."""
-
-    digest: bytes
-    used: int
-    room: int
-
-
-Layout = list[Slot]
-"The slots of a value, in order, one for each piece of the document."
+SLOT = np.dtype([("used", np.int64), ("room", np.int64)])
+"Where one piece is: `used` bytes are its frame's; `room`, behind them, is 0 or at least a header's."
+Slots = NDArray[Any]
+"An array of `SLOT`."
 Write = tuple[int, bytes]
 "An offset in the value, and what to put there."
 
 
-class Run(NamedTuple):
-    """Slots, from `start` to `end`, that are to hold the pieces from `first` to `last`."""
+class Layout(NamedTuple):
+    """The slots of a value, in order, one for each piece of the document, and the digests of those."""
 
-    start: int
-    end: int
-    first: int
-    last: int
+    slots: Slots
+    digests: bytes
 
 
 def size(layout: Layout) -> int:
     """Bytes of the value."""
-    return sum(slot.used + slot.room for slot in layout)
+    return int(_ends(layout.slots)[-1])
 
 
-def lay(pieces: Sequence[Piece]) -> Layout:
-    """The slots of a new value. There must be a piece at least."""
-    return _slots(pieces, ROOM * len(pieces) + _used(pieces) // TAIL)
+def lay(document: Document) -> Layout:
+    """The slots of a new value."""
+    pieces = document.pieces
+    return Layout(_slots(pieces, ROOM * len(pieces) + _used(pieces) // TAIL), document.all_digests)
 
 
-def value(layout: Layout, pieces: Sequence[Piece]) -> bytes:
-    """The bytes of these slots, holding these pieces."""
-    parts = []
-    for slot, piece in zip(layout, pieces, strict=True):
-        parts.append(piece.frame)
-        if slot.room:
-            parts.append((_MAGIC + (slot.room - _HEADER).to_bytes(4, "little")).ljust(slot.room, b"\0"))
-    return b"".join(parts)
+def value(layout: Layout, document: Document) -> bytes:
+    """The bytes of these slots, holding this document."""
+    return _filled(layout.slots, document.pieces)
 
 
-def patch(layout: Layout, pieces: Sequence[Piece]) -> tuple[Layout, list[Write]] | None:
-    """How to make a value that is laid out like this hold these pieces: its layout then, and what to write. None if it
-    had better be made anew. Takes what differs, and a quick pass over the rest."""
-    offsets = [0, *accumulate(slot.used + slot.room for slot in layout)]
-    left = offsets[-1] // MOST
-    patched: Layout = []
+def patch(layout: Layout, document: Document) -> tuple[Layout, list[Write]] | None:
+    """How to make a value that is laid out like this hold this document: its layout then, and what to write. None if
+    it had better be made anew. Takes what differs, and a glance at the rest."""
+    slots, pieces, digests = layout.slots, document.pieces, document.all_digests
+    offsets = np.append(0, _ends(slots))
+    left = int(offsets[-1]) // MOST
+    patched: list[Slots] = []
     writes: list[Write] = []
     kept = 0
-    runs = deque(_differing(layout, pieces))
+    runs = deque(differing(layout.digests, digests))
     while runs:
         fitted = _fitted(runs, offsets, pieces)
         if fitted is None:
             return None
         (start, end, first, last), spare = fitted
-        slots = _slots(pieces[first:last], spare)
-        written = value(slots, pieces[first:last])
+        fresh = _slots(pieces[first:last], spare)
+        written = _filled(fresh, pieces[first:last])
         # At the end is what was zeros before, behind the old frame, and is zeros still, behind the new one.
-        zeros = max(0, min(layout[end - 1].room, slots[-1].room) - _HEADER)
-        writes.append((offsets[start], written[: len(written) - zeros]))
+        zeros = max(0, min(int(slots["room"][end - 1]), int(fresh["room"][-1])) - _HEADER)
+        writes.append((int(offsets[start]), written[: len(written) - zeros]))
         left -= len(written) - zeros
         if left < 0:
             return None
-        patched += layout[kept:start]
-        patched += slots
+        patched += [slots[kept:start], fresh]
         kept = end
-    patched += layout[kept:]
-    return patched, writes
+    return Layout(np.concatenate([*patched, slots[kept:]]), digests), writes
 
 
-def _differing(layout: Layout, pieces: Sequence[Piece]) -> Iterator[Run]:
-    places = {slot.digest: place for place, slot in enumerate(layout)}
-    start = first = 0
-    for number, piece in enumerate(pieces):
-        place = places.get(piece.digest, -1)
-        if place < start:
-            continue  # it is new; or it is in another order, which is not worth more than that
-        if place > start or number > first:
-            yield Run(start, place, first, number)
-        start, first = place + 1, number + 1
-    if start < len(layout) or first < len(pieces):
-        yield Run(start, len(layout), first, len(pieces))
+def _ends(slots: Slots) -> Ints:
+    """Where each ends."""
+    return np.cumsum(slots["used"] + slots["room"])
 
 
-def _fitted(runs: deque[Run], offsets: list[int], pieces: Sequence[Piece]) -> tuple[Run, int] | None:
+def _filled(slots: Slots, pieces: Sequence[Piece]) -> bytes:
+    parts = []
+    for room, piece in zip(slots["room"].tolist(), pieces, strict=True):
+        parts.append(piece.frame)
+        if room:
+            parts.append((_MAGIC + (room - _HEADER).to_bytes(4, "little")).ljust(room, b"\0"))
+    return b"".join(parts)
+
+
+def _fitted(runs: deque[Run], offsets: Ints, pieces: Sequence[Piece]) -> tuple[Run, int] | None:
     """The next of the runs with as many slots behind it as it takes, and the bytes it then has to spare."""
     start, end, first, last = runs.popleft()
-    spare = offsets[end] - offsets[start] - _used(pieces[first:last])
+    spare = int(offsets[end] - offsets[start]) - _used(pieces[first:last])
     limit = min(end + REACH, len(offsets) - 1)
     while first == last or not (spare == 0 or spare >= _HEADER):
         if runs and runs[0].start == end:
@@ -126,18 +116,20 @@ def _fitted(runs: deque[Run], offsets: list[int], pieces: Sequence[Piece]) -> tu
             next_end, next_last = end + 1, last + 1
         else:
             return None
-        spare += offsets[next_end] - offsets[end] - _used(pieces[last:next_last])
+        spare += int(offsets[next_end] - offsets[end]) - _used(pieces[last:next_last])
         end, last = next_end, next_last
     return Run(start, end, first, last), spare
 
 
-def _slots(pieces: Sequence[Piece], spare: int) -> Layout:
+def _slots(pieces: Sequence[Piece], spare: int) -> Slots:
     """Slots for these pieces with so many bytes to spare: shared out alike, but to none more than it has in a new
     value. What is over goes to the last."""
     share = min(spare // len(pieces), ROOM)
     share = share if share >= _HEADER else 0
-    slots = [Slot(piece.digest, len(piece.frame), share) for piece in pieces]
-    slots[-1] = slots[-1]._replace(room=spare - share * (len(pieces) - 1))
+    slots = np.empty(len(pieces), SLOT)
+    slots["used"] = [len(piece.frame) for piece in pieces]
+    slots["room"] = share
+    slots["room"][-1] = spare - share * (len(pieces) - 1)
     return slots
 
 

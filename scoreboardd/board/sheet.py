@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -74,7 +73,16 @@ class Document:
         return cls(Piece(text, compressor), (), Piece(b"", compressor), b"")
 
     def __iter__(self) -> Iterator[Piece]:
-        return chain((self.opening,), self.chunks, (self.closing,))
+        return iter(self.pieces)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [self.opening, *self.chunks, self.closing]
+
+    @property
+    def all_digests(self) -> bytes:
+        """Those of all pieces, one behind the other."""
+        return self.opening.digest + self.digests + self.closing.digest
 
     def __len__(self) -> int:
         """Pieces."""
