@@ -13,8 +13,7 @@ from aiohttp import web
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
 from scoreboardd.board.view import Entry, Listed, Solve, View, render
-from scoreboardd.edition import Event, Version
-from tests.page.test_module import SAID
+from scoreboardd.edition import Version
 from tests.parts import require
 
 FOLLOW = Path(__file__).with_name("follow.js")
@@ -81,11 +80,11 @@ class Server:
         for stream in self._streams:
             await stream.write(b"id: %s\nevent: %s\ndata: %s\n\n" % (str(version).encode(), event.encode(), data))
 
-    async def step(self, view: View, *, to: int, event: Event = SAID) -> Step:
+    async def step(self, view: View, *, to: int) -> Step:
         """Serve `view` from now on, and tell everyone of the delta that leads to it."""
-        step = Step(self.version.number, Version("7f3a", to), event, delta.diff(self.view, view))
-        self.version, self.view = step.version, view
-        await self.say("delta", step.version, step.data())
+        step = Step(self.version.number, to, delta.diff(self.view, view))
+        self.version, self.view = Version("7f3a", to), view
+        await self.say("delta", self.version, step.data())
         return step
 
 
@@ -152,7 +151,7 @@ async def test_deltas_are_followed_without_another_fetch(server: Server):
     async with following(server) as follower:
         for version, solves in ((2, 2), (3, 5), (9, 4)):
             await server.step(board(solves), to=version)
-            await follower.holds(server, reason="submission_correct")
+            await follower.holds(server, reason="delta")
         assert sorted(server.asked) == sorted(PATHS)
         assert await follower.verify()
 
@@ -161,7 +160,7 @@ async def test_what_is_known_is_ignored(server: Server):
     async with following(server) as follower:
         step = await server.step(board(2), to=2)
         await follower.holds(server)
-        await server.say("delta", step.version, step.data())
+        await server.say("delta", server.version, step.data())
         await server.step(board(3), to=3)
         await follower.holds(server)
         assert sorted(server.asked) == sorted(PATHS)
@@ -171,7 +170,7 @@ async def test_what_is_known_is_ignored(server: Server):
 async def test_what_cannot_be_applied_is_fetched(server: Server, event: str):
     async with following(server) as follower:
         server.version, server.view = Version("7f3a", 7), board(6)
-        data = {"from": 6, "version": 7, "reason": "batch", "scope": "all", "spread": 0.1}
+        data = {"from": 6, "version": 7, "spread": 0.1}
         await server.say(event, server.version, json.dumps(data).encode())
         await follower.holds(server, reason="refetch")
         assert sorted(server.asked) == sorted([*PATHS, *PATHS])

@@ -43,13 +43,10 @@ export interface OwnersDelta {
   unsolves?: [id: number, challenge: number][];
 }
 
-/** The data of a `delta` event. */
+/** The data of a `delta` event: it leads from any version of its epoch from `from` on to `version`. */
 export interface Delta {
   from: number;
   version: number;
-  scope: string;
-  reason: string;
-  ts: string;
   challenges?: { put?: Challenge[]; drop?: number[]; points?: [id: number, points: number][] };
   users?: OwnersDelta;
   teams?: OwnersDelta;
@@ -70,7 +67,7 @@ export class Board {
   readonly document: Document;
   idOf(entry: Entry): number;
   nameOf(entry: Entry): string;
-  /** The board that a delta which begins at this version leads to. */
+  /** The board that a delta leads to which begins at this version or before, and ends after it. */
   apply(delta: Delta): Board;
 }
 
@@ -108,8 +105,7 @@ export interface BoardChange {
   kind: Kind;
   board: Board;
   before: Board | null;
-  /** The reason in the delta, or "refetch", or "verify". */
-  reason: string;
+  reason: "delta" | "refetch" | "verify";
 }
 
 interface Events {

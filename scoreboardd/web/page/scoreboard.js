@@ -63,7 +63,7 @@ export class Board {
     return (this.#byId ??= new Map(this.entries.map((entry) => [this.idOf(entry), entry])));
   }
 
-  /** The board that `delta`, the data of a `delta` event that begins at this version, leads to. */
+  /** The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after. */
   apply(delta) {
     const [idField, nameField] = FIELDS[this.kind];
     const { put = [], drop = [], solves = [], unsolves = [] } = delta[this.kind] ?? {};
@@ -187,7 +187,8 @@ export function decide(held, { id, event, data }) {
   switch (event) {
     case "delta":
       if (reaches(held, version)) return IGNORE;
-      return held?.epoch === version.epoch && held.number === data.from ? APPLY : refetch(version, SPREAD);
+      // Nothing in a delta is relative: whoever is past its beginning may take it all the same.
+      return held?.epoch === version.epoch && held.number >= data.from ? APPLY : refetch(version, SPREAD);
     case "scoreboard":
       return reaches(held, version) ? IGNORE : refetch(version, SPREAD);
     case "reset":
@@ -339,7 +340,7 @@ class Keeper {
     if (decision.do === "apply") {
       this.#etag = null;
       this.stale = false;
-      this.#show(this.board.apply(event.data), event.data.reason);
+      this.#show(this.board.apply(event.data), "delta");
     } else if (decision.do === "refetch") {
       this.want(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
     }
