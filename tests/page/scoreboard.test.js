@@ -93,7 +93,7 @@ describe("an event", () => {
   });
 
   test("that is known is ignored", () => {
-    for (const name of ["delta", "scoreboard", "ready"]) {
+    for (const name of ["delta", "scoreboard", "reset", "ready"]) {
       for (const held of [of(42), of(43)]) {
         assert.deepEqual(decide(held, event(name, 42, { from: 41 })), { do: "ignore" }, name);
       }
@@ -109,8 +109,10 @@ describe("an event", () => {
   });
 
   test("that resets says over how many seconds to spread", () => {
-    assert.equal(decide(of(42), event("reset", 42, { spread: 30 })).within, 30);
-    assert.equal(decide(of(42), event("reset", 42, { spread: "x" })).do, "refetch");
+    for (const held of [null, of(41), of(99, "old")]) {
+      assert.equal(decide(held, event("reset", 42, { spread: 30 })).within, 30);
+      assert.equal(decide(held, event("reset", 42, { spread: "x" })).do, "refetch");
+    }
   });
 
   test("of another kind, or without a version, is nothing to us", () => {

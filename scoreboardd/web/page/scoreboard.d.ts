@@ -122,7 +122,7 @@ export class Scoreboard extends EventTarget {
   close(): void;
   /** Look at once: the page is visible again, or the network is back. */
   wake(): void;
-  /** Fetch and compare. False if something differed; what was fetched is shown then. */
+  /** Fetch and compare. False if something differed, or was missing; what was fetched is shown then. */
   verify(): Promise<boolean>;
   addEventListener<K extends keyof Events>(
     type: K,

@@ -183,19 +183,18 @@ const GRACE = 2;
 /** What to do about an event of the stream for a board that is held at `held`, null if none is. `data` is parsed. */
 export function decide(held, { id, event, data }) {
   const version = parseVersion(id);
-  if (version === null) return IGNORE;
+  if (version === null || reaches(held, version)) return IGNORE;
   switch (event) {
     case "delta":
-      if (reaches(held, version)) return IGNORE;
       // Nothing in a delta is relative: whoever is past its beginning may take it all the same.
       return held?.epoch === version.epoch && held.number >= data.from ? APPLY : refetch(version, SPREAD);
     case "scoreboard":
-      return reaches(held, version) ? IGNORE : refetch(version, SPREAD);
+      return refetch(version, SPREAD);
     case "reset":
       return refetch(version, Number.isFinite(data.spread) ? data.spread : SPREAD);
     case "ready":
-      // Whatever was missed follows at once, for the tab that connected. Another tab may have missed more.
-      return reaches(held, version) ? IGNORE : { ...refetch(version, SPREAD), after: GRACE };
+      // What was missed is on its way, to the tab that connected at least: another may have missed more.
+      return { ...refetch(version, SPREAD), after: GRACE };
     default:
       return IGNORE;
   }
@@ -278,14 +277,24 @@ const TICK = 0.25;
 const JUMP = 10; // a clock that leaps so far has slept, if
 const QUIET = 20; // … the stream was silent for so long: background tabs have slow clocks too
 const SILENT = 70; // heartbeats come more often than every 60 s
-const ANSWER = 15; // for the head of a response
+const ANSWER = 15; // for the head of a response, and for the beginning of the stream
 const WHOLE = 120; // for all of a document
 const CHECK = 120; // between two looks at whether what is held is still what is served
 const OLD = 30; // when the server's own label is worth a word
 /** Fetches that may fall short of the version that was told. */
 const PATIENCE = 8;
 
-const seconds = () => Date.now() / 1000;
+let clock = 0; // as it was last read, in milliseconds
+let setBack = 0; // … by so much in all
+
+/** Seconds that go on during sleep, unlike those of performance.now, and never back, unlike those of Date.now. */
+function seconds() {
+  const now = Date.now();
+  setBack += Math.max(0, clock - now);
+  clock = now;
+  return (now + setBack) / 1000;
+}
+
 const sleep = (duration, signal) =>
   new Promise((resolve) => {
     if (signal.aborted) return resolve();
@@ -297,24 +306,32 @@ class Refused extends Error {
   constructor(response) {
     super(`the server answers ${response.status}`);
     this.status = response.status;
-    this.retryAfter = Number(response.headers.get("Retry-After")) || 0;
+    // Others were told the same.
+    this.retryAfter = (Number(response.headers.get("Retry-After")) || 0) * (1 + Math.random() / 2);
   }
+}
+
+function versionOf(response) {
+  const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
+  if (version === null) throw new Error("the answer has no X-Scoreboard-Version: see cors_origins, or the proxy");
+  return version;
 }
 
 /** Keeps one board current: holds it, and fetches it whenever it is told of a version that it cannot make itself. */
 class Keeper {
   board = null;
-  /** The last fetch did: `{error, attempt}`. */
+  /** The last fetch did: `{error, attempt, until}`. */
   failing = null;
   /** The server labels what it serves as stale. */
   stale = false;
-  #etag = null;
+  #etag = null; // of what was fetched last
   #wanted = null; // the version that has to be reached
-  #reset = false; // … or whatever is served, be it older
   #due = Infinity; // when to fetch
+  #spread = false; // … is the server's choice: what it says meanwhile must not bring everyone back at once
   #fetching = false;
   #waiting = []; // deltas that came while fetching
   #short = 0; // fetches in a row that did not reach it
+  #asking = new AbortController();
 
   constructor(kind, url, host) {
     this.kind = kind;
@@ -328,7 +345,7 @@ class Keeper {
 
   /** Told of a version that it does not have yet. */
   get behind() {
-    return this.board === null || (this.#wanted !== null && (this.#reset || !reaches(this.held, this.#wanted)));
+    return this.board === null || (this.#wanted !== null && !reaches(this.held, this.#wanted));
   }
 
   hear(event) {
@@ -338,27 +355,57 @@ class Keeper {
     }
     const decision = decide(this.held, event);
     if (decision.do === "apply") {
-      this.#etag = null;
-      this.stale = false;
-      this.#show(this.board.apply(event.data), "delta");
+      this.#apply(event);
     } else if (decision.do === "refetch") {
       this.want(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
     }
   }
 
   /** Fetch after so many seconds, until `version` (null: whatever is served) is reached. */
-  want(version, after = 0, reset = false) {
+  want(version, after = 0, spread = false) {
     if (version === null || !reaches(this.#wanted, version)) this.#wanted = version;
-    // The server spreads what it resets; what it says meanwhile must not bring everyone back at once.
-    const spread = this.#reset && this.#due !== Infinity;
-    this.#reset ||= reset;
-    if (!spread) this.#due = reset ? seconds() + after : Math.min(this.#due, seconds() + after);
+    if (spread && !this.#spread) {
+      this.#spread = true;
+      this.#due = seconds() + after;
+    }
+    this.#plan(after);
   }
 
   tick(now) {
     if (this.#due > now || this.#fetching || this.failing?.until > now) return;
     this.#due = Infinity;
+    this.#spread = false;
     if (this.behind) this.#fetchNow();
+  }
+
+  /** The network is back: what failed is tried again at once. */
+  retry() {
+    if (this.failing === null) return;
+    this.failing.until = 0;
+    this.#plan(0);
+  }
+
+  /** What was asked before the machine slept is not answered any more. */
+  abandon() {
+    this.#asking.abort();
+    this.#asking = new AbortController();
+  }
+
+  #plan(after) {
+    if (!this.#spread) this.#due = Math.min(this.#due, seconds() + after);
+  }
+
+  #apply({ id, data }) {
+    let next;
+    try {
+      next = this.board.apply(data);
+    } catch (error) {
+      console.warn("scoreboard.js fetches the board, for a delta does not fit the one it has:", error);
+      this.want(parseVersion(id), SPREAD * Math.random());
+      return;
+    }
+    this.stale = false;
+    this.#show(next, "delta");
   }
 
   async #fetchNow() {
@@ -370,74 +417,77 @@ class Keeper {
       const attempt = (this.failing?.attempt ?? -1) + 1;
       const until = seconds() + Math.max(error.retryAfter ?? 0, backoff(attempt, 1, Math.random()));
       this.failing = { error, attempt, until };
-      this.#due = until;
     }
     this.#fetching = false;
     for (const event of this.#waiting.splice(0)) this.hear(event);
-    if (this.failing === null) this.#comeAgain();
+    this.#comeAgain();
     this.host.changed();
   }
 
   /** The node that answered may be behind the one that told us; or what we were told has been lost with its epoch. */
   #comeAgain() {
-    if (!this.behind || this.#reset) {
+    if (!this.behind || this.#spread) {
       this.#short = 0;
+    } else if (this.failing !== null) {
+      this.#plan(0);
     } else if (++this.#short > PATIENCE) {
       this.#short = 0;
       this.#wanted = null;
     } else {
-      this.#due = Math.min(this.#due, seconds() + this.#short * (0.25 + Math.random() / 4));
+      this.#plan(this.#short * (0.25 + Math.random() / 4));
     }
   }
 
   async #fetch() {
-    const reset = this.#reset;
-    this.#reset = false;
-    try {
-      const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
-      if (response.status === 304) return;
-      const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-      if (version === null) throw new Error("the answer has no X-Scoreboard-Version: see cors_origins, or the proxy");
-      const document = await response.json();
-      this.#etag = response.headers.get("ETag");
-      // Another node may lag: within an epoch nothing goes backwards, unless the server itself said to start over.
-      if (reset || this.held?.epoch !== version.epoch || version.number > this.held.number) {
-        this.#show(Board.fromDocument(this.kind, version, document), "refetch");
-      }
-    } catch (error) {
-      this.#reset ||= reset;
-      throw error;
-    }
+    const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
+    if (response.status === 304) return;
+    const version = versionOf(response);
+    const document = await response.json();
+    this.#etag = response.headers.get("ETag");
+    // Another node may lag: within an epoch nothing goes backwards.
+    if (!reaches(this.held, version)) this.#show(Board.fromDocument(this.kind, version, document), "refetch");
   }
 
   /** Ask what is served now, without the document. */
   async check() {
-    const response = await this.#get("HEAD", {}, ANSWER);
-    const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-    if (version !== null && !reaches(this.held, version)) this.want(version);
+    const version = versionOf(await this.#get("HEAD", {}, ANSWER));
+    this.hear({ id: showVersion(version), event: "ready", data: {} });
   }
 
-  /** True if what is served at the version held is exactly what is held. If it is not, it is from now on. */
+  /** True if what is served is exactly what was held at that version. If it is not, it is what is held from now on. */
   async verify() {
-    for (;;) {
-      const response = await this.#get("GET", {}, WHOLE);
-      const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-      const text = await response.text();
-      if (version === null || this.host.closing.aborted) return false;
-      if (reaches(this.held, version)) {
-        if (!reaches(version, this.held)) {
-          await sleep(0.5, this.host.closing);
-          continue; // that node is behind
+    const passed = new Map();
+    const pass = (board) => board && passed.set(showVersion(board.version), board);
+    const listen = ({ detail }) => detail.kind === this.kind && pass(detail.board);
+    pass(this.board);
+    this.host.addEventListener("board", listen);
+    try {
+      for (let attempt = 0; attempt < PATIENCE; attempt++) {
+        const response = await this.#get("GET", {}, WHOLE);
+        const version = versionOf(response);
+        const text = await response.text();
+        // The event that tells of what is served may be on its way.
+        for (const end = seconds() + GRACE; !reaches(this.held, version) && seconds() < end; ) {
+          await sleep(TICK, this.host.closing);
+          this.host.closing.throwIfAborted();
         }
-        if (text === JSON.stringify(this.board.document)) return true;
+        const [then, now] = [passed.get(showVersion(version)), this.held];
+        if (then !== undefined && text === JSON.stringify(then.document)) return true;
+        if (then !== undefined || !reaches(now, version)) {
+          this.#show(Board.fromDocument(this.kind, version, JSON.parse(text)), "verify");
+          if (now?.epoch === version.epoch) this.want(now);
+          return false;
+        }
+        await sleep(0.5, this.host.closing); // that node is behind; or two steps came as one
       }
-      this.#show(Board.fromDocument(this.kind, version, JSON.parse(text)), "verify");
-      return false;
+    } finally {
+      this.host.removeEventListener("board", listen);
     }
+    throw new Error(`what is served was never held, ${PATIENCE} times`);
   }
 
   async #get(method, headers, timeout) {
-    const signal = AbortSignal.any([this.host.closing, AbortSignal.timeout(timeout * 1000)]);
+    const signal = AbortSignal.any([this.host.closing, this.#asking.signal, AbortSignal.timeout(timeout * 1000)]);
     const response = await fetch(this.url, { method, headers, signal, cache: "no-store" });
     if (!response.ok && response.status !== 304) throw new Refused(response);
     // A moment after a change every document is labelled: that is the time it takes to rebuild.
@@ -449,6 +499,7 @@ class Keeper {
   #show(board, reason) {
     const before = this.board;
     this.board = board;
+    if (!this.behind) this.failing = null;
     this.host.show(board, before, reason);
   }
 }
@@ -460,10 +511,12 @@ export class Scoreboard extends EventTarget {
   #channel = null;
   #timer = null;
   #connection = null; // aborts the stream that this tab holds
+  #askedAt = 0; // when it asked for it
   #attempt = 0;
   #retry = 1 + 4 * Math.random(); // seconds, until the server says
   #dueToConnect = 0;
   #heardAt = 0; // when the stream last gave a sign of life, here or in the leading tab
+  #told = ""; // the id of the last event of the stream that this tab holds
   #open = false; // the stream is, here or there
   #tickedAt = 0;
   #checkAt = 0;
@@ -509,18 +562,15 @@ export class Scoreboard extends EventTarget {
     clearInterval(this.#timer);
     this.#post(this.#election?.leave() ?? []);
     this.#closing.abort();
-    this.#connection?.abort();
+    this.#dropStream();
     this.#channel?.close();
     this.changed();
   }
 
   /** Something happened that makes it worth while to look at once: the page is visible again, the network is back. */
   wake() {
-    if (this.#connection && this.#open && seconds() - this.#heardAt > QUIET) this.#connection.abort();
-    if (!this.#open) {
-      this.#attempt = 0;
-      this.#dueToConnect = 0;
-    }
+    if (this.#open ? seconds() - this.#heardAt > QUIET : this.#connection === null) this.#dropStream();
+    for (const keeper of this.#keepers.values()) keeper.retry();
     this.#checkAt = 0;
     this.#tick();
   }
@@ -550,7 +600,8 @@ export class Scoreboard extends EventTarget {
           ? "live"
           : "reconnecting";
     // While live what is shown is of now; else it is of when that last was so.
-    const last = status === "live" || this.#heardAt === 0 ? Date.now() : this.#heardAt * 1000;
+    const quiet = status === "live" || this.#heardAt === 0 ? 0 : seconds() - this.#heardAt;
+    const last = Date.now() - 1000 * quiet;
     const since = status === "live" && !catchingUp ? null : (this.state.since ?? last);
     const stale = keepers.some((keeper) => keeper.stale);
     const leading = this.#connection !== null;
@@ -571,19 +622,15 @@ export class Scoreboard extends EventTarget {
     const slept = now - this.#tickedAt > JUMP && now - this.#heardAt > QUIET;
     this.#tickedAt = now;
     if (slept) {
-      this.#connection?.abort();
-      this.#attempt = 0;
-      this.#dueToConnect = 0;
+      this.#dropStream();
+      for (const keeper of this.#keepers.values()) keeper.abandon();
       this.#checkAt = 0;
     }
     if (this.#election) this.#post(this.#election.tick(now));
     const leads = !this.#election || this.#election.role === "leader";
-    if (!leads && this.#connection) this.#connection.abort();
+    if (this.#open && now - this.#heardAt > (leads ? SILENT : Election.SILENCE + 2 * Election.BEAT)) this.#dropStream();
+    if (this.#connection && !this.#open && now - this.#askedAt > ANSWER) this.#connection.abort();
     if (leads && !this.#connection && now >= this.#dueToConnect) this.#connect();
-    if (this.#open && now - this.#heardAt > (leads ? SILENT : Election.SILENCE + 2 * Election.BEAT)) {
-      if (leads) this.#connection?.abort();
-      else this.#open = false;
-    }
     for (const keeper of this.#keepers.values()) keeper.tick(now);
     if (now >= this.#checkAt) {
       this.#checkAt = now + CHECK * (0.5 + Math.random());
@@ -592,21 +639,30 @@ export class Scoreboard extends EventTarget {
     this.changed();
   }
 
+  /** Whatever there was, if there is to be a stream then another one, at once. */
+  #dropStream() {
+    this.#connection?.abort();
+    this.#connection = null;
+    this.#open = false;
+    this.#attempt = 0;
+    this.#dueToConnect = 0;
+  }
+
   async #connect() {
     const connection = (this.#connection = new AbortController());
+    this.#askedAt = seconds();
+    let least = 0;
     try {
       await this.#follow(connection);
     } catch (error) {
-      if (error instanceof Refused) this.#dueToConnect = seconds() + error.retryAfter;
+      least = error.retryAfter ?? 0;
     }
+    if (this.#connection !== connection) return; // dropped: there may be another by now
     this.#connection = null;
     this.#open = false;
-    this.#dueToConnect = Math.max(
-      this.#dueToConnect,
-      connection.signal.aborted ? 0 : seconds() + backoff(this.#attempt++, this.#retry, Math.random()),
-    );
+    this.#dueToConnect = seconds() + Math.max(least, backoff(this.#attempt++, this.#retry, Math.random()));
     this.#post(this.#election?.role === "leader" ? [{ say: "lead" }] : []);
-    if (!this.#closing.signal.aborted) this.changed();
+    this.changed();
   }
 
   async #follow(connection) {
@@ -616,22 +672,20 @@ export class Scoreboard extends EventTarget {
     if (held.length && held.every((version) => version?.epoch === held[0]?.epoch && version !== null)) {
       headers["Last-Event-ID"] = showVersion(held.reduce((a, b) => (a.number < b.number ? a : b)));
     }
-    const answered = setTimeout(() => connection.abort(), ANSWER * 1000);
-    const response = await fetch(this.#streamUrl, { headers, signal: connection.signal, cache: "no-store" }).finally(() =>
-      clearTimeout(answered),
-    );
+    const response = await fetch(this.#streamUrl, { headers, signal: connection.signal, cache: "no-store" });
     if (!response.ok) throw new Refused(response);
     const parser = new StreamParser();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return;
+      if (done || connection.signal.aborted) return;
       this.#heardAt = seconds();
       for (const event of parser.feed(value)) {
         if (event.event === "ready") {
           this.#attempt = 0;
           this.#open = true;
         }
+        this.#told = event.id;
         this.#hear(event);
         this.#post([{ say: "event", event }]);
       }
@@ -655,9 +709,12 @@ export class Scoreboard extends EventTarget {
     const now = seconds();
     this.#post(this.#election.hear(message, now));
     if (message.from !== this.#election.leader || this.#election.role !== "follower") return;
+    if (this.#connection) this.#dropStream(); // it goes on with its own
     if (message.say === "lead") {
       this.#open = message.open;
       this.#heardAt = now;
+      // This tab may have come later than that, or have slept through it.
+      if (message.open) this.#hear({ id: message.told, event: "ready", data: "{}" });
       this.changed();
     } else if (message.say === "event") {
       this.#open = true;
@@ -668,7 +725,7 @@ export class Scoreboard extends EventTarget {
 
   #post(messages) {
     for (const message of messages) {
-      this.#channel?.postMessage({ ...message, from: this.#election.id, open: this.#open });
+      this.#channel?.postMessage({ ...message, from: this.#election.id, open: this.#open, told: this.#told });
     }
   }
 }
