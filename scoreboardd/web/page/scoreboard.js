@@ -63,45 +63,45 @@ export class Board {
     return (this.#byId ??= new Map(this.entries.map((entry) => [this.idOf(entry), entry])));
   }
 
-  /** The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after. */
+  /**
+   * The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after.
+   * Throws if it is about owners that are not here. Of most solves nothing is looked at: whoever follows a board of
+   * 30,000 does this whenever somebody solves something.
+   */
   apply(delta) {
     const [idField, nameField] = FIELDS[this.kind];
-    const { put = [], drop = [], solves = [], unsolves = [] } = delta[this.kind] ?? {};
-    const gone = new Set(delta.challenges?.drop);
     const challenges = applyToChallenges(this.challenges, delta.challenges ?? {});
-    const owners = new Map(this.byId);
-
-    for (const id of drop) owners.delete(id);
-    if (gone.size) {
-      for (const [id, entry] of owners) {
-        if (entry.solves.some((solve) => gone.has(solve.challenge_id))) {
-          owners.set(id, { ...entry, solves: entry.solves.filter((solve) => !gone.has(solve.challenge_id)) });
-        }
-      }
-    }
-    for (const [id, name] of put) {
-      owners.set(id, { [idField]: id, [nameField]: name, score: 0, solves: owners.get(id)?.solves ?? [] });
-    }
-    const changed = new Map();
-    const having = (id) => {
-      if (!changed.has(id)) {
-        changed.set(id, new Map(owners.get(id).solves.map((solve) => [solve.challenge_id, solve])));
-      }
-      return changed.get(id);
+    const gone = delta.challenges?.drop ?? [];
+    const { names, dropped, cells } = newsOfOwners(delta[this.kind] ?? {});
+    const scoreOf = scoring(this.challenges, challenges);
+    const stay = []; // where they are, among each other
+    const move = [];
+    const take = (entry) => {
+      const id = entry[idField];
+      const name = names.get(id) ?? entry[nameField];
+      const mine = cells.get(id);
+      const differs = mine !== undefined || gone.some((challenge) => has(entry, challenge));
+      const solves = differs ? solvesAfter(entry, gone, mine) : entry.solves;
+      const score = scoreOf(entry, solves);
+      const moves = score !== entry.score || name !== entry[nameField];
+      (moves ? move : stay).push(moves || differs ? { [idField]: id, [nameField]: name, score, solves } : entry);
+      names.delete(id);
+      cells.delete(id);
     };
-    for (const [id, challenge] of unsolves) having(id).delete(challenge);
-    for (const [id, challenge, at, firstBlood] of solves) {
-      having(id).set(challenge, { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1 });
-    }
-    for (const [id, mine] of changed) {
-      const sorted = [...mine.values()].sort((a, b) => a.challenge_id - b.challenge_id);
-      owners.set(id, { ...owners.get(id), solves: sorted });
-    }
+    for (const entry of this.entries) if (!dropped.has(entry[idField])) take(entry);
+    for (const id of [...names.keys()]) take({ [idField]: id, [nameField]: null, score: 0, solves: [] });
+    if (cells.size) throw new Error(`there are no ${this.kind} ${[...cells.keys()]}`);
 
     const version = { epoch: this.version.epoch, number: delta.version };
-    return new Board(this.kind, version, challenges, ranked(this.kind, challenges, [...owners.values()]));
+    return new Board(this.kind, version, challenges, merged(stay, move, ORDER[this.kind]));
   }
 }
+
+/** The order of the document. */
+const ORDER = {
+  teams: (a, b) => b.score - a.score || compareBytes(a.team_name, b.team_name) || a.team_id - b.team_id,
+  users: (a, b) => b.score - a.score || a.user_id - b.user_id,
+};
 
 function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   if (!(put.length || drop.length || points.length)) return challenges;
@@ -112,17 +112,68 @@ function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   return [...now.values()].sort((a, b) => a.id - b.id);
 }
 
-/** The entries with their scores at the challenges' current points, in the order of the document. */
-function ranked(kind, challenges, entries) {
-  const worth = new Map(challenges.map((challenge) => [challenge.id, challenge.points]));
-  for (let i = 0; i < entries.length; i++) {
-    let score = 0;
-    for (const solve of entries[i].solves) score += worth.get(solve.challenge_id);
-    if (entries[i].score !== score) entries[i] = { ...entries[i], score };
+/** By owner. `cells` are its solves that are new, by challenge, and null for one that it has no more. */
+function newsOfOwners({ put = [], drop = [], solves = [], unsolves = [] }) {
+  const cells = new Map();
+  const of = (id) => cells.get(id) ?? cells.set(id, new Map()).get(id);
+  for (const [id, challenge] of unsolves) of(id).set(challenge, null);
+  for (const [id, challenge, at, firstBlood] of solves) {
+    of(id).set(challenge, { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1 });
   }
-  const [idField, nameField] = FIELDS[kind];
-  const byName = kind === "teams" ? (a, b) => compareBytes(a[nameField], b[nameField]) : () => 0;
-  return entries.sort((a, b) => b.score - a.score || byName(a, b) || a[idField] - b[idField]);
+  return { names: new Map(put), dropped: new Set(drop), cells };
+}
+
+function solvesAfter({ solves }, gone, mine = new Map()) {
+  const now = new Map(solves.map((solve) => [solve.challenge_id, solve]));
+  for (const challenge of gone) now.delete(challenge);
+  for (const [challenge, solve] of mine) {
+    if (solve === null) now.delete(challenge);
+    else now.set(challenge, solve);
+  }
+  return [...now.values()].sort((a, b) => a.challenge_id - b.challenge_id);
+}
+
+/** So many challenges may be worth something else before it is cheaper to add up every score anew. */
+const FEW = 4;
+
+/** What the score is of an entry that has `solves` now, its score being of when the challenges were as `before`. */
+function scoring(before, now) {
+  const worth = new Map(now.map(({ id, points }) => [id, points]));
+  const gains = before
+    .map(({ id, points }) => [id, (worth.get(id) ?? points) - points])
+    .filter(([, gain]) => gain !== 0);
+  return (entry, solves) => {
+    let score = 0;
+    if (solves === entry.solves && gains.length <= FEW) {
+      score = entry.score;
+      for (const [challenge, gain] of gains) if (has(entry, challenge)) score += gain;
+    } else {
+      for (const { challenge_id } of solves) score += worth.get(challenge_id);
+    }
+    return score;
+  };
+}
+
+function has({ solves }, challenge) {
+  let [low, high] = [0, solves.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (solves[middle].challenge_id < challenge) low = middle + 1;
+    else high = middle;
+  }
+  return solves[low]?.challenge_id === challenge;
+}
+
+/** Of the entries in `sorted`, which are in order, and those in `others`. */
+function merged(sorted, others, order) {
+  const all = [];
+  let next = 0;
+  for (const other of others.sort(order)) {
+    while (next < sorted.length && order(sorted[next], other) < 0) all.push(sorted[next++]);
+    all.push(other);
+  }
+  while (next < sorted.length) all.push(sorted[next++]);
+  return all;
 }
 
 /** As their UTF-8 bytes compare, which is by code point; JavaScript itself compares by UTF-16 unit. */
