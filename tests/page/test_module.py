@@ -18,6 +18,7 @@ from tests.board.test_delta import leaderboards, view_of
 from tests.parts import require
 
 TESTS = Path(__file__).parent
+PACKAGE = TESTS.parents[1] / "scoreboardd" / "web" / "page"
 
 
 def test_its_own_tests_pass_over_these_vectors(tmp_path: Path):
@@ -33,6 +34,20 @@ def test_its_own_tests_pass_over_these_vectors(tmp_path: Path):
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_project_of_npm_s_imports_it_by_its_name(tmp_path: Path):
+    modules = tmp_path / "node_modules"
+    modules.mkdir()
+    (modules / "scoreboardd").symlink_to(PACKAGE)
+    program = tmp_path / "program.mjs"
+    program.write_text(
+        "import { Scoreboard } from 'scoreboardd';\n"
+        "console.log(new Scoreboard({ url: 'https://ctf.example.org/' }).state.status);\n"
+        "process.exit();\n"
+    )
+    ran = subprocess.run([require("node"), program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout, ran.stderr) == ("connecting\n", "")
 
 
 def _vectors() -> list[dict[str, list[str]]]:

@@ -126,7 +126,7 @@ export class Scoreboard extends EventTarget {
   verify(): Promise<boolean>;
   addEventListener<K extends keyof Events>(
     type: K,
-    listener: (event: Events[K]) => void,
+    listener: ((event: Events[K]) => void) | { handleEvent(event: Events[K]): void } | null,
     options?: boolean | AddEventListenerOptions,
   ): void;
 }

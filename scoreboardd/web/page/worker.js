@@ -86,7 +86,6 @@ const commands = {
     postMessage({ say: "rows", kind: board.kind, ...window() });
   },
   wake: () => scoreboard?.wake(),
-  verify: () => scoreboard?.verify().then((same) => postMessage({ say: "verified", same })),
   leave: () => scoreboard?.close(),
 };
 
