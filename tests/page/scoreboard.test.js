@@ -16,20 +16,30 @@ import {
 
 const of = (number, epoch = "7f3a") => ({ epoch, number });
 
-test("applied deltas give the documents of the daemon, to the byte", () => {
+test("applied deltas give the documents of the daemon, to the byte, from wherever they may be applied", () => {
   const histories = JSON.parse(readFileSync(process.env.VECTORS, "utf8"));
   assert.ok(histories.length > 0);
   for (const { steps, ...documents } of histories) {
     for (const kind of ["users", "teams"]) {
-      let board = Board.fromDocument(kind, of(0), JSON.parse(documents[kind][0]));
-      assert.equal(JSON.stringify(board.document), documents[kind][0]);
-      for (const [index, step] of steps.entries()) {
-        const before = JSON.stringify(board.document);
-        const next = board.apply(JSON.parse(step));
-        assert.equal(JSON.stringify(next.document), documents[kind][index + 1], step);
-        assert.equal(JSON.stringify(board.document), before, "the board before is as it was");
-        assert.deepEqual(next.version, of(index + 1));
-        board = next;
+      const boards = documents[kind].map((text, number) => Board.fromDocument(kind, of(number), JSON.parse(text)));
+      for (const step of steps) {
+        const data = JSON.parse(step);
+        for (const [number, board] of boards.entries()) {
+          const decision = decide(board.version, { id: `7f3a-${data.version}`, event: "delta", data });
+          assert.equal(decision.do, number < data.from ? "refetch" : number < data.version ? "apply" : "ignore");
+          if (decision.do !== "apply") continue;
+          const next = board.apply(data);
+          assert.equal(JSON.stringify(next.document), documents[kind][data.version], `from ${number} by ${step}`);
+          assert.deepEqual(next.version, of(data.version));
+        }
+      }
+      for (const [number, { document }] of boards.entries()) {
+        assert.equal(JSON.stringify(document), documents[kind][number], "a board stays as it is");
+      }
+      let board = boards[0]; // and one after the other, each from what the one before it made
+      for (const data of steps.map((step) => JSON.parse(step)).filter(({ from, version }) => version === from + 1)) {
+        board = board.apply(data);
+        assert.equal(JSON.stringify(board.document), documents[kind][data.version]);
       }
     }
   }
@@ -76,13 +86,17 @@ describe("the stream", () => {
 describe("an event", () => {
   const event = (name, number, data = {}) => ({ id: `7f3a-${number}`, event: name, data });
 
-  test("that continues what is held is applied", () => {
-    assert.deepEqual(decide(of(41), event("delta", 42, { from: 41 })), { do: "apply" });
+  test("that continues what is held is applied, wherever on its way that is", () => {
+    for (const held of [of(41), of(42), of(44)]) {
+      assert.deepEqual(decide(held, event("delta", 45, { from: 41 })), { do: "apply" });
+    }
   });
 
   test("that is known is ignored", () => {
-    for (const name of ["delta", "scoreboard", "ready"]) {
-      assert.deepEqual(decide(of(42), event(name, 42, { from: 41 })), { do: "ignore" }, name);
+    for (const name of ["delta", "scoreboard", "reset", "ready"]) {
+      for (const held of [of(42), of(43)]) {
+        assert.deepEqual(decide(held, event(name, 42, { from: 41 })), { do: "ignore" }, name);
+      }
     }
   });
 
@@ -95,8 +109,10 @@ describe("an event", () => {
   });
 
   test("that resets says over how many seconds to spread", () => {
-    assert.equal(decide(of(42), event("reset", 42, { spread: 30 })).within, 30);
-    assert.equal(decide(of(42), event("reset", 42, { spread: "x" })).do, "refetch");
+    for (const held of [null, of(41), of(99, "old")]) {
+      assert.equal(decide(held, event("reset", 42, { spread: 30 })).within, 30);
+      assert.equal(decide(held, event("reset", 42, { spread: "x" })).do, "refetch");
+    }
   });
 
   test("of another kind, or without a version, is nothing to us", () => {

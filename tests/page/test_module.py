@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import orjson
@@ -9,14 +11,14 @@ from hypothesis import given, settings
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
-from scoreboardd.edition import Event, Version
+from scoreboardd.board.view import View
 from tests import oracle
 from tests.board.histories import histories
 from tests.board.test_delta import leaderboards, view_of
 from tests.parts import require
 
 TESTS = Path(__file__).parent
-SAID = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+PACKAGE = TESTS.parents[1] / "scoreboardd" / "web" / "page"
 
 
 def test_its_own_tests_pass_over_these_vectors(tmp_path: Path):
@@ -34,36 +36,41 @@ def test_its_own_tests_pass_over_these_vectors(tmp_path: Path):
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_a_project_of_npm_s_imports_it_by_its_name(tmp_path: Path):
+    modules = tmp_path / "node_modules"
+    modules.mkdir()
+    (modules / "scoreboardd").symlink_to(PACKAGE)
+    program = tmp_path / "program.mjs"
+    program.write_text(
+        "import { Scoreboard } from 'scoreboardd';\n"
+        "console.log(new Scoreboard({ url: 'https://ctf.example.org/' }).state.status);\n"
+        "process.exit();\n"
+    )
+    ran = subprocess.run([require("node"), program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout, ran.stderr) == ("connecting\n", "")
+
+
 def _vectors() -> list[dict[str, list[str]]]:
+    """Of each history the documents, by version from 0, and every step from one of them to a later one."""
     found: list[dict[str, list[str]]] = []
 
     @given(histories())
     @settings(max_examples=150)
     def collect(history: list[oracle.Tables]) -> None:
-        views = [view_of(tables) for tables in history]
-        deltas = list(map(delta.diff, views, views[1:]))
-        steps = [Step(number, Version("7f3a", number + 1), SAID, each) for number, each in enumerate(deltas)]
         documents = [leaderboards(tables) for tables in history]
         found.append(
             {
                 "users": [users.decode() for users, _ in documents],
                 "teams": [teams.decode() for _, teams in documents],
-                "steps": [step.data().decode() for step in steps],
+                "steps": [step.data().decode() for step in _steps(list(map(view_of, history)))],
             }
         )
-        if len(steps) > 1:  # and all at once
-            whole = steps[0]
-            for step in steps[1:]:
-                whole = whole.then(step)
-            last = {"users": documents[-1][0].decode(), "teams": documents[-1][1].decode()}
-            whole = Step(0, Version("7f3a", 1), SAID, whole.delta)
-            found.append(
-                {
-                    "users": [documents[0][0].decode(), last["users"]],
-                    "teams": [documents[0][1].decode(), last["teams"]],
-                    "steps": [whole.data().decode()],
-                }
-            )
 
     collect()
     return found
+
+
+def _steps(views: list[View]) -> Iterator[Step]:
+    singles = [Step(number, number + 1, delta.diff(*pair)) for number, pair in enumerate(pairwise(views))]
+    for number in range(len(singles)):
+        yield from accumulate(singles[number:], Step.then)

@@ -18,11 +18,14 @@ async def test_a_solve_shows_on_the_open_page_without_a_reload(browser, platform
     async with nodes(1, **settings) as (node,):
         page = await opened(await browser.new_page(), node.url)
         await page.evaluate("window.still = true")
+        fetched: list[str] = []
+        browser.on("request", lambda request: fetched.append(request.url))
         for user, challenge in ((3, 1), (2, 1), (3, 2)):
             await platform.solve(user, challenge)
         await shows(page, 3, 2)
         await shows(page, 2, 1)
         assert await page.evaluate("window.still"), "it was not reloaded"
+        assert fetched == [], "deltas said it all"
         told = await document(session, node.url)
         seen = await rows(page)
         assert [(each["id"], each["name"], each["score"]) for each in seen] == [

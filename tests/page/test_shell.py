@@ -1,146 +1,14 @@
-"""The shell of `scoreboard.js` under Node, before a server that says what a test wants said: deltas, gaps, resets."""
+"""The shell of `scoreboard.js` under Node: how it follows a server that says deltas, gaps and resets."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
-from scoreboardd.board.view import Entry, Listed, Solve, View, render
-from scoreboardd.edition import Event, Version
-from tests.page.test_module import SAID
-from tests.parts import require
-
-FOLLOW = Path(__file__).with_name("follow.js")
-DEADLINE = 20.0
-PATHS = {"/api/leaderboard": 0, "/api/leaderboard/teams": 1}
-
-
-def board(solves: int) -> View:
-    """Team 1 and its user have the first so many challenges."""
-    held = {id: Solve(f"2026-02-27T18:00:0{id}Z", False) for id in range(1, solves + 1)}
-    challenges = {id: Listed(f"challenge {id}", "misc", 500 - 10 * (id <= solves)) for id in range(1, 9)}
-    names = {1: "one", 2: "two"}
-    owners = {id: Entry(name, held if id == 1 else {}) for id, name in names.items()}
-    return View(challenges, owners, owners)
-
-
-class Server:
-    """Serves `view` as `version`, and says on its streams what it is told to say."""
-
-    def __init__(self) -> None:
-        self.version, self.view = Version("7f3a", 1), board(1)
-        self.asked: list[str] = []
-        "The documents that were sent, not merely confirmed."
-        self.joined: list[str | None] = []
-        "The Last-Event-ID of each stream."
-        self.answering = asyncio.Event()
-        self.answering.set()
-        self._streams: list[web.StreamResponse] = []
-        self._end = asyncio.Event()
-
-    def app(self) -> web.Application:
-        app = web.Application()
-        for path in PATHS:
-            app.router.add_get(path, self._document)
-        app.router.add_get("/api/scoreboard/stream", self._stream)
-        return app
-
-    async def _document(self, request: web.Request) -> web.Response:
-        version, body = self.version, render(self.view)[PATHS[request.path]]
-        headers = {"ETag": f'W/"{version}"', "X-Scoreboard-Version": str(version), "X-Scoreboard-Cache": "memory"}
-        if request.headers.get("If-None-Match") == headers["ETag"]:
-            return web.Response(status=304, headers=headers)
-        if request.method == "GET":
-            self.asked.append(request.path)
-            await self.answering.wait()
-        return web.Response(body=body, headers=headers, content_type="application/json")
-
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        assert request.query["deltas"] == "1"
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(f"retry: 100\n\nid: {self.version}\nevent: ready\ndata: {{}}\n\n".encode())
-        self.joined.append(request.headers.get("Last-Event-ID"))
-        self._streams.append(response)
-        await self._end.wait()
-        return response
-
-    async def hang_up(self) -> None:
-        self._streams.clear()
-        self._end.set()
-        self._end = asyncio.Event()
-
-    async def say(self, event: str, version: Version, data: bytes) -> None:
-        for stream in self._streams:
-            await stream.write(b"id: %s\nevent: %s\ndata: %s\n\n" % (str(version).encode(), event.encode(), data))
-
-    async def step(self, view: View, *, to: int, event: Event = SAID) -> Step:
-        """Serve `view` from now on, and tell everyone of the delta that leads to it."""
-        step = Step(self.version.number, Version("7f3a", to), event, delta.diff(self.view, view))
-        self.version, self.view = step.version, view
-        await self.say("delta", step.version, step.data())
-        return step
-
-
-class Follower:
-    """What the process says, line by line."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def until(self, **wanted: Any) -> dict[str, Any]:
-        """The next line of which this is true."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(DEADLINE):
-            async for line in self._process.stdout:
-                said: dict[str, Any] = json.loads(line)
-                if wanted.items() <= said.items():
-                    return said
-        raise AssertionError(f"it ended without {wanted}")
-
-    async def holds(self, server: Server, **wanted: Any) -> None:
-        """Both boards become what the server has."""
-        bodies = dict(zip(("users", "teams"), render(server.view), strict=True))
-        while bodies:
-            said = await self.until(say="board", version=str(server.version), **wanted)
-            assert said["document"] == bodies.pop(said["kind"]).decode()
-
-    async def verify(self) -> bool:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"verify\n")
-        return bool((await self.until(say="verified"))["same"])
-
-
-@asynccontextmanager
-async def following(server: Server) -> AsyncIterator[Follower]:
-    """A follower that holds what the server has, and is live."""
-    node = require("node")
-    runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    process = await asyncio.create_subprocess_exec(
-        *(str(node), str(FOLLOW), f"http://{host}:{port}/"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        follower = Follower(process)
-        await follower.until(say="state", status="live", since=None)
-        yield follower
-    finally:
-        process.kill()
-        await process.wait()
-        await server.hang_up()
-        await runner.cleanup()
+from scoreboardd.edition import Version
+from tests.nodes import until
+from tests.page.scripted import PATHS, Server, board, following
 
 
 @pytest.fixture
@@ -152,7 +20,7 @@ async def test_deltas_are_followed_without_another_fetch(server: Server):
     async with following(server) as follower:
         for version, solves in ((2, 2), (3, 5), (9, 4)):
             await server.step(board(solves), to=version)
-            await follower.holds(server, reason="submission_correct")
+            await follower.holds(server, reason="delta")
         assert sorted(server.asked) == sorted(PATHS)
         assert await follower.verify()
 
@@ -161,7 +29,7 @@ async def test_what_is_known_is_ignored(server: Server):
     async with following(server) as follower:
         step = await server.step(board(2), to=2)
         await follower.holds(server)
-        await server.say("delta", step.version, step.data())
+        await server.say("delta", server.version, step.data())
         await server.step(board(3), to=3)
         await follower.holds(server)
         assert sorted(server.asked) == sorted(PATHS)
@@ -171,10 +39,57 @@ async def test_what_is_known_is_ignored(server: Server):
 async def test_what_cannot_be_applied_is_fetched(server: Server, event: str):
     async with following(server) as follower:
         server.version, server.view = Version("7f3a", 7), board(6)
-        data = {"from": 6, "version": 7, "reason": "batch", "scope": "all", "spread": 0.1}
+        data = {"from": 6, "version": 7, "spread": 0.1}
         await server.say(event, server.version, json.dumps(data).encode())
         await follower.holds(server, reason="refetch")
         assert sorted(server.asked) == sorted([*PATHS, *PATHS])
+
+
+async def test_who_is_past_the_beginning_of_a_delta_takes_it_too(server: Server):
+    async with following(server) as follower:
+        first = await server.step(board(2), to=2)
+        await follower.holds(server)
+        second = Step(2, 3, delta.diff(board(2), board(4)))
+        server.version, server.view = Version("7f3a", 3), board(4)
+        await server.say("delta", server.version, first.then(second).data())
+        await follower.holds(server, reason="delta")
+
+
+async def test_a_delta_that_does_not_fit_what_is_held_is_a_reason_to_fetch(server: Server):
+    async with following(server) as follower:
+        server.version, server.view = Version("7f3a", 2), board(3)
+        stranger = {"solves": [[99, 1, "2026-02-27T18:00:00Z", 0]]}
+        data = {"from": 1, "version": 2, "users": stranger, "teams": stranger}
+        await server.say("delta", server.version, json.dumps(data).encode())
+        await follower.holds(server, reason="refetch")
+        assert len(server.joined) == 1
+
+
+async def test_what_cannot_be_fetched_is_no_problem_once_a_delta_brought_it(server: Server):
+    async with following(server) as follower:
+        server.refusing |= PATHS.keys()
+        await server.say("scoreboard", Version("7f3a", 2), b"{}")
+        await follower.until(say="state", problem="the server answers 503")
+        await server.step(board(2), to=2)
+        await follower.until(say="state", status="live", since=None, problem=None)
+
+
+async def test_a_reset_to_what_is_held_costs_nothing(server: Server):
+    async with following(server) as follower:
+        await server.say("reset", server.version, b'{"version": 1, "spread": 0}')
+        await server.step(board(2), to=2)
+        await follower.holds(server, reason="delta")
+        assert sorted(server.asked) == sorted(PATHS)
+
+
+async def test_what_is_told_while_a_reset_is_spread_brings_nobody_back_at_once(server: Server):
+    async with following(server) as follower:
+        await server.say("reset", Version("7f3a", 7), b'{"version": 7, "spread": 1e9}')
+        await server.say("scoreboard", Version("7f3a", 8), b"{}")
+        await follower.until(say="state", status="live")  # and not of now any more
+        follower.do("creep", 5)
+        await follower.until(say="crept")
+        assert sorted(server.asked) == sorted(PATHS)
 
 
 async def test_a_new_epoch_replaces_what_is_held_however_small_its_number(server: Server):
@@ -191,8 +106,7 @@ async def test_deltas_that_come_during_a_fetch_are_applied_to_what_it_brings(ser
         server.answering.clear()
         server.version, server.view = Version("7f3a", 7), board(1)
         await server.say("scoreboard", server.version, b"{}")
-        while len(server.asked) < 4:  # noqa: ASYNC110  it is another process
-            await asyncio.sleep(0.01)
+        await until(lambda: len(server.asked) == 4, "it fetches")
         await server.step(board(2), to=8)
         await server.step(board(3), to=9)
         server.answering.set()
@@ -207,10 +121,20 @@ async def test_a_stream_that_ends_is_resumed_where_it_was(server: Server):
         await server.hang_up()
         await follower.until(say="state", status="reconnecting")
         await follower.until(say="state", status="live")
-        assert server.joined == [None, "7f3a-2"]
+        assert server.joined[1:] == ["7f3a-2"]
         await server.step(board(3), to=3)
         await follower.holds(server)
         assert sorted(server.asked) == sorted(PATHS)
+
+
+async def test_a_stream_that_does_not_begin_is_given_up(server: Server):
+    async with following(server) as follower:
+        server.greeting = False
+        await server.hang_up()
+        await until(lambda: len(server.joined) == 2, "it comes back")
+        server.greeting = True
+        follower.do("creep", 20)
+        await follower.until(say="state", status="live")
 
 
 async def test_what_was_missed_and_never_told_is_found_out(server: Server):
@@ -226,3 +150,24 @@ async def test_verify_tells_and_mends(server: Server):
         server.view = board(7)  # the same version, and another board: what must never be
         assert not await follower.verify()
         assert await follower.verify()
+
+
+async def test_verify_is_not_misled_by_what_is_on_its_way(server: Server):
+    async with following(server) as follower:
+        step = Step(1, 2, delta.diff(board(1), board(3)))
+        server.version, server.view = Version("7f3a", 2), board(3)  # served before it is told
+        follower.do("verify")
+        await until(lambda: len(server.asked) == 4, "it asks")
+        await server.say("delta", server.version, step.data())
+        assert (await follower.until(say="verified"))["same"]
+
+
+async def test_verify_compares_what_was_held_when_it_was_served(server: Server):
+    async with following(server) as follower:
+        server.answering.clear()
+        follower.do("verify")
+        await until(lambda: len(server.asked) == 4, "it asks")
+        await server.step(board(2), to=2)  # the answer is older than that
+        await follower.holds(server)
+        server.answering.set()
+        assert (await follower.until(say="verified"))["same"]

@@ -1,5 +1,6 @@
-// What the page shows of a board, under Node.
+// What the page shows of a board, under Node. VECTORS as for scoreboard.test.js.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { Board } from "../../scoreboardd/web/page/scoreboard.js";
@@ -10,7 +11,7 @@ import {
   history,
   matching,
   movementSince,
-  placesBefore,
+  ranksBefore,
   row,
   survey,
 } from "../../scoreboardd/web/page/view.js";
@@ -43,9 +44,9 @@ const EVENT = board(
 );
 
 const rowOf = (place) => {
-  const since = movementSince(survey(EVENT));
+  const surveyed = survey(EVENT);
   const columnOf = new Map(columns(CHALLENGES).map(({ id }, index) => [id, index]));
-  return row(EVENT, place, { columnOf, before: placesBefore(EVENT, since), since });
+  return row(EVENT, place, { columnOf, before: ranksBefore(EVENT, surveyed, movementSince(surveyed)) });
 };
 
 test("categories stand together, in the order in which they first appear", () => {
@@ -60,7 +61,7 @@ test("times order to the microsecond, with or without a fraction", () => {
 test("a survey counts, and finds the newest solves, newest first", () => {
   const { solves, first, last, recent } = survey(EVENT);
   assert.deepEqual([...solves], [[1, 3], [2, 2], [3, 1]]);
-  assert.deepEqual([first, last], [at(0), at(40)]);
+  assert.deepEqual([first, last], [at(0), at(40)].map(Date.parse));
   assert.deepEqual(recent.map(({ solve }) => solve.solved_at), [40, 39, 30, 20, 10, 0].map((minute) => at(minute)));
 });
 
@@ -72,9 +73,23 @@ test("of very many solves it finds the newest, too", () => {
   assert.deepEqual(new Set(recent.map(({ solve }) => solve.solved_at)), new Set(all.slice(0, 5)));
 });
 
+test("a survey that begins with the one before finds what one from scratch does", () => {
+  for (const { steps, ...documents } of JSON.parse(readFileSync(process.env.VECTORS, "utf8"))) {
+    for (const kind of ["users", "teams"]) {
+      for (const delta of steps.map((step) => JSON.parse(step))) {
+        const document = JSON.parse(documents[kind][delta.from]);
+        const before = Board.fromDocument(kind, { epoch: "7f3a", number: delta.from }, document);
+        const after = before.apply(delta);
+        assert.deepEqual(survey(after, survey(before)), survey(after));
+      }
+    }
+  }
+});
+
 test("who moved is told over the last quarter of what was played", () => {
-  assert.equal(movementSince(survey(EVENT)), "2026-02-27T18:30:00");
-  assert.equal(movementSince(survey(board(["a", [1, "2026-02-27T00:00:00Z"], [2, at(0)]]))), "2026-02-27T17:00:00");
+  assert.equal(movementSince(survey(EVENT)), Date.parse("2026-02-27T18:30:00Z"));
+  const day = survey(board(["a", [1, "2026-02-27T00:00:00Z"], [2, at(0)]]));
+  assert.equal(movementSince(day), Date.parse("2026-02-27T17:00:00Z"));
   assert.equal(movementSince(survey(board(["nobody"]))), null);
 });
 
@@ -90,9 +105,9 @@ test("a row has its place, what it won and lost, and a mark for each column", ()
 
 test("who was overtaken fell", () => {
   const overtaken = board(["late", [2, at(40)], [1, at(5)]], ["early", [1, at(0)], [3, at(1)]]);
-  const before = placesBefore(overtaken, "2026-02-27T18:30:00");
+  const before = ranksBefore(overtaken, survey(overtaken), Date.parse("2026-02-27T18:30:00Z"));
   const columnOf = new Map(CHALLENGES.map(({ id }, index) => [id, index]));
-  const moved = [0, 1].map((place) => row(overtaken, place, { columnOf, before, since: "x" }).moved);
+  const moved = [0, 1].map((place) => row(overtaken, place, { columnOf, before }).moved);
   assert.deepEqual(moved, [1, -1]);
 });
 

@@ -48,8 +48,7 @@ function drawBoard(board) {
   const who = board.kind === "teams" ? "Team" : "Player";
   table.setColumns(board.challenges, { owner: who });
   table.show(board, new Set(board.fresh));
-  const at = (text) => (text === null ? null : Date.parse(text));
-  chart.show(board.history, at(board.first), at(board.last));
+  chart.show(board.history, board.first, board.last);
   drawFeed(board);
   drawFacts(board);
   drawFound(board);
@@ -74,7 +73,7 @@ function drawFacts({ kind, owners, challenges, solves, since }) {
   const who = kind === "teams" ? ["team", "teams"] : ["player", "players"];
   const parts = [count(owners, ...who), count(challenges.length, "challenge", "challenges"), count(solves, "solve", "solves")];
   setText($("facts"), parts.join(" · "));
-  setText($("since"), since === null ? "" : `▲▼ places won and lost since ${formatExact(Date.parse(`${since}Z`))}.`);
+  setText($("since"), since === null ? "" : `▲▼ places won and lost since ${formatExact(since)}.`);
 }
 
 function drawFeed({ feed, fresh }) {

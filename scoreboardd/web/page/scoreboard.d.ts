@@ -43,13 +43,10 @@ export interface OwnersDelta {
   unsolves?: [id: number, challenge: number][];
 }
 
-/** The data of a `delta` event. */
+/** The data of a `delta` event: it leads from any version of its epoch from `from` on to `version`. */
 export interface Delta {
   from: number;
   version: number;
-  scope: string;
-  reason: string;
-  ts: string;
   challenges?: { put?: Challenge[]; drop?: number[]; points?: [id: number, points: number][] };
   users?: OwnersDelta;
   teams?: OwnersDelta;
@@ -70,7 +67,7 @@ export class Board {
   readonly document: Document;
   idOf(entry: Entry): number;
   nameOf(entry: Entry): string;
-  /** The board that a delta which begins at this version leads to. */
+  /** The board that a delta leads to which begins at this version or before, and ends after it. */
   apply(delta: Delta): Board;
 }
 
@@ -108,8 +105,7 @@ export interface BoardChange {
   kind: Kind;
   board: Board;
   before: Board | null;
-  /** The reason in the delta, or "refetch", or "verify". */
-  reason: string;
+  reason: "delta" | "refetch" | "verify";
 }
 
 interface Events {
@@ -126,11 +122,11 @@ export class Scoreboard extends EventTarget {
   close(): void;
   /** Look at once: the page is visible again, or the network is back. */
   wake(): void;
-  /** Fetch and compare. False if something differed; what was fetched is shown then. */
+  /** Fetch and compare. False if something differed, or was missing; what was fetched is shown then. */
   verify(): Promise<boolean>;
   addEventListener<K extends keyof Events>(
     type: K,
-    listener: (event: Events[K]) => void,
+    listener: ((event: Events[K]) => void) | { handleEvent(event: Events[K]): void } | null,
     options?: boolean | AddEventListenerOptions,
   ): void;
 }

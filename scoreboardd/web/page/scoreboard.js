@@ -63,45 +63,45 @@ export class Board {
     return (this.#byId ??= new Map(this.entries.map((entry) => [this.idOf(entry), entry])));
   }
 
-  /** The board that `delta`, the data of a `delta` event that begins at this version, leads to. */
+  /**
+   * The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after.
+   * Throws if it is about owners that are not here. Of most solves nothing is looked at: whoever follows a board of
+   * 30,000 does this whenever somebody solves something.
+   */
   apply(delta) {
     const [idField, nameField] = FIELDS[this.kind];
-    const { put = [], drop = [], solves = [], unsolves = [] } = delta[this.kind] ?? {};
-    const gone = new Set(delta.challenges?.drop);
     const challenges = applyToChallenges(this.challenges, delta.challenges ?? {});
-    const owners = new Map(this.byId);
-
-    for (const id of drop) owners.delete(id);
-    if (gone.size) {
-      for (const [id, entry] of owners) {
-        if (entry.solves.some((solve) => gone.has(solve.challenge_id))) {
-          owners.set(id, { ...entry, solves: entry.solves.filter((solve) => !gone.has(solve.challenge_id)) });
-        }
-      }
-    }
-    for (const [id, name] of put) {
-      owners.set(id, { [idField]: id, [nameField]: name, score: 0, solves: owners.get(id)?.solves ?? [] });
-    }
-    const changed = new Map();
-    const having = (id) => {
-      if (!changed.has(id)) {
-        changed.set(id, new Map(owners.get(id).solves.map((solve) => [solve.challenge_id, solve])));
-      }
-      return changed.get(id);
+    const gone = delta.challenges?.drop ?? [];
+    const { names, dropped, cells } = newsOfOwners(delta[this.kind] ?? {});
+    const scoreOf = scoring(this.challenges, challenges);
+    const stay = []; // where they are, among each other
+    const move = [];
+    const take = (entry) => {
+      const id = entry[idField];
+      const name = names.get(id) ?? entry[nameField];
+      const mine = cells.get(id);
+      const differs = mine !== undefined || gone.some((challenge) => has(entry, challenge));
+      const solves = differs ? solvesAfter(entry, gone, mine) : entry.solves;
+      const score = scoreOf(entry, solves);
+      const moves = score !== entry.score || name !== entry[nameField];
+      (moves ? move : stay).push(moves || differs ? { [idField]: id, [nameField]: name, score, solves } : entry);
+      names.delete(id);
+      cells.delete(id);
     };
-    for (const [id, challenge] of unsolves) having(id).delete(challenge);
-    for (const [id, challenge, at, firstBlood] of solves) {
-      having(id).set(challenge, { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1 });
-    }
-    for (const [id, mine] of changed) {
-      const sorted = [...mine.values()].sort((a, b) => a.challenge_id - b.challenge_id);
-      owners.set(id, { ...owners.get(id), solves: sorted });
-    }
+    for (const entry of this.entries) if (!dropped.has(entry[idField])) take(entry);
+    for (const id of [...names.keys()]) take({ [idField]: id, [nameField]: null, score: 0, solves: [] });
+    if (cells.size) throw new Error(`there are no ${this.kind} ${[...cells.keys()]}`);
 
     const version = { epoch: this.version.epoch, number: delta.version };
-    return new Board(this.kind, version, challenges, ranked(this.kind, challenges, [...owners.values()]));
+    return new Board(this.kind, version, challenges, merged(stay, move, ORDER[this.kind]));
   }
 }
+
+/** The order of the document. */
+const ORDER = {
+  teams: (a, b) => b.score - a.score || compareBytes(a.team_name, b.team_name) || a.team_id - b.team_id,
+  users: (a, b) => b.score - a.score || a.user_id - b.user_id,
+};
 
 function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   if (!(put.length || drop.length || points.length)) return challenges;
@@ -112,17 +112,68 @@ function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   return [...now.values()].sort((a, b) => a.id - b.id);
 }
 
-/** The entries with their scores at the challenges' current points, in the order of the document. */
-function ranked(kind, challenges, entries) {
-  const worth = new Map(challenges.map((challenge) => [challenge.id, challenge.points]));
-  for (let i = 0; i < entries.length; i++) {
-    let score = 0;
-    for (const solve of entries[i].solves) score += worth.get(solve.challenge_id);
-    if (entries[i].score !== score) entries[i] = { ...entries[i], score };
+/** By owner. `cells` are its solves that are new, by challenge, and null for one that it has no more. */
+function newsOfOwners({ put = [], drop = [], solves = [], unsolves = [] }) {
+  const cells = new Map();
+  const of = (id) => cells.get(id) ?? cells.set(id, new Map()).get(id);
+  for (const [id, challenge] of unsolves) of(id).set(challenge, null);
+  for (const [id, challenge, at, firstBlood] of solves) {
+    of(id).set(challenge, { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1 });
   }
-  const [idField, nameField] = FIELDS[kind];
-  const byName = kind === "teams" ? (a, b) => compareBytes(a[nameField], b[nameField]) : () => 0;
-  return entries.sort((a, b) => b.score - a.score || byName(a, b) || a[idField] - b[idField]);
+  return { names: new Map(put), dropped: new Set(drop), cells };
+}
+
+function solvesAfter({ solves }, gone, mine = new Map()) {
+  const now = new Map(solves.map((solve) => [solve.challenge_id, solve]));
+  for (const challenge of gone) now.delete(challenge);
+  for (const [challenge, solve] of mine) {
+    if (solve === null) now.delete(challenge);
+    else now.set(challenge, solve);
+  }
+  return [...now.values()].sort((a, b) => a.challenge_id - b.challenge_id);
+}
+
+/** So many challenges may be worth something else before it is cheaper to add up every score anew. */
+const FEW = 4;
+
+/** What the score is of an entry that has `solves` now, its score being of when the challenges were as `before`. */
+function scoring(before, now) {
+  const worth = new Map(now.map(({ id, points }) => [id, points]));
+  const gains = before
+    .map(({ id, points }) => [id, (worth.get(id) ?? points) - points])
+    .filter(([, gain]) => gain !== 0);
+  return (entry, solves) => {
+    let score = 0;
+    if (solves === entry.solves && gains.length <= FEW) {
+      score = entry.score;
+      for (const [challenge, gain] of gains) if (has(entry, challenge)) score += gain;
+    } else {
+      for (const { challenge_id } of solves) score += worth.get(challenge_id);
+    }
+    return score;
+  };
+}
+
+function has({ solves }, challenge) {
+  let [low, high] = [0, solves.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (solves[middle].challenge_id < challenge) low = middle + 1;
+    else high = middle;
+  }
+  return solves[low]?.challenge_id === challenge;
+}
+
+/** Of the entries in `sorted`, which are in order, and those in `others`. */
+function merged(sorted, others, order) {
+  const all = [];
+  let next = 0;
+  for (const other of others.sort(order)) {
+    while (next < sorted.length && order(sorted[next], other) < 0) all.push(sorted[next++]);
+    all.push(other);
+  }
+  while (next < sorted.length) all.push(sorted[next++]);
+  return all;
 }
 
 /** As their UTF-8 bytes compare, which is by code point; JavaScript itself compares by UTF-16 unit. */
@@ -183,18 +234,18 @@ const GRACE = 2;
 /** What to do about an event of the stream for a board that is held at `held`, null if none is. `data` is parsed. */
 export function decide(held, { id, event, data }) {
   const version = parseVersion(id);
-  if (version === null) return IGNORE;
+  if (version === null || reaches(held, version)) return IGNORE;
   switch (event) {
     case "delta":
-      if (reaches(held, version)) return IGNORE;
-      return held?.epoch === version.epoch && held.number === data.from ? APPLY : refetch(version, SPREAD);
+      // Nothing in a delta is relative: whoever is past its beginning may take it all the same.
+      return held?.epoch === version.epoch && held.number >= data.from ? APPLY : refetch(version, SPREAD);
     case "scoreboard":
-      return reaches(held, version) ? IGNORE : refetch(version, SPREAD);
+      return refetch(version, SPREAD);
     case "reset":
       return refetch(version, Number.isFinite(data.spread) ? data.spread : SPREAD);
     case "ready":
-      // Whatever was missed follows at once, for the tab that connected. Another tab may have missed more.
-      return reaches(held, version) ? IGNORE : { ...refetch(version, SPREAD), after: GRACE };
+      // What was missed is on its way, to the tab that connected at least: another may have missed more.
+      return { ...refetch(version, SPREAD), after: GRACE };
     default:
       return IGNORE;
   }
@@ -277,14 +328,24 @@ const TICK = 0.25;
 const JUMP = 10; // a clock that leaps so far has slept, if
 const QUIET = 20; // … the stream was silent for so long: background tabs have slow clocks too
 const SILENT = 70; // heartbeats come more often than every 60 s
-const ANSWER = 15; // for the head of a response
+const ANSWER = 15; // for the head of a response, and for the beginning of the stream
 const WHOLE = 120; // for all of a document
 const CHECK = 120; // between two looks at whether what is held is still what is served
 const OLD = 30; // when the server's own label is worth a word
 /** Fetches that may fall short of the version that was told. */
 const PATIENCE = 8;
 
-const seconds = () => Date.now() / 1000;
+let clock = 0; // as it was last read, in milliseconds
+let setBack = 0; // … by so much in all
+
+/** Seconds that go on during sleep, unlike those of performance.now, and never back, unlike those of Date.now. */
+function seconds() {
+  const now = Date.now();
+  setBack += Math.max(0, clock - now);
+  clock = now;
+  return (now + setBack) / 1000;
+}
+
 const sleep = (duration, signal) =>
   new Promise((resolve) => {
     if (signal.aborted) return resolve();
@@ -296,24 +357,32 @@ class Refused extends Error {
   constructor(response) {
     super(`the server answers ${response.status}`);
     this.status = response.status;
-    this.retryAfter = Number(response.headers.get("Retry-After")) || 0;
+    // Others were told the same.
+    this.retryAfter = (Number(response.headers.get("Retry-After")) || 0) * (1 + Math.random() / 2);
   }
+}
+
+function versionOf(response) {
+  const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
+  if (version === null) throw new Error("the answer has no X-Scoreboard-Version: see cors_origins, or the proxy");
+  return version;
 }
 
 /** Keeps one board current: holds it, and fetches it whenever it is told of a version that it cannot make itself. */
 class Keeper {
   board = null;
-  /** The last fetch did: `{error, attempt}`. */
+  /** The last fetch did: `{error, attempt, until}`. */
   failing = null;
   /** The server labels what it serves as stale. */
   stale = false;
-  #etag = null;
+  #etag = null; // of what was fetched last
   #wanted = null; // the version that has to be reached
-  #reset = false; // … or whatever is served, be it older
   #due = Infinity; // when to fetch
+  #spread = false; // … is the server's choice: what it says meanwhile must not bring everyone back at once
   #fetching = false;
   #waiting = []; // deltas that came while fetching
   #short = 0; // fetches in a row that did not reach it
+  #asking = new AbortController();
 
   constructor(kind, url, host) {
     this.kind = kind;
@@ -327,7 +396,7 @@ class Keeper {
 
   /** Told of a version that it does not have yet. */
   get behind() {
-    return this.board === null || (this.#wanted !== null && (this.#reset || !reaches(this.held, this.#wanted)));
+    return this.board === null || (this.#wanted !== null && !reaches(this.held, this.#wanted));
   }
 
   hear(event) {
@@ -337,27 +406,57 @@ class Keeper {
     }
     const decision = decide(this.held, event);
     if (decision.do === "apply") {
-      this.#etag = null;
-      this.stale = false;
-      this.#show(this.board.apply(event.data), event.data.reason);
+      this.#apply(event);
     } else if (decision.do === "refetch") {
       this.want(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
     }
   }
 
   /** Fetch after so many seconds, until `version` (null: whatever is served) is reached. */
-  want(version, after = 0, reset = false) {
+  want(version, after = 0, spread = false) {
     if (version === null || !reaches(this.#wanted, version)) this.#wanted = version;
-    // The server spreads what it resets; what it says meanwhile must not bring everyone back at once.
-    const spread = this.#reset && this.#due !== Infinity;
-    this.#reset ||= reset;
-    if (!spread) this.#due = reset ? seconds() + after : Math.min(this.#due, seconds() + after);
+    if (spread && !this.#spread) {
+      this.#spread = true;
+      this.#due = seconds() + after;
+    }
+    this.#plan(after);
   }
 
   tick(now) {
     if (this.#due > now || this.#fetching || this.failing?.until > now) return;
     this.#due = Infinity;
+    this.#spread = false;
     if (this.behind) this.#fetchNow();
+  }
+
+  /** The network is back: what failed is tried again at once. */
+  retry() {
+    if (this.failing === null) return;
+    this.failing.until = 0;
+    this.#plan(0);
+  }
+
+  /** What was asked before the machine slept is not answered any more. */
+  abandon() {
+    this.#asking.abort();
+    this.#asking = new AbortController();
+  }
+
+  #plan(after) {
+    if (!this.#spread) this.#due = Math.min(this.#due, seconds() + after);
+  }
+
+  #apply({ id, data }) {
+    let next;
+    try {
+      next = this.board.apply(data);
+    } catch (error) {
+      console.warn("scoreboard.js fetches the board, for a delta does not fit the one it has:", error);
+      this.want(parseVersion(id), SPREAD * Math.random());
+      return;
+    }
+    this.stale = false;
+    this.#show(next, "delta");
   }
 
   async #fetchNow() {
@@ -369,74 +468,77 @@ class Keeper {
       const attempt = (this.failing?.attempt ?? -1) + 1;
       const until = seconds() + Math.max(error.retryAfter ?? 0, backoff(attempt, 1, Math.random()));
       this.failing = { error, attempt, until };
-      this.#due = until;
     }
     this.#fetching = false;
     for (const event of this.#waiting.splice(0)) this.hear(event);
-    if (this.failing === null) this.#comeAgain();
+    this.#comeAgain();
     this.host.changed();
   }
 
   /** The node that answered may be behind the one that told us; or what we were told has been lost with its epoch. */
   #comeAgain() {
-    if (!this.behind || this.#reset) {
+    if (!this.behind || this.#spread) {
       this.#short = 0;
+    } else if (this.failing !== null) {
+      this.#plan(0);
     } else if (++this.#short > PATIENCE) {
       this.#short = 0;
       this.#wanted = null;
     } else {
-      this.#due = Math.min(this.#due, seconds() + this.#short * (0.25 + Math.random() / 4));
+      this.#plan(this.#short * (0.25 + Math.random() / 4));
     }
   }
 
   async #fetch() {
-    const reset = this.#reset;
-    this.#reset = false;
-    try {
-      const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
-      if (response.status === 304) return;
-      const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-      if (version === null) throw new Error("the answer has no X-Scoreboard-Version: see cors_origins, or the proxy");
-      const document = await response.json();
-      this.#etag = response.headers.get("ETag");
-      // Another node may lag: within an epoch nothing goes backwards, unless the server itself said to start over.
-      if (reset || this.held?.epoch !== version.epoch || version.number > this.held.number) {
-        this.#show(Board.fromDocument(this.kind, version, document), "refetch");
-      }
-    } catch (error) {
-      this.#reset ||= reset;
-      throw error;
-    }
+    const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
+    if (response.status === 304) return;
+    const version = versionOf(response);
+    const document = await response.json();
+    this.#etag = response.headers.get("ETag");
+    // Another node may lag: within an epoch nothing goes backwards.
+    if (!reaches(this.held, version)) this.#show(Board.fromDocument(this.kind, version, document), "refetch");
   }
 
   /** Ask what is served now, without the document. */
   async check() {
-    const response = await this.#get("HEAD", {}, ANSWER);
-    const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-    if (version !== null && !reaches(this.held, version)) this.want(version);
+    const version = versionOf(await this.#get("HEAD", {}, ANSWER));
+    this.hear({ id: showVersion(version), event: "ready", data: {} });
   }
 
-  /** True if what is served at the version held is exactly what is held. If it is not, it is from now on. */
+  /** True if what is served is exactly what was held at that version. If it is not, it is what is held from now on. */
   async verify() {
-    for (;;) {
-      const response = await this.#get("GET", {}, WHOLE);
-      const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-      const text = await response.text();
-      if (version === null || this.host.closing.aborted) return false;
-      if (reaches(this.held, version)) {
-        if (!reaches(version, this.held)) {
-          await sleep(0.5, this.host.closing);
-          continue; // that node is behind
+    const passed = new Map();
+    const pass = (board) => board && passed.set(showVersion(board.version), board);
+    const listen = ({ detail }) => detail.kind === this.kind && pass(detail.board);
+    pass(this.board);
+    this.host.addEventListener("board", listen);
+    try {
+      for (let attempt = 0; attempt < PATIENCE; attempt++) {
+        const response = await this.#get("GET", {}, WHOLE);
+        const version = versionOf(response);
+        const text = await response.text();
+        // The event that tells of what is served may be on its way.
+        for (const end = seconds() + GRACE; !reaches(this.held, version) && seconds() < end; ) {
+          await sleep(TICK, this.host.closing);
+          this.host.closing.throwIfAborted();
         }
-        if (text === JSON.stringify(this.board.document)) return true;
+        const [then, now] = [passed.get(showVersion(version)), this.held];
+        if (then !== undefined && text === JSON.stringify(then.document)) return true;
+        if (then !== undefined || !reaches(now, version)) {
+          this.#show(Board.fromDocument(this.kind, version, JSON.parse(text)), "verify");
+          if (now?.epoch === version.epoch) this.want(now);
+          return false;
+        }
+        await sleep(0.5, this.host.closing); // that node is behind; or two steps came as one
       }
-      this.#show(Board.fromDocument(this.kind, version, JSON.parse(text)), "verify");
-      return false;
+    } finally {
+      this.host.removeEventListener("board", listen);
     }
+    throw new Error(`what is served was never held, ${PATIENCE} times`);
   }
 
   async #get(method, headers, timeout) {
-    const signal = AbortSignal.any([this.host.closing, AbortSignal.timeout(timeout * 1000)]);
+    const signal = AbortSignal.any([this.host.closing, this.#asking.signal, AbortSignal.timeout(timeout * 1000)]);
     const response = await fetch(this.url, { method, headers, signal, cache: "no-store" });
     if (!response.ok && response.status !== 304) throw new Refused(response);
     // A moment after a change every document is labelled: that is the time it takes to rebuild.
@@ -448,6 +550,7 @@ class Keeper {
   #show(board, reason) {
     const before = this.board;
     this.board = board;
+    if (!this.behind) this.failing = null;
     this.host.show(board, before, reason);
   }
 }
@@ -459,10 +562,12 @@ export class Scoreboard extends EventTarget {
   #channel = null;
   #timer = null;
   #connection = null; // aborts the stream that this tab holds
+  #askedAt = 0; // when it asked for it
   #attempt = 0;
   #retry = 1 + 4 * Math.random(); // seconds, until the server says
   #dueToConnect = 0;
   #heardAt = 0; // when the stream last gave a sign of life, here or in the leading tab
+  #told = ""; // the id of the last event of the stream that this tab holds
   #open = false; // the stream is, here or there
   #tickedAt = 0;
   #checkAt = 0;
@@ -508,18 +613,15 @@ export class Scoreboard extends EventTarget {
     clearInterval(this.#timer);
     this.#post(this.#election?.leave() ?? []);
     this.#closing.abort();
-    this.#connection?.abort();
+    this.#dropStream();
     this.#channel?.close();
     this.changed();
   }
 
   /** Something happened that makes it worth while to look at once: the page is visible again, the network is back. */
   wake() {
-    if (this.#connection && this.#open && seconds() - this.#heardAt > QUIET) this.#connection.abort();
-    if (!this.#open) {
-      this.#attempt = 0;
-      this.#dueToConnect = 0;
-    }
+    if (this.#open ? seconds() - this.#heardAt > QUIET : this.#connection === null) this.#dropStream();
+    for (const keeper of this.#keepers.values()) keeper.retry();
     this.#checkAt = 0;
     this.#tick();
   }
@@ -549,7 +651,8 @@ export class Scoreboard extends EventTarget {
           ? "live"
           : "reconnecting";
     // While live what is shown is of now; else it is of when that last was so.
-    const last = status === "live" || this.#heardAt === 0 ? Date.now() : this.#heardAt * 1000;
+    const quiet = status === "live" || this.#heardAt === 0 ? 0 : seconds() - this.#heardAt;
+    const last = Date.now() - 1000 * quiet;
     const since = status === "live" && !catchingUp ? null : (this.state.since ?? last);
     const stale = keepers.some((keeper) => keeper.stale);
     const leading = this.#connection !== null;
@@ -570,19 +673,15 @@ export class Scoreboard extends EventTarget {
     const slept = now - this.#tickedAt > JUMP && now - this.#heardAt > QUIET;
     this.#tickedAt = now;
     if (slept) {
-      this.#connection?.abort();
-      this.#attempt = 0;
-      this.#dueToConnect = 0;
+      this.#dropStream();
+      for (const keeper of this.#keepers.values()) keeper.abandon();
       this.#checkAt = 0;
     }
     if (this.#election) this.#post(this.#election.tick(now));
     const leads = !this.#election || this.#election.role === "leader";
-    if (!leads && this.#connection) this.#connection.abort();
+    if (this.#open && now - this.#heardAt > (leads ? SILENT : Election.SILENCE + 2 * Election.BEAT)) this.#dropStream();
+    if (this.#connection && !this.#open && now - this.#askedAt > ANSWER) this.#connection.abort();
     if (leads && !this.#connection && now >= this.#dueToConnect) this.#connect();
-    if (this.#open && now - this.#heardAt > (leads ? SILENT : Election.SILENCE + 2 * Election.BEAT)) {
-      if (leads) this.#connection?.abort();
-      else this.#open = false;
-    }
     for (const keeper of this.#keepers.values()) keeper.tick(now);
     if (now >= this.#checkAt) {
       this.#checkAt = now + CHECK * (0.5 + Math.random());
@@ -591,21 +690,30 @@ export class Scoreboard extends EventTarget {
     this.changed();
   }
 
+  /** Whatever there was, if there is to be a stream then another one, at once. */
+  #dropStream() {
+    this.#connection?.abort();
+    this.#connection = null;
+    this.#open = false;
+    this.#attempt = 0;
+    this.#dueToConnect = 0;
+  }
+
   async #connect() {
     const connection = (this.#connection = new AbortController());
+    this.#askedAt = seconds();
+    let least = 0;
     try {
       await this.#follow(connection);
     } catch (error) {
-      if (error instanceof Refused) this.#dueToConnect = seconds() + error.retryAfter;
+      least = error.retryAfter ?? 0;
     }
+    if (this.#connection !== connection) return; // dropped: there may be another by now
     this.#connection = null;
     this.#open = false;
-    this.#dueToConnect = Math.max(
-      this.#dueToConnect,
-      connection.signal.aborted ? 0 : seconds() + backoff(this.#attempt++, this.#retry, Math.random()),
-    );
+    this.#dueToConnect = seconds() + Math.max(least, backoff(this.#attempt++, this.#retry, Math.random()));
     this.#post(this.#election?.role === "leader" ? [{ say: "lead" }] : []);
-    if (!this.#closing.signal.aborted) this.changed();
+    this.changed();
   }
 
   async #follow(connection) {
@@ -615,22 +723,20 @@ export class Scoreboard extends EventTarget {
     if (held.length && held.every((version) => version?.epoch === held[0]?.epoch && version !== null)) {
       headers["Last-Event-ID"] = showVersion(held.reduce((a, b) => (a.number < b.number ? a : b)));
     }
-    const answered = setTimeout(() => connection.abort(), ANSWER * 1000);
-    const response = await fetch(this.#streamUrl, { headers, signal: connection.signal, cache: "no-store" }).finally(() =>
-      clearTimeout(answered),
-    );
+    const response = await fetch(this.#streamUrl, { headers, signal: connection.signal, cache: "no-store" });
     if (!response.ok) throw new Refused(response);
     const parser = new StreamParser();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return;
+      if (done || connection.signal.aborted) return;
       this.#heardAt = seconds();
       for (const event of parser.feed(value)) {
         if (event.event === "ready") {
           this.#attempt = 0;
           this.#open = true;
         }
+        this.#told = event.id;
         this.#hear(event);
         this.#post([{ say: "event", event }]);
       }
@@ -654,9 +760,12 @@ export class Scoreboard extends EventTarget {
     const now = seconds();
     this.#post(this.#election.hear(message, now));
     if (message.from !== this.#election.leader || this.#election.role !== "follower") return;
+    if (this.#connection) this.#dropStream(); // it goes on with its own
     if (message.say === "lead") {
       this.#open = message.open;
       this.#heardAt = now;
+      // This tab may have come later than that, or have slept through it.
+      if (message.open) this.#hear({ id: message.told, event: "ready", data: "{}" });
       this.changed();
     } else if (message.say === "event") {
       this.#open = true;
@@ -667,7 +776,7 @@ export class Scoreboard extends EventTarget {
 
   #post(messages) {
     for (const message of messages) {
-      this.#channel?.postMessage({ ...message, from: this.#election.id, open: this.#open });
+      this.#channel?.postMessage({ ...message, from: this.#election.id, open: this.#open, told: this.#told });
     }
   }
 }

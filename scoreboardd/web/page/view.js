@@ -2,7 +2,8 @@
  * What the page shows of a board: pure functions of it. They run in the worker, over ten thousand teams; what they give
  * for the page to draw is small.
  *
- * Times are compared as the text that they are: without its last letter, RFC 3339 in UTC orders like text.
+ * Times are numbers, in milliseconds. Where less than one counts they are compared as the text that they are: without its
+ * last letter, RFC 3339 in UTC orders like text.
  */
 
 /** Who moved is shown over the last quarter of the contest, at most so many milliseconds. */
@@ -17,27 +18,55 @@ export function columns(challenges) {
   return [...challenges].sort((a, b) => place.get(a.category) - place.get(b.category) || a.id - b.id);
 }
 
-/** In one pass over all solves: how many there are of each challenge, the first and the last of all, the most recent. */
-export function survey(board) {
-  const solves = new Map(board.challenges.map(({ id }) => [id, 0]));
-  let first = null;
+/**
+ * What is to be known of all solves: how many there are of each challenge (`solves`), when the first and the last were
+ * (null if there are none), and the most recent. `before` is the survey of an earlier version of the board, or null: lists
+ * of solves are shared from version to version, so that what was found of a list (`lists`, by owner) still holds.
+ */
+export function survey(board, before = null) {
+  const lists = new Map();
+  const counts = new Map(before?.solves);
+  const count = (list, by) => {
+    for (const { challenge_id } of list) counts.set(challenge_id, (counts.get(challenge_id) ?? 0) + by);
+  };
+  let [first, last, bar] = [Infinity, -Infinity, -Infinity];
   let recent = [];
-  let bar = "";
   for (const entry of board.entries) {
-    for (const solve of entry.solves) {
-      solves.set(solve.challenge_id, solves.get(solve.challenge_id) + 1);
-      if (first === null || solve.solved_at < first) first = solve.solved_at;
-      if (solve.solved_at < bar) continue;
-      recent.push({ entry, solve });
-      if (recent.length >= 8 * RECENT) {
-        recent = newest(recent);
-        bar = recent.at(-1).solve.solved_at.slice(0, -1);
-      }
+    const id = board.idOf(entry);
+    const known = before?.lists.get(id);
+    const list = known?.solves === entry.solves ? known : timed(entry.solves);
+    if (list !== known) {
+      if (known) count(known.solves, -1);
+      count(list.solves, 1);
+    }
+    lists.set(id, list);
+    first = lower(first, list.first);
+    last = higher(last, list.last);
+    if (list.last < bar) continue;
+    for (const [index, at] of list.times.entries()) if (at >= bar) recent.push({ entry, solve: entry.solves[index] });
+    if (recent.length >= 8 * RECENT) {
+      recent = newest(recent);
+      bar = Date.parse(recent.at(-1).solve.solved_at);
     }
   }
-  recent = newest(recent);
-  return { solves, first, last: recent[0]?.solve.solved_at ?? null, recent };
+  for (const [id, { solves }] of before?.lists ?? []) if (!lists.has(id)) count(solves, -1);
+  const solves = new Map(board.challenges.map(({ id }) => [id, counts.get(id) ?? 0]));
+  if (first === Infinity) [first, last] = [null, null];
+  return { lists, solves, first, last, recent: newest(recent) };
 }
+
+/** A list of solves, and what is asked of each of them at every version, close together: when it was, and of what. */
+function timed(solves) {
+  const [times, challenges] = [new Float64Array(solves.length), new Float64Array(solves.length)];
+  for (const [index, { solved_at, challenge_id }] of solves.entries()) {
+    times[index] = Date.parse(solved_at);
+    challenges[index] = challenge_id;
+  }
+  return { solves, times, challenges, first: times.reduce(lower, Infinity), last: times.reduce(higher, -Infinity) };
+}
+
+const lower = (a, b) => (a < b ? a : b);
+const higher = (a, b) => (a > b ? a : b);
 
 const newest = (found) => found.sort((a, b) => compareTimes(b.solve.solved_at, a.solve.solved_at)).slice(0, RECENT);
 
@@ -46,29 +75,30 @@ export function compareTimes(a, b) {
   return x < y ? -1 : x > y ? 1 : 0;
 }
 
-/** Since when movement is shown, as text to the second; null if nothing has been solved. */
+/** Since when movement is shown; null if nothing has been solved. */
 export function movementSince({ first, last }) {
-  if (last === null) return null;
-  const [begin, end] = [Date.parse(first), Date.parse(last)];
-  return new Date(end - Math.min(WINDOW, (end - begin) / 4)).toISOString().slice(0, 19);
+  return last === null ? null : last - Math.min(WINDOW, (last - first) / 4);
 }
 
-/** The place of each owner by what it had before `since`, at current points; owners with nothing then have none. */
-export function placesBefore(board, since) {
+/** The rank that each entry had before `since`, at current points, by its place now; 0 for one that had nothing then. */
+export function ranksBefore(board, { lists }, since) {
   const worth = new Map(board.challenges.map(({ id, points }) => [id, points]));
-  const scored = [];
-  for (const entry of board.entries) {
-    let score = 0;
-    let any = false;
-    for (const solve of entry.solves) {
-      if (solve.solved_at >= since) continue;
-      score += worth.get(solve.challenge_id);
-      any = true;
+  const scores = new Float64Array(board.entries.length);
+  const places = [];
+  for (const [place, entry] of board.entries.entries()) {
+    const { times, challenges, first, last } = lists.get(board.idOf(entry));
+    if (first >= since) continue;
+    let { score } = entry;
+    for (let index = 0; last >= since && index < times.length; index++) {
+      if (times[index] >= since) score -= worth.get(challenges[index]);
     }
-    if (any) scored.push({ id: board.idOf(entry), score });
+    scores[place] = score;
+    places.push(place);
   }
-  scored.sort((a, b) => b.score - a.score); // stable: who leads now led then, at equal scores
-  return new Map(scored.map(({ id }, index) => [id, index + 1]));
+  places.sort((a, b) => scores[b] - scores[a]); // stable: who leads now led then, at equal scores
+  const ranks = new Uint32Array(scores.length);
+  for (const [index, place] of places.entries()) ranks[place] = index + 1;
+  return ranks;
 }
 
 /** The scores of the first ten over time: `points` are [milliseconds, score from then on]. */
@@ -110,7 +140,7 @@ export function matching(board, query) {
 const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 
 /** A line of the table. `marks` has a digit for each column: 0 nothing, 1 solved, 2 first blood. */
-export function row(board, place, { columnOf, before, since }) {
+export function row(board, place, { columnOf, before }) {
   const entry = board.entries[place];
   const id = board.idOf(entry);
   const marks = new Uint8Array(columnOf.size);
@@ -119,7 +149,6 @@ export function row(board, place, { columnOf, before, since }) {
     marks[columnOf.get(solve.challenge_id)] = solve.is_first_blood ? 2 : 1;
     if (last === null || compareTimes(solve.solved_at, last) > 0) last = solve.solved_at;
   }
-  const was = before.get(id);
   return {
     id,
     rank: place + 1,
@@ -128,7 +157,7 @@ export function row(board, place, { columnOf, before, since }) {
     solves: entry.solves.length,
     last,
     // Places won; null for one that had nothing yet.
-    moved: was === undefined ? (entry.solves.length && since !== null ? null : 0) : was - place - 1,
+    moved: before[place] > 0 ? before[place] - place - 1 : entry.solves.length ? null : 0,
     marks: marks.join(""),
   };
 }

@@ -4,13 +4,14 @@
  */
 
 import { Scoreboard, showVersion } from "./scoreboard.js";
-import { columns, feed, history, matching, movementSince, placesBefore, row, survey } from "./view.js";
+import { columns, feed, history, matching, movementSince, ranksBefore, row, survey } from "./view.js";
 
 /** What the page looks at. */
 let look = { root: "/", kind: "teams", division: null, query: "", first: 0, last: 40, pin: null };
 let scoreboard = null;
-/** What is worked out once for each version of the board. */
+/** What is worked out once for each version of the board, one from the other. */
 let board = null;
+let surveyed = null;
 let drawn = null;
 /** … and once for each query. */
 let places = [];
@@ -19,20 +20,28 @@ let known = null;
 
 function follow() {
   scoreboard?.close();
-  board = known = null;
+  board = surveyed = known = null;
   scoreboard = new Scoreboard({ url: look.root, boards: [look.kind], division: look.division });
-  scoreboard.addEventListener("board", ({ detail }) => show(detail.board));
+  scoreboard.addEventListener("board", showSoon);
   scoreboard.addEventListener("state", ({ detail }) => detail.status !== "closed" && postMessage({ say: "state", ...detail }));
   scoreboard.start();
 }
 
-function show(now) {
-  board = now;
-  const surveyed = survey(board);
+/** Of several versions that come at once, as after a sleep, only the last is worth the work. */
+let soon = null;
+function showSoon() {
+  soon ??= setTimeout(show);
+}
+
+function show() {
+  soon = null;
+  board = scoreboard.board(look.kind);
+  if (board === null) return; // somebody looks at another one meanwhile
+  surveyed = survey(board, surveyed);
   const ordered = columns(board.challenges);
   const since = movementSince(surveyed);
-  const before = since === null ? new Map() : placesBefore(board, since);
-  drawn = { columnOf: new Map(ordered.map(({ id }, index) => [id, index])), before, since };
+  const before = ranksBefore(board, surveyed, since);
+  drawn = { columnOf: new Map(ordered.map(({ id }, index) => [id, index])), before };
   places = matching(board, look.query);
   const recent = feed(board, surveyed);
   const fresh = known === null ? [] : recent.filter(({ key }) => !known.has(key)).map(({ key }) => key);
@@ -77,7 +86,6 @@ const commands = {
     postMessage({ say: "rows", kind: board.kind, ...window() });
   },
   wake: () => scoreboard?.wake(),
-  verify: () => scoreboard?.verify().then((same) => postMessage({ say: "verified", same })),
   leave: () => scoreboard?.close(),
 };
 
