@@ -53,8 +53,8 @@ WITHIN = {
         "is the reference": range(10),
     },
 }
-"""Those that start late are found by one seed in thousands, or tens of thousands: they need a message said again after an epoch has
-changed, or a request for the lock that arrives twice, the second time after others have had it.
+"""Those that start late are found by one seed in thousands, or tens of thousands: they need a message said again after
+an epoch has changed, or a request for the lock that arrives twice, the second time after others have had it.
 
 On Postgres no message comes twice, and documents are read from one snapshot."""
 
