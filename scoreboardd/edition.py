@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from scoreboardd.compression import Frames
+
 UPDATED = "scoreboard_updated"
 "The reason told to clients when nobody gave one."
 SOLVED = "submission_correct"
@@ -91,7 +93,7 @@ class Edition:
     divisions: tuple[int, ...]
     digest: str
     "Equal digests, equal documents."
-    documents: Mapping[str, memoryview]
+    documents: Mapping[str, Frames]
 
 
 def now_rfc3339() -> str:

@@ -10,15 +10,15 @@ import time
 import zlib
 from collections.abc import Callable
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, reduce
 
-from scoreboardd.compression import beginning, compressed, plain
+from scoreboardd.compression import Frames, beginning, compressed, plain
 from scoreboardd.edition import Edition, Version
 
 CODINGS = ("zstd", "gzip")
 "Content codings served, most wanted first."
 
-_MADE: dict[str, Callable[[memoryview], bytes]] = {
+_MADE: dict[str, Callable[[Frames], bytes]] = {
     # One frame, though several are as good: there are clients that read only the first, and say nothing.
     "zstd": lambda frames: compressed(plain(frames)),
     "gzip": lambda frames: gzip.compress(plain(frames), 6, mtime=0),
@@ -29,7 +29,7 @@ _MADE: dict[str, Callable[[memoryview], bytes]] = {
 class Representations:
     """One document, in each coding that somebody asked for."""
 
-    def __init__(self, frames: memoryview) -> None:
+    def __init__(self, frames: Frames) -> None:
         self._frames = frames
         self._coded: dict[str, asyncio.Task[bytes]] = {}
 
@@ -40,7 +40,7 @@ class Representations:
 
     @cached_property
     def checksum(self) -> int:
-        return zlib.crc32(self._frames)
+        return reduce(lambda crc, stretch: zlib.crc32(stretch, crc), self._frames, 0)
 
     async def coded(self, coding: str) -> bytes:
         task = self._coded.get(coding)

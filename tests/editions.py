@@ -1,5 +1,6 @@
 """Editions as the builder delivers them: documents in a real parcel."""
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import orjson
 
 from scoreboardd.board.documents import keys
-from scoreboardd.builder.parcel import Parcel, pack
-from scoreboardd.compression import compressed
+from scoreboardd.builder.parcel import Log, Manifest, Parcel, pack
+from scoreboardd.compression import Frames, compressed
 from scoreboardd.edition import Edition, Version
 from tests.board.expected import rendered
 from tests.contests import to_rows
@@ -35,5 +36,15 @@ def edition_of(version: Version, tables: Tables) -> Edition:
     return Edition(version, time.time(), tuple(rows.roster.divisions), str(version), parcel(rendered(rows)))
 
 
+def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
+    """Whatever stretches they are in."""
+    return {name: b"".join(frames) for name, frames in documents.items()}
+
+
 def parcel(texts: Mapping[str, bytes]) -> Parcel:
-    return Parcel(*pack([(name, [compressed(text)]) for name, text in texts.items()]))
+    return received(*pack([(name, [compressed(text)]) for name, text in texts.items()]))
+
+
+def received(log: Log, manifest: Manifest) -> Parcel:
+    """As by another process: with a descriptor of its own."""
+    return Parcel(os.dup(log.descriptor), manifest)

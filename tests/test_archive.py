@@ -17,7 +17,7 @@ from scoreboardd.backend.names import Names
 from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.edition import Edition, Version
 from scoreboardd.memory import Memory, Tier
-from tests.editions import edition
+from tests.editions import edition, joined
 from tests.nodes import until
 
 TABLE = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
@@ -139,7 +139,7 @@ class TestRestoring:
         assert found.version == FIVE
         assert found.divisions == (1, 2)
         assert found.as_of == pytest.approx(left.as_of, abs=1e-6)
-        assert dict(found.documents) == dict(left.documents)
+        assert joined(found.documents) == joined(left.documents)
         assert [(line["event"], line["version"], line["age"] >= 100) for line in logs] == [("restored", "e-5", True)]
 
     async def test_it_is_not_kept_again(self, make, kept: Kept):

@@ -18,12 +18,14 @@ from scoreboardd.backend.choice import open_vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder.channel import Channel, close_descriptor
-from scoreboardd.builder.parcel import Parcel, pack
+from scoreboardd.builder.packer import Packer
+from scoreboardd.builder.parcel import Log, Manifest, Parcel, pack
 from scoreboardd.builder.work import Builder
+from scoreboardd.compression import Frames
 from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource, SourceError
 
-Answer = tuple[dict[str, Any], int | None]
+Answer = tuple[dict[str, Any], Log | None]
 
 
 async def serve(channel: Channel) -> None:
@@ -36,18 +38,21 @@ async def serve(channel: Channel) -> None:
         open_vault(**options["vault"]),
         PostgresVault(**options["archive"]) if options["archive"] else None,
     )
+    packer = Packer()
     async with asyncio.TaskGroup() as tasks:
         while (request := await channel.receive()) is not None:
-            tasks.create_task(_serve_one(channel, builder, *request))
+            tasks.create_task(_serve_one(channel, builder, packer, *request))
         # The parent is gone: nobody waits for what is still under way.
         raise SystemExit(0)
 
 
-async def _serve_one(channel: Channel, builder: Builder, request: dict[str, Any], descriptor: int | None) -> None:
-    parcel: int | None = None
+async def _serve_one(
+    channel: Channel, builder: Builder, packer: Packer, request: dict[str, Any], descriptor: int | None
+) -> None:
+    log: Log | None = None
     try:
         async with asyncio.timeout(request["within"]):  # then nobody waits for the answer any more
-            answer, parcel = await _answer(builder, request, descriptor)
+            answer, log = await _answer(builder, packer, request, descriptor)
     except SourceError as error:
         answer = {"error": "source", "text": str(error)}
     except Unavailable as error:
@@ -55,14 +60,12 @@ async def _serve_one(channel: Channel, builder: Builder, request: dict[str, Any]
     except Exception:  # noqa: BLE001  a fault of ours in one request, reported as such, must not end the others
         answer = {"error": "builder", "text": traceback.format_exc()}
     try:
-        await channel.send(answer | {"id": request["id"]}, parcel)
+        await channel.send(answer | {"id": request["id"]}, None if log is None else log.descriptor)
     except OSError:
         return  # the parent is gone, which `serve` learns by itself
-    finally:
-        close_descriptor(parcel)
 
 
-async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | None) -> Answer:
+async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], descriptor: int | None) -> Answer:
     match request:
         case {"op": "build", "token": token, "version": version, "quiet": quiet, "whole": whole}:
             work = await builder.build(Lease(token, Version(**version)), quiet=quiet, whole=whole)
@@ -77,22 +80,21 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
             }
             if work.documents is None:
                 return answer, None
-            parcel, manifest = pack((name, document.frames()) for name, document in work.documents.items())
-            return answer | {"manifest": manifest}, parcel
+            log, manifest = packer.pack(work.documents)
+            return answer | {"manifest": manifest}, log
         case {"op": "load"}:
             return _stored(await builder.load())
         case {"op": "restore"}:
             return _stored(await builder.restore())
         case {"op": "keep", "version": version, "catalogue": catalogue, "places": places, "quiet": quiet}:
-            documents = list(Parcel(_given(descriptor), places).items())
+            documents = [(name, _joined(frames)) for name, frames in _given(descriptor, places).items()]
             kept = await builder.keep(Version(**version), Catalogue(**catalogue), documents, quiet=quiet)
             return {"kept": kept}, None
         case {"op": "cut", "version": version, "place": place, "owner": owner, "since": since}:
-            documents_of = Parcel(_given(descriptor), [tuple(place)])
-            name = place[0]
-            document = await builder.cut(Version(**version), name, Owner(owner), documents_of[name], since)
-            parcel, manifest = pack([(name, [document])])
-            return {"manifest": manifest}, parcel
+            ((name, frames),) = _given(descriptor, [place]).items()
+            document = await builder.cut(Version(**version), name, Owner(owner), _joined(frames), since)
+            log, manifest = pack([(name, [document])])
+            return {"manifest": manifest}, log
         case _:
             close_descriptor(descriptor)
             raise ValueError(f"unknown request {request.get('op')!r}")
@@ -101,14 +103,18 @@ async def _answer(builder: Builder, request: dict[str, Any], descriptor: int | N
 def _stored(found: Stored | None) -> Answer:
     if found is None:
         return {"version": None}, None
-    parcel, manifest = pack((name, [document]) for name, document in found.documents)
-    return {"version": found.version, "catalogue": found.catalogue, "manifest": manifest}, parcel
+    log, manifest = pack((name, [document]) for name, document in found.documents)
+    return {"version": found.version, "catalogue": found.catalogue, "manifest": manifest}, log
 
 
-def _given(descriptor: int | None) -> int:
+def _given(descriptor: int | None, places: Manifest) -> Parcel:
     if descriptor is None:
         raise ValueError("this needs the documents")
-    return descriptor
+    return Parcel(descriptor, places)
+
+
+def _joined(frames: Frames) -> memoryview:
+    return memoryview(b"".join(frames))
 
 
 def main() -> None:

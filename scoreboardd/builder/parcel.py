@@ -1,41 +1,83 @@
-"""A parcel: documents packed one behind the other in an anonymous memory file, sent to another process as a descriptor.
+"""A parcel: documents in an anonymous memory file, sent to another process as a descriptor.
 
-Nobody copies them: both processes map the same pages, which live as long as anyone holds a slice. Linux only (memfd).
+- Nobody copies them: both processes map the same pages, which live as long as anyone holds a slice. Linux only (memfd).
+- A file is only ever added to, so what is in it stays as it is, whatever comes behind: see `packer`.
+- A document lies in *stretches*, wherever its frames are. Its index, which is in the file as well, says where.
 """
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
+from scoreboardd.board.contest import Ints
+
+Place = tuple[int, int]
+"(offset, length) in a file."
 Manifest = list[tuple[str, int, int]]
-"(name, offset, length) of each document."
+"(name, offset, length) of each document's index."
+
+_VECTOR = 1024
+"Parts written at once: more, the kernel does not take."
 
 
-def pack(documents: Iterable[tuple[str, Iterable[bytes]]]) -> tuple[int, Manifest]:
-    """Takes each document's name and parts. Returns a descriptor, which the caller closes, and what is where in it."""
-    descriptor = os.memfd_create("scoreboardd-parcel", os.MFD_CLOEXEC)
-    manifest: Manifest = []
-    offset = 0
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
-        for name, parts in documents:
-            file.writelines(parts)
-            manifest.append((name, offset, file.tell() - offset))
-            offset = file.tell()
-    return descriptor, manifest
+class Log:
+    """Such a file, to add to. Owns `descriptor`."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("scoreboardd-parcel", os.MFD_CLOEXEC)
+        self.size = 0
+
+    def append(self, parts: Sequence[bytes]) -> Place:
+        """Where they are now. `OSError` if there is not the memory: then there may be something of them at the end."""
+        start = self.size
+        for i in range(0, len(parts), _VECTOR):
+            batch = parts[i : i + _VECTOR]
+            written = os.pwritev(self.descriptor, batch, self.size)
+            self.size += written
+            if written != sum(map(len, batch)):
+                raise OSError("no room in memory for the documents")
+        return start, self.size - start
+
+    def index(self, stretches: Ints) -> Place:
+        """Where the index of a document is now that lies in these, a row each: offset, length. Raises as `append`."""
+        return self.append([stretches.tobytes()])
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
-class Parcel(Mapping[str, memoryview]):
+def pack(documents: Iterable[tuple[str, Sequence[bytes]]]) -> tuple[Log, Manifest]:
+    """Takes each document's name and frames. Returns a log of their own, and what is where in it."""
+    log = Log()
+    return log, [(name, *log.index(np.array([log.append(frames)]))) for name, frames in documents]
+
+
+class Stretches:
+    """The frames of one document; to go through as often as one likes. Immutable."""
+
+    def __init__(self, log: memoryview, index: memoryview) -> None:
+        self._log = log
+        self._index = index
+
+    def __iter__(self) -> Iterator[memoryview]:
+        places = np.frombuffer(self._index, np.int64).reshape(-1, 2)
+        return (self._log[offset : offset + length] for offset, length in places.tolist())
+
+
+class Parcel(Mapping[str, Stretches]):
     """The documents by name, mapped read-only. Owns `descriptor`."""
 
-    def __init__(self, descriptor: int, manifest: Iterable[tuple[str, int, int]]) -> None:
+    def __init__(self, descriptor: int, manifest: Manifest) -> None:
         self.descriptor = descriptor
         self.places = {name: (offset, length) for name, offset, length in manifest}
         size = os.fstat(descriptor).st_size
         self._view = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
 
-    def __getitem__(self, name: str) -> memoryview:
+    def __getitem__(self, name: str) -> Stretches:
         offset, length = self.places[name]
-        return self._view[offset : offset + length]
+        return Stretches(self._view, self._view[offset : offset + length])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

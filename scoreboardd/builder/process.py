@@ -21,6 +21,7 @@ from scoreboardd.board.documents import Owner, leaderboard_key
 from scoreboardd.board.rows import Micros
 from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.parcel import Parcel
+from scoreboardd.compression import Frames
 from scoreboardd.edition import Edition, Version
 
 LOAD = 30.0
@@ -46,7 +47,7 @@ class Build:
     """What a build made. `documents`, zstd, is None if they are those of `unchanged`, which is committed already."""
 
     catalogue: Catalogue
-    documents: Mapping[str, memoryview] | None
+    documents: Mapping[str, Frames] | None
     unchanged: Version | None
     stages: dict[str, float]
     rows: dict[str, int]
@@ -56,7 +57,7 @@ class Build:
     "Bytes of the plain documents."
     staged_bytes: int
 
-    def edition(self, version: Version, documents: Mapping[str, memoryview]) -> Edition:
+    def edition(self, version: Version, documents: Mapping[str, Frames]) -> Edition:
         return _edition(version, self.catalogue, documents)
 
 
@@ -206,7 +207,7 @@ class BuilderProcess:
         catalogue = _catalogue(answer["catalogue"])
         return _edition(Version(**answer["version"]), catalogue, parcel)
 
-    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> memoryview:
+    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> Frames:
         """The timeline of the solves at or after `since`, zstd."""
         name = leaderboard_key(owner, division_id)
         documents = edition.documents
@@ -249,7 +250,7 @@ class BuilderProcess:
         return answer, parcel
 
 
-def _edition(version: Version, catalogue: Catalogue, documents: Mapping[str, memoryview]) -> Edition:
+def _edition(version: Version, catalogue: Catalogue, documents: Mapping[str, Frames]) -> Edition:
     return Edition(version, catalogue.as_of, catalogue.divisions, catalogue.digest, documents)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from scoreboardd import compression as zstd
 from scoreboardd.board.rows import Rows
 from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.compression import Frames
 from tests import oracle
 
 
@@ -19,9 +20,9 @@ def plain(scoreboard: Scoreboard) -> dict[str, bytes]:
     return {name: b"".join(document.text()) for name, document in scoreboard.documents.items()}
 
 
-def parsed(bodies: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
-    """Of documents as text, or as zstd."""
-    return {name: json.loads(bytes(body) if body[:1] == b"{" else zstd.plain(body)) for name, body in bodies.items()}
+def parsed(bodies: Mapping[str, bytes | Frames]) -> dict[str, Any]:
+    """Of documents as text, or as frames."""
+    return {name: json.loads(body if isinstance(body, bytes) else zstd.plain(body)) for name, body in bodies.items()}
 
 
 def expected(tables: oracle.Tables) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from scoreboardd.board.documents import Owner
 from scoreboardd.builder.process import BuilderError, BuilderProcess
-from scoreboardd.compression import compressed, plain
+from scoreboardd.compression import Frames, compressed, plain
 from scoreboardd.edition import Edition
 from scoreboardd.memory import _MADE, CODINGS
 from scoreboardd.web import documents
@@ -263,7 +263,7 @@ async def test_each_coding_is_made_once_per_version_and_not_on_the_loop(monkeypa
     made: list[tuple[str, bytes]] = []
     for coding, make in _MADE.items():
 
-        def counted(document: memoryview, coding: str = coding, make: Any = make) -> bytes:
+        def counted(document: Frames, coding: str = coding, make: Any = make) -> bytes:
             assert threading.current_thread() is not threading.main_thread()
             made.append((coding, plain(document)))
             return make(document)
@@ -291,10 +291,10 @@ async def test_each_coding_is_made_once_per_version_and_not_on_the_loop(monkeypa
 
 async def test_many_frames_go_out_as_one() -> None:
     """There are clients that read only the first, and say nothing."""
-    frames = b"".join(compressed(part) for part in (b'{"submissions":[', b"1,", b"2", b"]}"))
+    frames = [compressed(part) for part in (b'{"submissions":[', b"1,", b"2", b"]}")]
     served = edition(version(42))
     async with serving() as node:
-        node.serve(replace(served, documents=dict(served.documents) | {"timeline:users": memoryview(frames)}))
+        node.serve(replace(served, documents=dict(served.documents) | {"timeline:users": frames}))
         answer = await node.ask("/api/timeline", {"Accept-Encoding": "zstd"})
     reader = zstandard.ZstdDecompressor().decompressobj()
     assert reader.decompress(answer.body) == b'{"submissions":[1,2]}'
@@ -303,9 +303,9 @@ async def test_many_frames_go_out_as_one() -> None:
 
 
 async def test_a_document_of_many_frames_is_one_document() -> None:
-    frames = b"".join(compressed(part) for part in (b'{"submissions":[', b"", b"1,", b"2", b"]}"))
+    opening, *rest = (compressed(part) for part in (b'{"submissions":[', b"", b"1,", b"2", b"]}"))
     served = edition(version(42))
-    documents = dict(served.documents) | {"timeline:users": memoryview(frames)}
+    documents = dict(served.documents) | {"timeline:users": [opening, memoryview(b"".join(rest))]}
     async with serving() as node:
         node.serve(replace(served, documents=documents))
         for coding in ("identity", *CODINGS):
@@ -314,7 +314,7 @@ async def test_a_document_of_many_frames_is_one_document() -> None:
 
 
 async def test_what_nobody_needs_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[memoryview] = []
+    made: list[Frames] = []
     for coding in _MADE:
         monkeypatch.setitem(_MADE, coding, lambda document: made.append(document) or b"")
     async with serving() as node:
@@ -330,7 +330,7 @@ async def test_a_client_that_leaves_takes_no_coding_from_the_others(monkeypatch:
     begun, go_on = threading.Event(), threading.Event()
     compress = _MADE["gzip"]
 
-    def slow(document: memoryview) -> bytes:
+    def slow(document: Frames) -> bytes:
         begun.set()
         assert go_on.wait(10)
         return compress(document)
@@ -506,7 +506,7 @@ class Builder(BuilderProcess):
         )
         self.cuts: list[tuple[Owner, int | None, int]] = []
 
-    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: int) -> memoryview:
+    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: int) -> Frames:
         self.cuts.append((owner, division_id, since))
         return await super().cut(edition, owner, division_id, since)
 
@@ -707,10 +707,10 @@ async def test_a_cut_that_fails_is_tried_again_for_the_next_who_asks(clock: Cloc
     clock.now = START + timedelta(minutes=30)
     failing = True
 
-    async def cut(*_: object) -> memoryview:
+    async def cut(*_: object) -> Frames:
         if failing:
             raise BuilderError("builder", "not today")
-        return memoryview(compressed(b'{"submissions":[]}'))
+        return [compressed(b'{"submissions":[]}')]
 
     async with serving(builder=SimpleNamespace(cut=cut)) as node:
         node.serve(edition_of(version(42), contest(START)))
