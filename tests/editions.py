@@ -41,11 +41,6 @@ def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
     return {name: b"".join(frames) for name, frames in documents.items()}
 
 
-def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
-    """Whatever stretches they are in."""
-    return {name: b"".join(frames) for name, frames in documents.items()}
-
-
 def parcel(texts: Mapping[str, bytes]) -> Parcel:
     return received(*pack([(name, [compressed(text)]) for name, text in texts.items()]))
 

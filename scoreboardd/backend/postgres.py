@@ -292,7 +292,7 @@ class PostgresVault:
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
         return await self._put(lease, ((name, b"".join(document.frames())) for name, document in documents.items()))
 
-    async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes | memoryview]]) -> int:
+    async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes]]) -> int:
         # What builders that died have left behind.
         await self._link.run(FORGET, self._names.staged("", "").removesuffix(":"))
         written = 0
@@ -323,7 +323,7 @@ class PostgresVault:
         return None if None in (payload for _, payload in found) else Stored(version, catalogue, found)
 
     async def keep(
-        self, version: Version, catalogue: Catalogue, kept: list[tuple[str, memoryview]], *, quiet: float
+        self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
         """Keep these documents, unless they are older than those that are kept, or somebody has done so within their
         `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""

@@ -21,7 +21,6 @@ from scoreboardd.builder.channel import Channel, close_descriptor
 from scoreboardd.builder.packer import Packer
 from scoreboardd.builder.parcel import Log, Manifest, Parcel, pack
 from scoreboardd.builder.work import Builder
-from scoreboardd.compression import Frames
 from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource, SourceError
 
@@ -87,12 +86,12 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
         case {"op": "restore"}:
             return _stored(await builder.restore())
         case {"op": "keep", "version": version, "catalogue": catalogue, "places": places, "quiet": quiet}:
-            documents = [(name, _joined(frames)) for name, frames in _given(descriptor, places).items()]
+            documents = ((name, b"".join(frames)) for name, frames in _given(descriptor, places).items())
             kept = await builder.keep(Version(**version), Catalogue(**catalogue), documents, quiet=quiet)
             return {"kept": kept}, None
         case {"op": "cut", "version": version, "place": place, "owner": owner, "since": since}:
             ((name, frames),) = _given(descriptor, [place]).items()
-            document = await builder.cut(Version(**version), name, Owner(owner), _joined(frames), since)
+            document = await builder.cut(Version(**version), name, Owner(owner), frames, since)
             log, manifest = pack([(name, [document])])
             return {"manifest": manifest}, log
         case _:
@@ -111,10 +110,6 @@ def _given(descriptor: int | None, places: Manifest) -> Parcel:
     if descriptor is None:
         raise ValueError("this needs the documents")
     return Parcel(descriptor, places)
-
-
-def _joined(frames: Frames) -> memoryview:
-    return memoryview(b"".join(frames))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ What takes the processor long runs in a thread: a cut must not wait for a build,
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from scoreboardd.backend.base import Catalogue, Lease, Stored, Vault
@@ -25,7 +25,7 @@ from scoreboardd.board.times import Micros
 from scoreboardd.builder.chain import Chain
 from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages
-from scoreboardd.compression import compressed, plain
+from scoreboardd.compression import Frames, compressed, plain
 from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource
 
@@ -81,13 +81,13 @@ class Builder:
         return await self._archive.load()
 
     async def keep(
-        self, version: Version, catalogue: Catalogue, kept: list[tuple[str, memoryview]], *, quiet: float
+        self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
         """True if what is kept is this version now, or a newer one."""
         assert self._archive is not None
         return await self._archive.keep(version, catalogue, kept, quiet=quiet)
 
-    async def cut(self, version: Version, name: str, owner: Owner, leaderboard: memoryview, since: Micros) -> bytes:
+    async def cut(self, version: Version, name: str, owner: Owner, leaderboard: Frames, since: Micros) -> bytes:
         """The timeline of the solves at or after `since` in `leaderboard`, which is document `name` of `version`."""
         kept, solves = self._solves.get(name, (None, []))
         if kept != version:
