@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from scoreboardd.web.broadcaster import Client
+from scoreboardd.web.feed import Client
 
 
 class Outbox(asyncio.Transport):
