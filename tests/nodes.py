@@ -40,6 +40,7 @@ class Node:
         self.url = self.admin_url = ""
 
     async def start(self) -> Self:
+        before = len(self.said("listening"))
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "scoreboardd", "serve"),
             env=os.environ | {"SCOREBOARDD_CONFIG": os.devnull} | self._environ,
@@ -47,9 +48,9 @@ class Node:
             start_new_session=True,
         )
         self._reading = asyncio.create_task(self._read_log())
-        listening = await until(lambda: self.said("listening") or self._ended(), "the daemon listens")
-        self.url = "http://{}:{}".format(*listening[0]["public"])
-        self.admin_url = "http://{}:{}".format(*listening[0]["admin"])
+        (listening,) = await until(lambda: self.said("listening")[before:] or self._ended(), "the daemon listens")
+        self.url = "http://{}:{}".format(*listening["public"])
+        self.admin_url = "http://{}:{}".format(*listening["admin"])
         return self
 
     def _ended(self) -> None:
