@@ -22,7 +22,6 @@ from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.config import Settings
 from scoreboardd.coordination.coordinator import Coordinator, Timing
 from scoreboardd.coordination.runner import Runner
-from scoreboardd.edition import Event, Version
 from scoreboardd.memory import Memory, Tier
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
@@ -30,7 +29,7 @@ from scoreboardd.web import app as public
 from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
-from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
+from scoreboardd.web.broadcaster import Broadcaster
 from scoreboardd.web.documents import Documents
 from scoreboardd.web.door import Doorway
 from scoreboardd.web.page import Page
@@ -115,7 +114,7 @@ class Daemon:
             store=self.store,
             builder=self.builder,
             memory=self.memory,
-            tell=self._tell,
+            tell=self.streams.tell,
             metrics=self.metrics,
             build_timeout=rebuild.timeout,
             tier=tier,
@@ -165,9 +164,6 @@ class Daemon:
                 for task in running:
                     task.cancel()
         log.info("stopped")
-
-    def _tell(self, version: Version, event: Event) -> None:
-        self.broadcaster.tell(scoreboard_frame(version, event))
 
     def _stale(self) -> bool:
         coordinator = self.runner.coordinator

@@ -72,8 +72,8 @@ class Documents:
         make_key, owner = PATHS[request.rel_url.raw_path]
         division_id = window = None
         if request.rel_url.raw_query_string:
-            division_id, division_ok = _positive(request, "division_id")
-            window, window_ok = _positive(request, "window") if make_key is timeline_key else (None, True)
+            division_id, division_ok = positive(request, "division_id")
+            window, window_ok = positive(request, "window") if make_key is timeline_key else (None, True)
             if not (division_ok and window_ok):
                 wrong = {"division_id": division_ok, "window": window_ok}
                 return errors.invalid([field for field, ok in wrong.items() if not ok])
@@ -182,7 +182,7 @@ def _failed(made: "asyncio.Future[Representations]") -> bool:
     return made.cancelled() or made.exception() is not None
 
 
-def _positive(request: web.Request, field: str) -> tuple[int | None, bool]:
+def positive(request: web.Request, field: str) -> tuple[int | None, bool]:
     """The parameter, None if absent, and whether it is well formed."""
     said = request.query.getall(field, [])
     if not said:

@@ -2,8 +2,9 @@
 
 When ten thousand browsers come back at once, what aiohttp makes before a handler is asked (a parser, a task, a request,
 the way through middlewares and router) is most of what it costs to let one in. So a connection whose first words are a
-plain request for the stream becomes a stream at once. This is a short cut and no second HTTP server: a request that is
-in any way more than plain, or that is to be refused, goes to aiohttp unread, and the answer is aiohttp's.
+plain request for the stream, of notices or of deltas, becomes a stream at once. This is a short cut and no second HTTP
+server: a request that is in any way more than plain, or that is to be refused, goes to aiohttp unread, and the answer
+is aiohttp's.
 """
 
 import asyncio
@@ -11,14 +12,16 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-from scoreboardd.web.stream import PATH, Streams
+from scoreboardd.web.stream import PATH, Asked, Streams
 
 LONGEST = 8 * 1024
 "Bytes of a request that are looked at."
 
 # The whole head, at once, and nothing after it.
 _PLAIN = re.compile(
-    rb"GET %s HTTP/1\.[01]\r\n(?:[A-Za-z0-9-]+:[\t\x20-\x7e]*\r\n)*\r\n" % re.escape(PATH).encode(), re.ASCII
+    rb"GET %s(?:\?(deltas)=1(?:&division_id=([1-9][0-9]{0,17}))?)? HTTP/1\.[01]\r\n"
+    rb"(?:[A-Za-z0-9-]+:[\t\x20-\x7e]*\r\n)*\r\n" % re.escape(PATH).encode(),
+    re.ASCII,
 )
 _FIELD = re.compile(
     rb"\r\n(Last-Event-ID|X-Forwarded-For|Origin|Content-Length|Transfer-Encoding|Expect|Upgrade):[\t ]*([^\r]*)",
@@ -73,8 +76,8 @@ class Door(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         doorway, transport = self._doorway, self.transport
         doorway.silent.pop(self, None)
-        fields = _fields(data)
-        if fields is not None and doorway.streams.let_in(transport, fields):
+        request = _plain(data)
+        if request is not None and doorway.streams.let_in(transport, *request):
             return
         handler = doorway.aiohttp()
         transport.set_protocol(handler)
@@ -85,9 +88,10 @@ class Door(asyncio.Protocol):
         self._doorway.silent.pop(self, None)
 
 
-def _fields(data: bytes) -> dict[str, str] | None:
-    """The header fields that concern a stream, by name in lower case; None if the request is not plain."""
-    if len(data) > LONGEST or _PLAIN.fullmatch(data) is None:
+def _plain(data: bytes) -> tuple[Asked, dict[str, str]] | None:
+    """What a plain request asks for, and its header fields that concern a stream, by name in lower case."""
+    match = _PLAIN.fullmatch(data) if len(data) <= LONGEST else None
+    if match is None:
         return None
     fields: dict[str, str] = {}
     for name, value in _FIELD.findall(data):
@@ -95,4 +99,5 @@ def _fields(data: bytes) -> dict[str, str] | None:
         if field in fields or field not in _OF_A_STREAM:
             return None
         fields[field] = value.decode().rstrip("\t ")
-    return fields
+    deltas, division_id = match.groups()
+    return Asked(deltas is not None, int(division_id) if division_id else None), fields

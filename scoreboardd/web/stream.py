@@ -1,20 +1,28 @@
-"""`GET /api/scoreboard/stream` (contract §6): greet a client, tell it what it missed, hand it to the broadcaster."""
+"""`GET /api/scoreboard/stream` (contract §6): greet a client, tell it what it missed, hand it to the broadcaster.
+
+With `?deltas=1` it is told what changes in the boards of everyone, or of a division, and without it that they changed.
+"""
 
 import asyncio
 import math
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import structlog
 from aiohttp import web
 
+from scoreboardd.backend import wire
 from scoreboardd.edition import Event, Version, now_rfc3339
 from scoreboardd.memory import Memory
-from scoreboardd.web import cors, handover, plain
+from scoreboardd.web import cors, errors, handover, plain
 from scoreboardd.web.address import Addresses
-from scoreboardd.web.broadcaster import Broadcaster, Client, Full, ready_payload, scoreboard_frame
-from scoreboardd.web.errors import unavailable
+from scoreboardd.web.broadcaster import Broadcaster, Full
+from scoreboardd.web.deltas import Deltas
+from scoreboardd.web.documents import RETRY_AFTER, positive
+from scoreboardd.web.feed import Client, Feed, Frame
 
 PATH = "/api/scoreboard/stream"
 
@@ -26,6 +34,25 @@ HEADERS = {
 }
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
+
+
+class Asked(NamedTuple):
+    """What a stream is asked for."""
+
+    deltas: bool = False
+    "Rather than notices."
+    division_id: int | None = None
+    "Whose deltas; None is everyone."
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Frame):
+    """An event that says the same to everyone: that there is a version."""
+
+    lossless = False
+
+    def since(self, told: Version | None) -> Frame:
+        return self
 
 
 class Streams:
@@ -49,8 +76,16 @@ class Streams:
         self.origins = cors.Origins(cors_origins)
         self.plainly = plainly
         "Leave the connections with aiohttp."
+        self._told: Deltas | None = None
+
+    def tell(self, version: Version, event: Event) -> None:
+        """Tell everyone of `version`, which is served, and of what it was made for; returns at once."""
+        self._broadcaster.tell(scoreboard_frame(version, event), self._deltas().news)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
+        asked = self._asked(request)
+        if isinstance(asked, web.Response):
+            return asked
         if request.method == "HEAD":
             response = web.Response(headers=HEADERS)
             response.force_close()  # as its headers say
@@ -59,14 +94,14 @@ class Streams:
         try:
             self._broadcaster.admit(address)
         except Full:
-            return unavailable("too many streams", math.ceil(self._retry[1]))
+            return errors.unavailable("too many streams", math.ceil(self._retry[1]))
 
         def make_client(transport: asyncio.Transport) -> Client:
-            return Client(self._broadcaster, transport, address)
+            return Client(self._feed(asked), transport, address)
 
         if self.plainly:
             return await plain.stream(
-                request, HEADERS, make_client, lambda client: self._join(client, _last_id(request))
+                request, HEADERS, make_client, lambda client: self._join(client, asked, _last_id(request))
             )
         try:
             client = handover.take(request, make_client)
@@ -77,34 +112,82 @@ class Streams:
             log.exception("cannot take connections over from aiohttp, streams will cost more memory; please report")
             self.plainly = True
             raise
-        self._join(client, _last_id(request), _head(*request.get(cors.HEADERS, {}).items()))
+        self._join(client, asked, _last_id(request), _head(*request.get(cors.HEADERS, {}).items()))
         return handover.HandedOver()
 
-    def let_in(self, transport: asyncio.Transport, fields: Mapping[str, str]) -> bool:
+    def _asked(self, request: web.Request) -> Asked | web.Response:
+        """What a request asks for, or the answer if that cannot be had."""
+        if not request.rel_url.raw_query_string:
+            return Asked()
+        said = request.query.getall("deltas", [])
+        division_id, division_ok = positive(request, "division_id")
+        right = {"deltas": said in ([], ["0"], ["1"]), "division_id": division_ok}
+        if not all(right.values()):
+            return errors.invalid([field for field, ok in right.items() if not ok])
+        if division_id is not None:
+            edition = self._memory.edition
+            if edition is None:
+                return errors.unavailable("no scoreboard yet", RETRY_AFTER)
+            if not edition.divisions:
+                division_id = None  # a platform without divisions is one
+            elif division_id not in edition.divisions:
+                return errors.error(404, "no such division")
+        return Asked(said == ["1"], division_id)
+
+    def let_in(self, transport: asyncio.Transport, asked: Asked, fields: Mapping[str, str]) -> bool:
         """Make a stream of a connection that asked for one with these header fields, and for nothing else.
 
-        False, and nothing done, if there is no room: `get` knows how to refuse.
+        False, and nothing done, if there is no room or no such division: `get` knows how to refuse.
         """
         address = self._addresses.nearest(transport, fields.get("x-forwarded-for", ""))
-        if self.plainly or not self._broadcaster.has_room(address):
+        if self.plainly or not self._broadcaster.has_room(address) or not self._has(asked.division_id):
             return False
-        client = Client(self._broadcaster, transport, address)
+        client = Client(self._feed(asked), transport, address)
         transport.set_protocol(client)
         head = _head(*self.origins.headers(fields.get("origin")).items())
-        self._join(client, Version.parse(fields.get("last-event-id", "")), head)
+        self._join(client, asked, Version.parse(fields.get("last-event-id", "")), head)
         return True
 
-    def _join(self, client: Client, last: Version | None, head: bytes = b"") -> None:
+    def _has(self, division_id: int | None) -> bool:
+        edition = self._memory.edition
+        return division_id is None or (edition is not None and division_id in edition.divisions)
+
+    def _feed(self, asked: Asked) -> Feed:
+        return self._broadcaster.deltas(asked.division_id) if asked.deltas else self._broadcaster.notices
+
+    def _deltas(self) -> Deltas:
+        """Of the edition served; there has to be one."""
+        edition = self._memory.edition
+        assert edition is not None
+        if self._told is None or self._told.edition is not edition:
+            self._told = Deltas(edition, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following)
+        return self._told
+
+    def _join(self, client: Client, asked: Asked, last: Version | None, head: bytes = b"") -> None:
         # No await between reading the version and joining: whatever comes after it, the client is told of.
         version = self._memory.version
-        self._broadcaster.join(client, head + self._greeting(version, last), version)
+        greeting = head + b"retry: %d\n\n" % round(random.uniform(*self._retry) * 1000) + ready_payload(version)
+        if not asked.deltas:
+            missed = b"" if version is None or last is None or last == version else _resume(version)
+            self._broadcaster.join(client, greeting + missed, version)
+        elif last is None:
+            self._broadcaster.join(client, greeting, version)
+        elif version is not None and version.follows(last):
+            missed = self._deltas().news(asked.division_id).since(last).payload
+            self._broadcaster.join(client, greeting, version, missed)
+        else:
+            # It has what this node has, or more: the first version it does not have leads from there.
+            self._broadcaster.join(client, greeting, last)
 
-    def _greeting(self, version: Version | None, last: Version | None) -> bytes:
-        retry_min, retry_max = self._retry
-        retry = b"retry: %d\n\n" % round(random.uniform(retry_min, retry_max) * 1000)
-        if version is None or last is None or last == version:
-            return retry + ready_payload(version)
-        return retry + ready_payload(version) + _resume(version)
+
+def scoreboard_frame(version: Version, event: Event) -> Notice:
+    data = wire.announcement(version, event)
+    return Notice(version, b"id: %s\nevent: scoreboard\ndata: %s\n\n" % (str(version).encode(), data))
+
+
+def ready_payload(version: Version | None) -> bytes:
+    id_line = b"" if version is None else b"id: %s\n" % str(version).encode()
+    return id_line + b"event: ready\ndata: {}\n\n"
 
 
 @lru_cache(maxsize=2)

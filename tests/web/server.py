@@ -18,12 +18,12 @@ from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import app as public
 from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
-from scoreboardd.web.broadcaster import Broadcaster, scoreboard_frame
+from scoreboardd.web.broadcaster import Broadcaster
 from scoreboardd.web.documents import Documents
 from scoreboardd.web.door import Doorway
 from scoreboardd.web.page import Page
 from scoreboardd.web.rebuild import Rebuild
-from scoreboardd.web.stream import PATH, Streams
+from scoreboardd.web.stream import PATH, Streams, scoreboard_frame
 from tests.editions import edition
 from tests.web.client import DEADLINE, Answer, Connection, Stream
 
@@ -108,10 +108,9 @@ class Node(Listener):
         assert self.memory.install(served)
 
     def tell(self, number: int, event: Event = SOLVED, epoch: str = EPOCH) -> bytes:
-        """Tell everyone of a version; returns what they must get."""
-        frame = scoreboard_frame(version(number, epoch), event)
-        self.broadcaster.tell(frame)
-        return frame.payload
+        """Tell everyone of a version; returns what they must get who are told notices."""
+        self.streams.tell(version(number, epoch), event)
+        return scoreboard_frame(version(number, epoch), event).payload
 
     def publish(self, number: int, event: Event = SOLVED) -> bytes:
         """Both, as the coordinator does."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from scoreboardd.edition import Event
-from scoreboardd.web.broadcaster import PING, SLICE, Client
+from scoreboardd.web.feed import PING, SLICE, Client
 from scoreboardd.web.stream import PATH
 from tests.web.client import Stream
 from tests.web.server import Node, becomes, serving, version
@@ -259,7 +259,7 @@ async def test_who_leaves_is_forgotten(way: str, manner: str) -> None:
 def kept(node: Node) -> list[Client]:
     """Clients of `node` that something holds on to."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) is Client and thing._broadcaster is node.broadcaster]
+    return [thing for thing in gc.get_objects() if type(thing) is Client and thing.feed is node.broadcaster.notices]
 
 
 async def test_who_leaves_while_it_lags_is_forgotten(way: str) -> None:

@@ -9,7 +9,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from scoreboardd.edition import Event
 from scoreboardd.web import handover
-from scoreboardd.web.broadcaster import PING, Client
+from scoreboardd.web.feed import PING, Client
 from scoreboardd.web.stream import PATH
 from tests.web.client import head_of_request
 from tests.web.server import Node, becomes, serving
