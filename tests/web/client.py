@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -164,6 +165,19 @@ class Stream(Connection):
         except EOFError:
             assert not self._body
             return frames
+
+    def there(self, size: int) -> list[bytes]:
+        """The events and comments that are complete with what has arrived by now, and `size` bytes of it at most.
+
+        Of a body that comes without chunks.
+        """
+        assert not self._chunked
+        with suppress(BlockingIOError):
+            self._read += self._socket.recv(size)
+        self._body += self._take(len(self._read))
+        *frames, rest = self._body.split(b"\n\n")
+        self._body = rest
+        return [bytes(frame) + b"\n\n" for frame in frames]
 
     async def _part(self) -> None:
         if self._chunked:

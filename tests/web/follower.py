@@ -1,0 +1,126 @@
+"""The history of a board, and a client that follows it by the deltas that it is sent."""
+
+import re
+from collections.abc import Iterable
+
+import orjson
+
+from scoreboardd.board import delta
+from scoreboardd.board.delta import Step, diff
+from scoreboardd.board.documents import Owner, leaderboard_key
+from scoreboardd.board.ring import Link, Ring
+from scoreboardd.board.view import Entry, Listed, Solve, View, render
+from scoreboardd.edition import Edition, Version
+from tests.editions import edition
+from tests.web.client import Stream
+from tests.web.server import EPOCH, Node, version
+
+DELTAS = "?deltas=1"
+EVERYTHING = 1000
+"More steps than any ring has here."
+_EVENT = re.compile(rb"id: ([0-9a-z]+-[0-9]+)\nevent: (delta|reset)\ndata: ([^\n]*)\n\n")
+
+
+class History:
+    """Versions of a board, and the step to each from the one before, if that is of the same epoch."""
+
+    def __init__(self) -> None:
+        self.views: dict[Version, View] = {}
+        self._links: dict[str, list[Link]] = {}
+
+    @property
+    def newest(self) -> Version:
+        return next(reversed(self.views))
+
+    def add(self, version: Version, view: View) -> None:
+        if self.views and self.newest.epoch == version.epoch:
+            step = Step(self.newest.number, version.number, diff(self.views[self.newest], view))
+            self._links[version.epoch].append(Link(step.since, step.number, step.data()))
+        else:
+            self._links[version.epoch] = []
+        self.views[version] = view
+
+    def ring(self, version: Version, reach: int = EVERYTHING) -> Ring:
+        """The last `reach` steps that lead to this version, whatever their size."""
+        links = [link for link in self._links[version.epoch] if link.number <= version.number]
+        return Ring(tuple(links[max(0, len(links) - reach) :]))
+
+    def edition(self, version: Version, reach: int = EVERYTHING) -> Edition:
+        users, teams = render(self.views[version])
+        documents = {leaderboard_key(Owner.USERS): users, leaderboard_key(Owner.TEAMS): teams}
+        return edition(version, documents, rings={None: self.ring(version, reach)})
+
+    def events(self, since: int, number: int, epoch: str = EPOCH) -> bytes:
+        """What whoever has version `since` gets to know on the way to `number`, step by step."""
+        links = self.ring(Version(epoch, number)).after(since)
+        assert links is not None
+        return b"".join(delta_event(Version(epoch, link.number), link.data) for link in links)
+
+
+def solves(numbers: Iterable[int], *, name: str = "t", epoch: str = EPOCH) -> History:
+    """These versions; with each a team more, which has solved the one challenge, and that is worth a point less.
+
+    The longer the `name` of a team, the larger the step.
+    """
+    history, teams = History(), dict[int, Entry]()
+    for number in numbers:
+        teams[number] = Entry(name, {1: Solve("2026-02-27T18:00:00Z", first_blood=not teams)})
+        history.add(Version(epoch, number), View({1: Listed("c", "web", 1000 - number)}, {}, dict(teams)))
+    return history
+
+
+def delta_event(version: Version, data: bytes) -> bytes:
+    return b"id: %s\nevent: delta\ndata: %s\n\n" % (str(version).encode(), data)
+
+
+def reset_event(version: Version, spread: float = 0.0) -> bytes:
+    data = orjson.dumps({"version": version.number, "spread": spread})
+    return b"id: %s\nevent: reset\ndata: %s\n\n" % (str(version).encode(), data)
+
+
+class Follower:
+    """Holds one version of the board, and does what a client has to do about what it is told."""
+
+    def __init__(self, held: Version, view: View) -> None:
+        self.held = held
+        self.view = view
+        self.lost = False
+        "It was told to fetch the board again."
+
+    def hear(self, event: bytes) -> None:
+        match = _EVENT.fullmatch(event)
+        assert match is not None, event[:100]
+        version = Version.parse(match[1].decode())
+        assert version is not None
+        if match[2] == b"reset":
+            said = orjson.loads(match[3])
+            assert said.keys() == {"version", "spread"} and said["version"] == version.number
+            self.lost = True
+        elif version.epoch != self.held.epoch:
+            self.lost = True
+        elif not self.lost and version.number > self.held.number:
+            step = Step.parse(match[3])
+            assert step.number == version.number
+            assert step.since <= self.held.number, "a gap"
+            self.view = delta.apply(step.delta, self.view)
+            self.held = version
+
+    def fetch(self, node: Node, history: History) -> None:
+        assert node.memory.version is not None
+        self.held, self.lost = node.memory.version, False
+        self.view = history.views[self.held]
+
+
+async def following(node: Node, last: Version | None = None, *, query: str = DELTAS, **options: object) -> Stream:
+    """A stream of deltas, greeted with the version served, of a client that comes back from version `last`."""
+    headers: dict[str, str | bytes] = {} if last is None else {"Last-Event-ID": str(last)}
+    stream = await node.stream(headers, query=query, **options)
+    await stream.frame()
+    assert await stream.frame() == b"id: %s\nevent: ready\ndata: {}\n\n" % str(node.memory.version).encode()
+    return stream
+
+
+def publish(node: Node, history: History, number: int, reach: int = EVERYTHING) -> None:
+    """Serve a version of the history and tell everyone of it."""
+    node.serve(history.edition(version(number), reach))
+    node.tell(number)
