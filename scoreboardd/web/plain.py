@@ -59,6 +59,8 @@ class Outbox(asyncio.Transport):
     async def pour(self, response: web.StreamResponse, client: Client) -> None:
         """Pass on what is written until closed; cancelled when the client leaves."""
         self.client = client
+        if self._pending:
+            client.pause_writing()  # the greeting: what comes while it is passed on has to wait
         try:
             while self._pending or not self._closing:
                 if self._pending:

@@ -530,10 +530,16 @@ async def test_who_never_reads_is_cut_off_in_whatever_feed(way: str) -> None:
         assert await reader.event() == BULKY.events(last, last + 1)
 
 
-async def test_a_large_replay_is_taken_by_a_slow_reader(way: str) -> None:
+async def test_what_comes_while_a_replay_is_being_taken_comes_after_it(way: str) -> None:
     async with node_at(56, BULKY, way=way) as node:
-        stream = await following(node, version(41), receive_buffer=SMALL)
+        stream = await node.stream({"Last-Event-ID": "7f3a-41"}, query=DELTAS, receive_buffer=SMALL)
+        await becomes(lambda: len(node.broadcaster) == 1)
+        (client,) = node.broadcaster._clients
+        await becomes(lambda: client.blocked)
         publish(node, BULKY, 57)
+        await becomes(lambda: client.told == version(57))
+        await stream.frame()
+        assert b"event: ready\n" in await stream.frame()
         assert await events(stream, 16) == BULKY.events(41, 57)
 
 
