@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 MOST = 256
 "Steps in a ring; and the bytes of their text:"
-SIZE = 256 * 1024
+SIZE = 128 * 1024
 LARGEST = 64 * 1024
 "Bytes of one step. A board that is fetched is compressed, once for all; a step is not."
 

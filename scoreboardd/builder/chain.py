@@ -26,6 +26,8 @@ from scoreboardd.compression import plain
 from scoreboardd.edition import Version
 
 Division = int | None
+NONE_OF_OURS = (ZstdError, AttributeError, KeyError, TypeError, ValueError)
+"What comes of documents in the store that are not as we print them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Chain:
     def renew(self, version: Version, followed: Followed) -> None:
         """`version` has been built again, and is the same: hold on to these pieces, and let go of those before."""
         if version in self._known:
-            self._known[version] = replace(self._known[version], boards=_boards(followed))
+            self._known = {version: replace(self._known[version], boards=_boards(followed))}
 
     async def _find(self, version: Version) -> Known | None:
         """What is committed, as `version`."""
@@ -86,8 +88,8 @@ def _extended(
     for division in boards.keys() & known.rings.keys():
         try:
             delta = news.deltas[division] if news else between(known.boards[division], boards[division])
-        except (ZstdError, ValueError):
-            continue  # the store has something that is none of ours
+        except NONE_OF_OURS:
+            continue
         made[division] = known.rings[division].then(since, Step(since, number, delta).data())
     return made
 
@@ -105,8 +107,11 @@ def _read(stored: Stored) -> Known | None:
     divisions = (None, *stored.catalogue.divisions)
     try:
         rings = {division: Ring.parse(plain(documents[ring_key(division)])) for division in divisions}
-    except (ZstdError, ValueError):
+    except NONE_OF_OURS:
         return None
+    # One that leads elsewhere is of no use; whoever wrote it knew nothing of rings.
+    number = stored.version.number
+    rings = {id: ring if ring.links and ring.links[-1].number == number else Ring() for id, ring in rings.items()}
     boards = {
         division: {owner: [Whole(b"", documents[leaderboard_key(owner, division)])] for owner in Owner}
         for division in divisions

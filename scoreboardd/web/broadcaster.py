@@ -117,14 +117,17 @@ class Broadcaster:
 
     # Telling
 
-    def tell(self, notice: News, deltas: Callable[[int | None], News]) -> None:
-        """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division; returns at once."""
+    def tell(self, notice: News, deltas: Callable[[int | None], News | None]) -> None:
+        """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division, None if that is no more.
+        Returns at once."""
         self.notices.tell(notice)
         for division_id, feed in list(self._deltas.items()):
-            if feed:
-                feed.tell(deltas(division_id))
-            else:
+            if not feed:
                 del self._deltas[division_id]
+            elif news := deltas(division_id):
+                feed.tell(news)
+            else:
+                feed.close()  # whoever comes back is told why
         self._news.set()
 
     async def run(self) -> None:

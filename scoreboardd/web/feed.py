@@ -179,6 +179,11 @@ class Feed:
             client.socket.detach()
         self._lagging.pop(client, None)
 
+    def close(self) -> None:
+        """End all its streams."""
+        for client in [*self._in_step.values(), *self._others]:
+            client.transport.close()
+
     # Telling
 
     def tell(self, news: News) -> None:
@@ -192,11 +197,13 @@ class Feed:
         if self._telling:
             return
         self._telling = True
-        while self._news is not None:
-            news, self._news = self._news, None
-            sent = await self._send_in_step(news) + await self._send_to_others(news)
-            self._metrics.events_sent.inc(sent)
-        self._telling = False
+        try:
+            while self._news is not None:
+                news, self._news = self._news, None
+                sent = await self._send_in_step(news) + await self._send_to_others(news)
+                self._metrics.events_sent.inc(sent)
+        finally:
+            self._telling = False
 
     async def _send_in_step(self, news: News) -> int:
         if not news.version.follows(self._told):

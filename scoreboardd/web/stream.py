@@ -80,7 +80,8 @@ class Streams:
 
     def tell(self, version: Version, event: Event) -> None:
         """Tell everyone of `version`, which is served, and of what it was made for; returns at once."""
-        self._broadcaster.tell(scoreboard_frame(version, event), self._deltas().news)
+        news = self._deltas().news
+        self._broadcaster.tell(scoreboard_frame(version, event), lambda id: news(id) if self._has(id) else None)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         asked = self._asked(request)
@@ -166,7 +167,8 @@ class Streams:
     def _join(self, client: Client, asked: Asked, last: Version | None, head: bytes = b"") -> None:
         # No await between reading the version and joining: whatever comes after it, the client is told of.
         version = self._memory.version
-        greeting = head + b"retry: %d\n\n" % round(random.uniform(*self._retry) * 1000) + ready_payload(version)
+        retry = head + b"retry: %d\n\n" % round(random.uniform(*self._retry) * 1000)
+        greeting = retry + ready_payload(version)
         if not asked.deltas:
             missed = b"" if version is None or last is None or last == version else _resume(version)
             self._broadcaster.join(client, greeting + missed, version)
@@ -174,7 +176,8 @@ class Streams:
             self._broadcaster.join(client, greeting, version)
         elif version is not None and version.follows(last):
             missed = self._deltas().news(asked.division_id).since(last).payload
-            self._broadcaster.join(client, greeting, version, missed)
+            # It has nothing newer than `last` yet: cut off here, it has to come back with that.
+            self._broadcaster.join(client, retry + ready_payload(last), version, missed)
         else:
             # It has what this node has, or more: the first version it does not have leads from there.
             self._broadcaster.join(client, greeting, last)

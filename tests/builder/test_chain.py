@@ -183,3 +183,11 @@ async def test_a_change_too_large_leaves_no_step():
     long = ROSTER.__class__(ROSTER.challenges, [ROSTER.teams[0]._replace(name="x" * LARGEST)], [], ROSTER.divisions)
     await Node(shelf).build(Version("e", 2), Rows(long, solves_of([])))
     assert shelf.ring().after(1) is None
+
+
+async def test_a_ring_that_leads_elsewhere_is_not_gone_on_from():
+    shelf = await run(("e", 1, []), ("e", 2, [(1, 1)]), roster=ROSTER)
+    assert shelf.stored is not None
+    shelf.stored = Stored(Version("e", 3), shelf.stored.catalogue, shelf.stored.documents)  # by one without rings
+    await Node(shelf).build(Version("e", 4), Rows(ROSTER, solves_of([])))
+    assert [(step.since, step.number) for step in shelf.ring().links] == [(3, 4)]

@@ -112,12 +112,19 @@ class Follower:
 
 
 async def following(node: Node, last: Version | None = None, *, query: str = DELTAS, **options: object) -> Stream:
-    """A stream of deltas, greeted with the version served, of a client that comes back from version `last`."""
+    """A stream of deltas, greeted, of a client that comes back from version `last`."""
     headers: dict[str, str | bytes] = {} if last is None else {"Last-Event-ID": str(last)}
     stream = await node.stream(headers, query=query, **options)
     await stream.frame()
-    assert await stream.frame() == b"id: %s\nevent: ready\ndata: {}\n\n" % str(node.memory.version).encode()
+    assert await stream.frame() == greeting(node, last)
     return stream
+
+
+def greeting(node: Node, last: Version | None) -> bytes:
+    """With the version served; or with what a client has that has missed something, until it has had that too."""
+    served = node.memory.version
+    version = last if last is not None and served is not None and served.follows(last) else served
+    return b"id: %s\nevent: ready\ndata: {}\n\n" % str(version).encode()
 
 
 def publish(node: Node, history: History, number: int, reach: int = EVERYTHING) -> None:

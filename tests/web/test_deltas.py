@@ -152,3 +152,12 @@ def test_news_is_made_once_for_an_edition() -> None:
     deltas = Deltas(HISTORY.edition(NEWEST), most=16, clients=lambda: 0)
     assert deltas.news(None) is deltas.news(None)
     assert deltas.news(None).since(version(299)).payload == HISTORY.events(299, 300)
+
+
+@pytest.mark.parametrize(
+    "ring", [b"garbage", b"\x28\xb5\x2f\xfd\xff", b'{"from":1,"version":2,"teams":3}\n{"from":2,"version":3,']
+)
+def test_a_ring_that_cannot_be_read_resets(ring: bytes):
+    served = edition(version(3), {ring_key(): ring})
+    news = Deltas(served, most=1, clients=lambda: 1).news(None)
+    assert b"event: reset\n" in news.since(version(1)).payload

@@ -17,7 +17,7 @@ from scoreboardd.web.feed import PING, SLICE
 from scoreboardd.web.stream import PATH
 from tests.editions import edition
 from tests.web.client import Stream
-from tests.web.follower import DELTAS, EVERYTHING, Follower, History, following, publish, reset_event, solves
+from tests.web.follower import DELTAS, EVERYTHING, Follower, History, following, greeting, publish, reset_event, solves
 from tests.web.server import Node, becomes, serving, version
 
 HISTORY = solves(range(1, 101))
@@ -191,7 +191,7 @@ async def comes_back(node: Node, where: str, last: str, query: str = DELTAS) -> 
     else:
         stream = await node.stream(query=f"{query}&last_event_id={last}")
     await stream.frame()
-    assert await stream.frame() == b"id: %s\nevent: ready\ndata: {}\n\n" % str(node.memory.version).encode()
+    assert await stream.frame() == greeting(node, Version.parse(last))
     return stream
 
 
@@ -421,12 +421,15 @@ async def test_a_feed_goes_with_its_last_client(way: str) -> None:
         assert await again.frame() == BOARDS[5].events(42, 43)
 
 
-async def test_who_follows_a_division_that_is_no_more_is_told_to_look(way: str) -> None:
+async def test_who_follows_a_division_that_is_no_more_is_let_go(way: str) -> None:
     async with serving(way=way, first=None) as node:
         publish_divided(node, 41)
-        stream = await following(node, query=query_for(5))
+        streams = [await following(node, query=query_for(5)) for _ in range(2)]
+        other = await following(node, query=query_for(3))
         publish_divided(node, 42, divisions=(3,))
-        assert await stream.frame() == reset_event(version(42))
+        for stream in streams:
+            assert await stream.end() == []
+        assert await other.frame() == BOARDS[3].events(41, 42)
 
 
 async def test_in_a_feed_nobody_waits_for_those_of_another(way: str) -> None:

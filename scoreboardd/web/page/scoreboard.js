@@ -108,7 +108,10 @@ function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   const now = new Map(challenges.map((challenge) => [challenge.id, challenge]));
   for (const id of drop) now.delete(id);
   for (const { id, title, category, points } of put) now.set(id, { id, title, category, points });
-  for (const [id, worth] of points) now.set(id, { ...now.get(id), points: worth });
+  for (const [id, worth] of points) {
+    if (!now.has(id)) throw new RangeError(`no challenge ${id}`);
+    now.set(id, { ...now.get(id), points: worth });
+  }
   return [...now.values()].sort((a, b) => a.id - b.id);
 }
 
@@ -150,6 +153,7 @@ function scoring(before, now) {
     } else {
       for (const { challenge_id } of solves) score += worth.get(challenge_id);
     }
+    if (Number.isNaN(score)) throw new RangeError("a solve of no challenge");
     return score;
   };
 }
