@@ -16,13 +16,14 @@ import orjson
 from numpy.typing import NDArray
 
 from scoreboardd.board.documents import Owner
-from scoreboardd.board.rows import Roster, Solves, find
+from scoreboardd.board.rows import Ids, Roster, Solves, find
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 NEVER = np.iinfo(np.int64).max
 "When a cell was solved that was not."
+_NARROW = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,12 @@ class Side:
     def news(self, rank: Ints, column: Ints, at: Ints, first_blood: Bools) -> Cells:
         """What these solves, by the owners of `rank`, change; nothing has changed yet."""
         cell = rank * self.columns + column
-        order = np.argsort(cell)
-        cell = cell[order]
+        cell, order = ordered(cell)
         starts = np.flatnonzero(np.diff(cell, prepend=-1))
-        cell = cell[starts]
-        before, had_blood = self.at[cell], self.first_blood[cell]
-        at = np.minimum(_each(np.minimum, at[order], starts), before)
-        blood = _each(np.logical_or, first_blood[order], starts) | had_blood
+        cell = cell.take(starts)
+        before, had_blood = self.at.take(cell), self.first_blood.take(cell)
+        at = np.minimum(_each(np.minimum, at.take(order), starts), before)
+        blood = _each(np.logical_or, first_blood.take(order), starts) | had_blood
         new = (at != before) | (blood != had_blood)
         cell = cell[new]
         rank, column = np.divmod(cell, max(self.columns, 1))
@@ -113,8 +113,8 @@ class Contest:
 
     def news(self, solves: Solves) -> dict[Owner, Cells]:
         """What these solves change. Those by users or of challenges that are not listed count for nothing."""
-        user, known_user = find(solves["user_id"], self._roster.user_ids)
-        column, known_challenge = find(solves["challenge_id"], self._roster.challenge_ids)
+        user, known_user = _find(solves["user_id"], self._roster.user_ids)
+        column, known_challenge = _find(solves["challenge_id"], self._roster.challenge_ids)
         known = known_user & known_challenge
         their = [user, column, solves["at"], solves["first_blood"]]
         user, *what = their if known.all() else [values[known] for values in their]
@@ -126,6 +126,29 @@ class Contest:
     def apply(self, news: Mapping[Owner, Cells]) -> None:
         for owner, cells in news.items():
             self.sides[owner].apply(cells)
+
+
+def ordered(keys: Ints) -> tuple[Ints, Ints]:
+    """These keys, none of them negative, in order, and where each of them was."""
+    bits = len(keys).bit_length()
+    if not len(keys) or int(keys.max()) >> (63 - bits):
+        order = np.argsort(keys)
+        return keys.take(order), order
+    # Where there is room for it, each takes its place along: numbers are sorted in a third of the time of an argsort.
+    placed = keys << bits | np.arange(len(keys))
+    placed.sort()
+    return placed >> bits, placed & ((1 << bits) - 1)
+
+
+def _find(wanted: Ids, ids: Ids) -> tuple[Ids, Bools]:
+    """As `find`, which for ids that are near each other takes twenty times as long."""
+    if not len(ids) or int(ids[-1]) - int(ids[0]) >= _NARROW:
+        return find(wanted, ids)
+    places = np.full(int(ids[-1]) - int(ids[0]) + 2, -1)
+    places[ids - ids[0]] = np.arange(len(ids))
+    # As unsigned ones, those below the first are above the last, and the last place is nobody's.
+    place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), len(places) - 1).view(np.int64))
+    return place, place >= 0
 
 
 def _each(function: np.ufunc, values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from scoreboardd.board.contest import Bools, Ints
+from scoreboardd.board.contest import Bools, Ints, ordered
 
 LINE = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
 Lines = NDArray[Any]
@@ -199,26 +199,30 @@ def _key(lines: Lines) -> tuple[int, int]:
 
 def _summed(*changed: Lines) -> Lines:
     """One line for each key, in order."""
-    lines = np.concatenate(changed)
+    lines = np.concatenate(changed) if len(changed) > 1 else changed[0]
     if not len(lines):
         return lines
-    major, rank = lines["major"], lines["rank"]
-    low, ranks = int(major.min()), int(rank.max()) + 1
-    if (int(major.max()) - low + 1) * ranks < 2**63:
-        # One number for both, where it fits: sorted five times as fast.
-        order = np.argsort((major - low) * ranks + rank)
-    else:
-        order = np.lexsort((rank, major))
-    lines = lines.take(order)  # which numpy does seven times as fast as lines[order]
-    new = np.ones(len(lines), np.bool_)
-    new[1:] = (lines["major"][1:] != lines["major"][:-1]) | (lines["rank"][1:] != lines["rank"][:-1])
-    if new.all():
+    keys = _numbered(lines)
+    if (keys[1:] > keys[:-1]).all():
         return lines
-    starts = np.flatnonzero(new)
+    keys, order = ordered(keys)
+    lines = lines.take(order)  # which numpy does seven times as fast as lines[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    if len(starts) == len(lines):
+        return lines
     summed = lines.take(starts)
     summed["points"] = np.add.reduceat(lines["points"], starts)
     summed["count"] = np.add.reduceat(lines["count"], starts)
     return summed
+
+
+def _numbered(lines: Lines) -> Ints:
+    """One number for both parts of each line's key, in the same order; not negative."""
+    major, rank = lines["major"], lines["rank"]
+    low, ranks = int(major.min()), int(rank.max()) + 1
+    if (int(major.max()) - low + 1) * ranks >= 2**63:
+        low, major = 0, np.unique(major, return_inverse=True)[1]
+    return np.asarray((major - low) * ranks + rank)
 
 
 def _present(lines: Lines) -> Lines:
