@@ -116,7 +116,7 @@ class Contest:
         user, known_user = _find(solves["user_id"], self._roster.user_ids)
         column, known_challenge = _find(solves["challenge_id"], self._roster.challenge_ids)
         known = known_user & known_challenge
-        their = [user, column, solves["at"], solves["first_blood"]]
+        their = [user, column, *(np.ascontiguousarray(solves[name]) for name in ("at", "first_blood"))]
         user, *what = their if known.all() else [values[known] for values in their]
         team = self.team_of[user]
         teamed = team >= 0

@@ -207,12 +207,14 @@ def _summed(*changed: Lines) -> Lines:
         return lines
     keys, order = ordered(keys)
     lines = lines.take(order)  # which numpy does seven times as fast as lines[order]
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    if len(starts) == len(lines):
+    same = np.diff(keys, prepend=-1) == 0
+    again = np.flatnonzero(same)
+    if not len(again):
         return lines
-    summed = lines.take(starts)
-    summed["points"] = np.add.reduceat(lines["points"], starts)
-    summed["count"] = np.add.reduceat(lines["count"], starts)
+    summed = lines.take(np.flatnonzero(~same))
+    of = again - np.arange(1, len(again) + 1)
+    for name in ("points", "count"):
+        np.add.at(summed[name], of, lines[name].take(again))
     return summed
 
 
