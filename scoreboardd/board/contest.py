@@ -64,12 +64,12 @@ class Side:
     def news(self, rank: Ints, column: Ints, at: Ints, first_blood: Bools) -> Cells:
         """What these solves, by the owners of `rank`, change; nothing has changed yet."""
         cell = rank * self.columns + column
-        cell, order = ordered(cell)
-        starts = np.flatnonzero(np.diff(cell, prepend=-1))
-        cell = cell.take(starts)
+        first, again, of = grouped(cell)
+        cell, first_at, blood = cell.take(first), at.take(first), first_blood.take(first)
+        np.minimum.at(first_at, of, at.take(again))
+        blood[of.compress(first_blood.take(again))] = True
         before, had_blood = self.at.take(cell), self.first_blood.take(cell)
-        at = np.minimum(_each(np.minimum, at.take(order), starts), before)
-        blood = _each(np.logical_or, first_blood.take(order), starts) | had_blood
+        at, blood = np.minimum(first_at, before), blood | had_blood
         new = (at != before) | (blood != had_blood)
         cell = cell[new]
         rank, column = np.divmod(cell, max(self.columns, 1))
@@ -128,16 +128,21 @@ class Contest:
             self.sides[owner].apply(cells)
 
 
-def ordered(keys: Ints) -> tuple[Ints, Ints]:
-    """These keys, none of them negative, in order, and where each of them was."""
+def grouped(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """For keys that are not negative: where the first of each is, in the order of the keys; where the others are, and
+    which of the first each of them goes with."""
     bits = len(keys).bit_length()
-    if not len(keys) or int(keys.max()) >> (63 - bits):
+    if int(keys.max(initial=0)) >> (63 - bits):
         order = np.argsort(keys)
-        return keys.take(order), order
-    # Where there is room for it, each takes its place along: numbers are sorted in a third of the time of an argsort.
-    placed = keys << bits | np.arange(len(keys))
-    placed.sort()
-    return placed >> bits, placed & ((1 << bits) - 1)
+        keys = keys.take(order)
+    else:
+        # There is room for each to take its place along: so they are sorted in a third of the time of an argsort.
+        placed = keys << bits | np.arange(len(keys))
+        placed.sort()
+        keys, order = placed >> bits, placed & ((1 << bits) - 1)
+    new = np.diff(keys, prepend=-1) != 0
+    again = np.flatnonzero(~new)
+    return order.compress(new), order.take(again), again - np.arange(1, len(again) + 1)
 
 
 def _find(wanted: Ids, ids: Ids) -> tuple[Ids, Bools]:
@@ -149,11 +154,6 @@ def _find(wanted: Ids, ids: Ids) -> tuple[Ids, Bools]:
     # As unsigned ones, those below the first are above the last, and the last place is nobody's.
     place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), len(places) - 1).view(np.int64))
     return place, place >= 0
-
-
-def _each(function: np.ufunc, values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:
-    """`function` over each stretch of values; `reduceat` cannot do none."""
-    return function.reduceat(values, starts) if len(starts) else values
 
 
 def objects(values: list[Any]) -> NDArray[np.object_]:

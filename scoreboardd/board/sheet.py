@@ -20,7 +20,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from scoreboardd.board.contest import Bools, Ints, ordered
+from scoreboardd.board.contest import Bools, Ints, grouped
 
 LINE = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
 Lines = NDArray[Any]
@@ -212,14 +212,8 @@ def _summed(*changed: Lines) -> Lines:
     keys = _numbered(lines)
     if (keys[1:] > keys[:-1]).all():
         return lines
-    keys, order = ordered(keys)
-    lines = lines.take(order)  # which numpy does seven times as fast as lines[order]
-    same = np.diff(keys, prepend=-1) == 0
-    again = np.flatnonzero(same)
-    if not len(again):
-        return lines
-    summed = lines.take(np.flatnonzero(~same))
-    of = again - np.arange(1, len(again) + 1)
+    first, again, of = grouped(keys)
+    summed = lines.take(first)  # which numpy does seven times as fast as lines[first]
     for name in ("points", "count"):
         np.add.at(summed[name], of, lines[name].take(again))
     return summed
