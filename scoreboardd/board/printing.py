@@ -57,7 +57,7 @@ class Entries:
         labels, scores = self._side.labels.take(lines["rank"]).tolist(), (-lines["major"]).tolist()
         solves, ends = self._solves(lines["rank"])
         width = solves.itemsize
-        text = memoryview(solves.view(np.uint8))
+        text = solves.view(np.uint8).data
         parts: list[bytes | memoryview] = []
         for label, score, (start, end) in zip(labels, scores, pairwise([0, *ends.tolist()]), strict=True):
             # The comma before the first is left out.
