@@ -23,7 +23,6 @@ Bools = NDArray[np.bool_]
 
 NEVER = np.iinfo(np.int64).max
 "When a cell was solved that was not."
-_NARROW = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class Contest:
         user, known_user = _find(solves["user_id"], self._roster.user_ids)
         column, known_challenge = _find(solves["challenge_id"], self._roster.challenge_ids)
         known = known_user & known_challenge
-        their = [user, column, *(np.ascontiguousarray(solves[name]) for name in ("at", "first_blood"))]
+        their = [user, column, solves["at"], solves["first_blood"]]
         user, *what = their if known.all() else [values[known] for values in their]
         team = self.team_of[user]
         teamed = team >= 0
@@ -129,14 +128,14 @@ class Contest:
 
 
 def grouped(keys: Ints) -> tuple[Ints, Ints, Ints]:
-    """For keys that are not negative: where the first of each is, in the order of the keys; where the others are, and
-    which of the first each of them goes with."""
+    """Of keys, none of them negative: where the first of each is, in the order of the keys; where the others are; and
+    which of the first each of the others goes with."""
     bits = len(keys).bit_length()
     if int(keys.max(initial=0)) >> (63 - bits):
         order = np.argsort(keys)
         keys = keys.take(order)
     else:
-        # There is room for each to take its place along: so they are sorted in a third of the time of an argsort.
+        # There is room for each to take its place along, and to sort is twice as fast as to argsort.
         placed = keys << bits | np.arange(len(keys))
         placed.sort()
         keys, order = placed >> bits, placed & ((1 << bits) - 1)
@@ -146,13 +145,14 @@ def grouped(keys: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _find(wanted: Ids, ids: Ids) -> tuple[Ids, Bools]:
-    """As `find`, which for ids that are near each other takes twenty times as long."""
-    if not len(ids) or int(ids[-1]) - int(ids[0]) >= _NARROW:
+    """As `find`, in a tenth of the time if the ids are not far between and many are wanted."""
+    span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0
+    if not 0 < span < 4 * len(wanted):
         return find(wanted, ids)
-    places = np.full(int(ids[-1]) - int(ids[0]) + 2, -1)
+    places = np.full(span + 1, -1)
     places[ids - ids[0]] = np.arange(len(ids))
-    # As unsigned ones, those below the first are above the last, and the last place is nobody's.
-    place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), len(places) - 1).view(np.int64))
+    # The last is nobody's place, but of all that are outside: as unsigned numbers those below are above, too.
+    place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), span).view(np.int64))
     return place, place >= 0
 
 
