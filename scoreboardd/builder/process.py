@@ -29,8 +29,8 @@ CUT = 10.0
 "Seconds to cut a timeline."
 RESTART = 0.2
 "Seconds between the death of a child and the start of the next."
-# Of glibc. Arrays of some megabytes come and go: they are cut from one heap, whose end is kept for the next ones. What is
-# larger gets a mapping of its own, and goes back to the system at once. By itself glibc would come to keep much more.
+# For glibc. Arrays of megabytes come and go: they are cut from one heap, whose free end is kept for those to come. What
+# is larger has a mapping of its own, and goes back to the system at once. Left to itself glibc keeps more than that.
 _MALLOC = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
