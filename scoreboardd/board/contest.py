@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from scoreboardd.board.documents import Owner
-from scoreboardd.board.rows import Roster, Solves, find
+from scoreboardd.board.rows import Ids, Roster, Solves, find
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -63,13 +63,12 @@ class Side:
     def news(self, rank: Ints, column: Ints, at: Ints, first_blood: Bools) -> Cells:
         """What these solves, by the owners of `rank`, change; nothing has changed yet."""
         cell = rank * self.columns + column
-        order = np.argsort(cell)
-        cell = cell[order]
-        starts = np.flatnonzero(np.diff(cell, prepend=-1))
-        cell = cell[starts]
-        before, had_blood = self.at[cell], self.first_blood[cell]
-        at = np.minimum(_each(np.minimum, at[order], starts), before)
-        blood = _each(np.logical_or, first_blood[order], starts) | had_blood
+        first, again, of = grouped(cell)
+        cell, first_at, blood = cell.take(first), at.take(first), first_blood.take(first)
+        np.minimum.at(first_at, of, at.take(again))
+        blood[of.compress(first_blood.take(again))] = True
+        before, had_blood = self.at.take(cell), self.first_blood.take(cell)
+        at, blood = np.minimum(first_at, before), blood | had_blood
         new = (at != before) | (blood != had_blood)
         cell = cell[new]
         rank, column = np.divmod(cell, max(self.columns, 1))
@@ -113,8 +112,8 @@ class Contest:
 
     def news(self, solves: Solves) -> dict[Owner, Cells]:
         """What these solves change. Those by users or of challenges that are not listed count for nothing."""
-        user, known_user = find(solves["user_id"], self._roster.user_ids)
-        column, known_challenge = find(solves["challenge_id"], self._roster.challenge_ids)
+        user, known_user = _find(solves["user_id"], self._roster.user_ids)
+        column, known_challenge = _find(solves["challenge_id"], self._roster.challenge_ids)
         known = known_user & known_challenge
         their = [user, column, solves["at"], solves["first_blood"]]
         user, *what = their if known.all() else [values[known] for values in their]
@@ -128,9 +127,33 @@ class Contest:
             self.sides[owner].apply(cells)
 
 
-def _each(function: np.ufunc, values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:
-    """`function` over each stretch of values; `reduceat` cannot do none."""
-    return function.reduceat(values, starts) if len(starts) else values
+def grouped(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """Of keys, none of them negative: where the first of each is, in the order of the keys; where the others are; and
+    which of the first each of the others goes with."""
+    bits = len(keys).bit_length()
+    if int(keys.max(initial=0)) >> (63 - bits):
+        order = np.argsort(keys)
+        keys = keys.take(order)
+    else:
+        # There is room for each to take its place along, and to sort is twice as fast as to argsort.
+        placed = keys << bits | np.arange(len(keys))
+        placed.sort()
+        keys, order = placed >> bits, placed & ((1 << bits) - 1)
+    new = np.diff(keys, prepend=-1) != 0
+    again = np.flatnonzero(~new)
+    return order.compress(new), order.take(again), again - np.arange(1, len(again) + 1)
+
+
+def _find(wanted: Ids, ids: Ids) -> tuple[Ids, Bools]:
+    """As `find`, in a tenth of the time if the ids are not far between and many are wanted."""
+    span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0
+    if not 0 < span < 4 * len(wanted):
+        return find(wanted, ids)
+    places = np.full(span + 1, -1)
+    places[ids - ids[0]] = np.arange(len(ids))
+    # The last is nobody's place, but of all that are outside: as unsigned numbers those below are above, too.
+    place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), span).view(np.int64))
+    return place, place >= 0
 
 
 def objects(values: list[Any]) -> NDArray[np.object_]:

@@ -1,12 +1,13 @@
 """The text of the documents' lines, many at a time.
 
 A solve is put together in lanes: columns of fixed width, each filled from a small table, with NULs where a text is
-shorter; then the NULs are taken out. JSON has no control characters, so NUL can be the filling and another the mark to
-split at. Names, which may be long, are joined as they are.
+shorter; then the NULs are taken out, of which JSON has none of its own. Names, which may be long, are joined as they
+are.
 """
 
 from datetime import date
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ BUCKETS = 512
 
 _DAY = 86_400
 _NARROW = 1 << 16
-_MARK = b"\1"
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
@@ -37,7 +37,6 @@ _MILLIS = _table(
     [b".%03d" % ms for ms in range(1000)] + [(b".%03d" % ms).rstrip(b"0") if ms else b"" for ms in range(1000)]
 )
 _MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
-_BLOOD = _table([b'Z","is_first_blood":false}', b'Z","is_first_blood":true}'])
 
 
 class Entries:
@@ -45,49 +44,48 @@ class Entries:
 
     def __init__(self, contest: Contest, side: Side) -> None:
         self._side = side
-        self._challenge = _table([b'{"challenge_id":%d,"solved_at":"' % c.id for c in contest.challenges] or [b""])
+        openings = _table([b',{"challenge_id":%d,"solved_at":"' % c.id for c in contest.challenges] or [b""])
+        lanes = [("opening", openings.dtype), ("date", "S11"), ("clock", "S8"), ("ms", "S4"), ("us", "S3")]
+        closings = _table([b'Z","is_first_blood":false}', b'Z","is_first_blood":true}'])
+        self._blank = np.zeros(2 * len(openings), [*lanes, ("closing", closings.dtype)])
+        "A solve of each challenge, without and with first blood, at no time yet."
+        self._blank["opening"], self._blank["closing"] = openings.repeat(2), np.tile(closings, len(openings))
 
     def cuts(self, lines: Lines) -> Bools:
-        return _scattered(self._side.ids[lines["rank"]], 0, ENTRIES)
+        return _scattered(self._side.ids.take(lines["rank"]), 0, ENTRIES)
 
     def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
         labels, scores = self._side.labels.take(lines["rank"]).tolist(), (-lines["major"]).tolist()
-        entries = [
-            b',{%b,"score":%d,"solves":[%b]}' % entry
-            for entry in zip(labels, scores, self._solves(lines["rank"]), strict=True)
+        solves, ends = self._solves(lines["rank"])
+        width = solves.itemsize
+        text = solves.view(np.uint8).data
+        parts: list[bytes | memoryview] = []
+        for label, score, (start, end) in zip(labels, scores, pairwise([0, *ends.tolist()]), strict=True):
+            # The comma before the first is left out.
+            parts += (b',{%b,"score":%d,"solves":[' % (label, score), text[start * width + 1 : end * width], b"]}")
+        return [
+            b"".join(parts[3 * start : 3 * end]).replace(b"\0", b"") for start, end in pairwise([*starts, len(lines)])
         ]
-        return [b"".join(entries[start:end]) for start, end in pairwise([*starts, len(entries)])]
 
-    def _solves(self, rank: Ints) -> list[bytes]:
-        """The solves of each of these owners."""
-        columns = self._side.columns
-        cells = (rank[:, np.newaxis] * columns + np.arange(columns)).ravel()
-        at = self._side.at.take(cells)
+    def _solves(self, rank: Ints) -> tuple[NDArray[Any], Ints]:
+        """The solves of these owners, each with a comma in front, and how many there are up to each owner's last."""
+        shape = len(self._side), self._side.columns
+        at = self._side.at.reshape(shape).take(rank, axis=0).ravel()
+        first_blood = self._side.first_blood.reshape(shape).take(rank, axis=0).ravel()
         solved = np.flatnonzero(at != NEVER)
-        counts = np.bincount(solved // max(columns, 1), minlength=len(rank))
-        cells, at = cells.take(solved), at.take(solved)
+        ends = np.searchsorted(solved, np.arange(1, len(rank) + 1) * self._side.columns)
+        at, first_blood = at.take(solved), first_blood.take(solved)
         seconds, micros = np.divmod(at, 1_000_000)
         days, second = np.divmod(seconds, _DAY)
         days, day = _distinct(days)
         ms, us = np.divmod(micros, 1000)
         dates = _table([f"{date.fromordinal(d + _EPOCH)}T".encode() for d in days.tolist()] or [b""])
-        solves = np.empty(
-            len(at),
-            [
-                *(("comma", "S1"), ("challenge", self._challenge.dtype), ("date", dates.dtype), ("clock", "S8")),
-                *(("ms", "S4"), ("us", "S3"), ("blood", _BLOOD.dtype)),
-            ],
-        )
-        solves["comma"] = b","
-        solves["comma"][(np.cumsum(counts) - counts)[counts > 0]] = _MARK
-        solves["challenge"] = self._challenge.take(cells % max(columns, 1))
+        solves = self._blank.take(2 * (solved % max(self._side.columns, 1)) + first_blood)
         solves["date"] = dates.take(day)
         solves["clock"] = _CLOCK.take(second)
         solves["ms"] = _MILLIS.take(np.where(us == 0, ms + 1000, ms))
         solves["us"] = _MICROS.take(us)
-        solves["blood"] = _BLOOD.take(self._side.first_blood[cells])
-        found = iter(solves.tobytes().replace(b"\0", b"").split(_MARK)[1:])
-        return [next(found) if count else b"" for count in counts.tolist()]
+        return solves, ends
 
 
 class Buckets:
@@ -98,19 +96,19 @@ class Buckets:
         self._counts = objects([b"%d}" % count for count in range(side.columns + 1)])
 
     def cuts(self, lines: Lines) -> Bools:
-        return _scattered(self._side.ids[lines["rank"]], lines["major"], BUCKETS)
+        return _scattered(self._side.ids.take(lines["rank"]), lines["major"], BUCKETS)
 
     def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
-        parts = np.empty((len(lines), 4), np.object_)
         majors, major = _distinct(lines["major"])
-        stamps = [f',{{"timestamp":"{rfc3339(major * BUCKET)}",'.encode() for major in majors.tolist()]
-        parts[:, 0] = objects(stamps).take(major)
-        parts[:, 1] = self._side.labels.take(lines["rank"])
+        stamps = objects([f',{{"timestamp":"{rfc3339(major * BUCKET)}",'.encode() for major in majors.tolist()])
         sums, points = _distinct(lines["points"])
-        parts[:, 2] = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()]).take(points)
-        parts[:, 3] = self._counts.take(lines["count"])
-        flat = parts.ravel().tolist()
-        return [b"".join(flat[4 * start : 4 * end]) for start, end in pairwise([*starts, len(lines)])]
+        worths = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])
+        parts: list[bytes] = [b""] * (4 * len(lines))
+        parts[0::4] = stamps.take(major).tolist()
+        parts[1::4] = self._side.labels.take(lines["rank"]).tolist()
+        parts[2::4] = worths.take(points).tolist()
+        parts[3::4] = self._counts.take(lines["count"]).tolist()
+        return [b"".join(parts[4 * start : 4 * end]) for start, end in pairwise([*starts, len(lines)])]
 
 
 def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
@@ -119,9 +117,10 @@ def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
     if high - low >= _NARROW:
         return np.unique(values, return_inverse=True)
     # Near each other they can be ticked off in a list of all that could be, in a fifth of the time.
+    offsets = values - low
     there = np.zeros(high - low + 1, np.bool_)
-    there[values - low] = True
-    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[values - low]
+    there[offsets] = True
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1).take(offsets)
 
 
 def _scattered(ids: Ints, salt: Ints | int, every: int) -> Bools:

@@ -30,6 +30,13 @@ CUT = 10.0
 "Seconds to cut a timeline."
 RESTART = 0.2
 "Seconds between the death of a child and the start of the next."
+# For glibc. Arrays of megabytes come and go: they are cut from one heap, whose free end is kept for those to come. What
+# is larger has a mapping of its own, and goes back to the system at once. Left to itself glibc keeps more than that.
+_MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+}
 
 log = structlog.stdlib.get_logger("scoreboardd.builder")
 
@@ -95,9 +102,7 @@ class BuilderProcess:
                     str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
-                    # Large arrays come and go: each in a mapping of its own leaves no holes behind (measured: a third
-                    # of the memory after a thousand builds). glibc would raise the threshold by itself.
-                    env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"},
+                    env=os.environ | _MALLOC,
                 )
             self.pid = child.pid
             try:

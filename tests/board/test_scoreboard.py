@@ -110,3 +110,13 @@ def test_scores_that_leave_no_room_for_a_rank_beside_them(points: int):
     )
     rows = Rows(roster, solves_of([(n, 1 + n % 2, n, False) for n in range(7)]))
     assert plain(Scoreboard(rows)) == reference.documents(rows)
+
+
+@pytest.mark.parametrize("ids", [[3, 4, 6, 7], [3, 4, 2**62, 2**63 - 1]])
+def test_solves_by_or_of_what_is_not_listed_count_for_nothing(ids: list[int]):
+    roster = Roster([Challenge(id, "c", "web", 500, 100) for id in ids], [], [User(id, "u") for id in ids], [])
+    strange = [-(2**63), -1, 0, 2, 5, 8, 2**61]
+    listed = [(user, challenge, 0, False) for user in ids for challenge in ids]
+    others = [(user, ids[0], 0, True) for user in strange] + [(ids[0], challenge, 0, True) for challenge in strange]
+    with_others = Scoreboard(Rows(roster, solves_of(listed + others)))
+    assert plain(with_others) == plain(Scoreboard(Rows(roster, solves_of(listed))))
