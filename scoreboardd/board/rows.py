@@ -89,5 +89,13 @@ def find(wanted: Ids, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
     """Where each of those wanted is in `ids`, which are in order, and whether it is there at all."""
     if not len(ids):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
-    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return place, ids[place] == wanted
+    span = int(ids[-1]) - int(ids[0]) + 1
+    if span >= 4 * len(wanted):
+        place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        return place, ids[place] == wanted
+    # Ids that are not far between, of which many are wanted: looked up in a table, in a tenth of the time.
+    places = np.full(span + 1, -1)
+    places[ids - ids[0]] = np.arange(len(ids))
+    # The last is nobody's place, but of all that are outside: as unsigned numbers those below are above, too.
+    place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), span).view(np.int64))
+    return place, place >= 0
