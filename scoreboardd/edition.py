@@ -95,6 +95,15 @@ class Edition:
     "Equal digests, equal documents."
     documents: Mapping[str, Frames]
 
+    def division(self, asked: int | None) -> int | None:
+        """Whose boards are meant, None for everyone's: a platform without divisions is one. LookupError if there is no
+        such division."""
+        if not self.divisions:
+            return None
+        if asked is not None and asked not in self.divisions:
+            raise LookupError(f"no division {asked}")
+        return asked
+
 
 def now_rfc3339() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

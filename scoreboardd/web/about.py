@@ -4,7 +4,6 @@ import orjson
 from aiohttp import web
 
 from scoreboardd.board.documents import DIVISIONS
-from scoreboardd.compression import plain
 from scoreboardd.memory import Memory
 from scoreboardd.web import errors
 
@@ -20,12 +19,13 @@ class About:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         edition = self._memory.edition
+        divisions = await self._memory.representations(DIVISIONS).coded("identity") if edition else b"[]"
         return errors.answer(
             200,
             {
                 "name": self._name,
                 "version": str(edition.version) if edition else None,
-                "divisions": orjson.loads(plain(edition.documents[DIVISIONS])) if edition else [],
+                "divisions": orjson.loads(divisions),
             },
             {"Cache-Control": "no-cache"},
         )

@@ -80,9 +80,9 @@ class Documents:
         edition = self._memory.edition
         if edition is None:
             return errors.unavailable("no scoreboard yet", RETRY_AFTER)
-        if not edition.divisions:
-            division_id = None  # a platform without divisions is one
-        elif division_id is not None and division_id not in edition.divisions:
+        try:
+            division_id = edition.division(division_id)
+        except LookupError:
             return errors.error(404, "no such division")
         headers = self._headers(edition)
         body = None

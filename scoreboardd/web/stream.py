@@ -129,9 +129,9 @@ class Streams:
             edition = self._memory.edition
             if edition is None:
                 return errors.unavailable("no scoreboard yet", RETRY_AFTER)
-            if not edition.divisions:
-                division_id = None  # a platform without divisions is one
-            elif division_id not in edition.divisions:
+            try:
+                division_id = edition.division(division_id)
+            except LookupError:
                 return errors.error(404, "no such division")
         return Asked(said == ["1"], division_id)
 
