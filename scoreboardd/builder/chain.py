@@ -97,7 +97,7 @@ def _extended(
 def _boards(followed: Followed) -> dict[Division, Boards]:
     documents = followed.scoreboard.documents
     return {
-        division: {owner: list(documents[leaderboard_key(owner, division)]) for owner in Owner}
+        division: {owner: documents[leaderboard_key(owner, division)].pieces for owner in Owner}
         for division in (None, *followed.scoreboard.roster.division_ids)
     }
 

@@ -61,8 +61,7 @@ class Builder:
         followed = await self._follower.follow(stages, whole=whole)
         scoreboard = followed.scoreboard
         catalogue = Catalogue(followed.digest, followed.as_of, scoreboard.roster.division_ids)
-        whole = followed.news is None
-        work = Work(catalogue, stages.seconds, followed.rows, whole, scoreboard.size)
+        work = Work(catalogue, stages.seconds, followed.rows, followed.news is None, scoreboard.size)
         with stages.timed("commit"):
             committed = await self._vault.committed()
             if quiet and committed and _same(lease.version, catalogue, *committed):

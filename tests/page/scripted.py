@@ -11,9 +11,10 @@ from aiohttp import web
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
-from scoreboardd.board.view import Entry, Listed, Solve, View, render
+from scoreboardd.board.view import View, render
 from scoreboardd.edition import Version
 from scoreboardd.web.page import Page
+from tests.client.server import view as board
 from tests.parts import require
 
 FOLLOW = Path(__file__).with_name("follow.js")
@@ -21,15 +22,6 @@ DEADLINE = 20.0
 PATHS = {"/api/leaderboard": 0, "/api/leaderboard/teams": 1}
 LONG = 3600
 "Seconds that whoever is refused is told to stay away."
-
-
-def board(solves: int) -> View:
-    """Team 1 and its user have the first so many challenges."""
-    held = {id: Solve(f"2026-02-27T18:00:0{id}Z", False) for id in range(1, solves + 1)}
-    challenges = {id: Listed(f"challenge {id}", "misc", 500 - 10 * (id <= solves)) for id in range(1, 9)}
-    names = {1: "one", 2: "two"}
-    owners = {id: Entry(name, held if id == 1 else {}) for id, name in names.items()}
-    return View(challenges, owners, owners)
 
 
 class Server:
