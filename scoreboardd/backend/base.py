@@ -38,6 +38,8 @@ class Busy:
     """Another node holds the lock, for at most `remaining` seconds if it does not renew."""
 
     remaining: float
+    overlong: bool = False
+    "It had no end, or one beyond `lock_ttl`, and was given `lock_ttl`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,22 @@ class Catalogue:
     "Hash over all documents: equal digests, equal documents."
     as_of: float
     divisions: tuple[int, ...]
+    whole: int = 0
+    "Number, in the version's epoch, of the last build that read everything and on which these documents rest."
+    complete: bool = True
+    "The last build that committed them or found them true found all that was announced."
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the store says of what is committed, and of the numbers it has given out."""
+
+    version: Version | None
+    catalogue: Catalogue | None
+    confirmed: int = 0
+    "Number of the latest build, in the version's epoch, that committed these documents or found them true."
+    given: Version | None = None
+    "The latest version number given out with the lock; None if the store knows of none."
 
 
 def gone(before: Catalogue | None, fresh: list[str]) -> list[str]:

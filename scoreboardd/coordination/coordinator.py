@@ -3,24 +3,33 @@
 Inputs go in with the node's monotonic time, actions come out; between inputs nothing happens until `wake`. The rule is
 level-triggered: an input only updates what the node knows, and one function, `_decide`, looks at all of it.
 
+Nothing on the bus is believed
+------------------------------
+Anybody may be able to publish on the bus: messages may be forged, repeated, late or lost. So a message only says when
+to look. What the *store* says decides: which version is committed, which build last found it true, which number was
+given out last, and whether the lock is free. A message can delay a build by `lock_ttl` at most, and cause one attempt
+for the lock a debounce, or a look at the store a second.
+
 What a node knows of a change
 -----------------------------
-Changes are counted as they arrive. Each is, in turn: *waiting* (no build is known to contain it), *covered* (a build
-that began after it arrived is under way, so that build's version contains it), *stored* (such a version is committed),
-*contained* (this node serves it). Four counters say so: `contained ≤ stored ≤ covered ≤ changes`.
+Changes are numbered as they arrive. Each is, in turn: *waiting* (no build is known to contain it), *covered* (a build
+that began after it arrived is under way, so that build's version contains it), *contained* (this node serves it).
+Three counters say so: `contained ≤ covered ≤ changes`.
 
     input                        effect
     ---------------------------  ------------------------------------------------------------------------------
     Noted                        one more change; the debounce starts or is extended
     Resumed                      a change may have been missed, and a version: note a quiet change, load
-    Heard(Begun v)               all changes so far are covered by v; look again when the lock could have run out
-    Heard(Rebuilt n)             a version is out: load it; whoever waits for the lock may try
-    Heard(Confirmed v, n)        all that v covers is contained in n, which is out: load it, if we have not
-    Heard(Abandoned v)           what v covered waits again; whoever waits for the lock may try
-    Won v / Busy / TryFailed     build / wait for word of the holder / back off
+    Heard(Begun v)               v covers all changes so far; ask for the lock when it could have run out
+    Heard(Rebuilt n)             load; a node that waits for the lock may try
+    Heard(Confirmed v)           load; a node that waits for the lock may try
+    Heard(Abandoned v)           what v covered waits again; a node that waits for the lock may try
+    Won v                        no other build is under way: v covers what we asked for it for; build
+    Busy / TryFailed             wait for a message or the end of the lock / back off
     Built, Unchanged / BuildFailed / LeaseLost    commit, confirm / abandon and back off / leave it to the next holder
     Committed / Refused / CommitFailed            serve and tell / what it covered waits again, back off, look
-    Loaded v / LoadFailed        serve and tell, if newer; what was stored waits again, if v lacks it / back off
+    Loaded v, c, g               serve and tell, if newer; what c covers is contained; numbers up to g are old
+    LoadFailed / Damaged         back off / the same, and have the documents committed again
     Restored v                   serve and tell what was kept from an earlier life, until the store has its say
     Tick                         nothing new: what was waited for is due
 
@@ -33,15 +42,34 @@ build (I1). The argument needs order on one subscription only, no clock of any n
 that breaks breaks the order; then `Resumed` counts as a change. A local change (no message of the bus brought it) has
 no place in that order: publish it, and note it when it comes back.
 
+A `Begun v` that comes late, or again, would cover what v's snapshot does not have. So it counts only if its number is
+new: above any heard on this subscription, and above what the store had given out when it was asked after the
+subscription began. Until that answer is there, and again after a number was heard that the store had not given out,
+`Begun` covers nothing, which costs attempts for the lock and no change. That a build ended is the store's word alone:
+`Loaded` says which build last committed the documents or found them true.
+
+Builds that do not find what was announced
+------------------------------------------
+A platform may publish before it commits, and a standby lags. So a build says whether it found all that was announced
+(`complete`). If not, what it covered waits again, and the node looks again after pauses that grow (`LOOKS`), reads
+everything then, and is stale meanwhile. Solves are counted. Of anything else a look that also covers something new
+proves nothing, since what it found may be that: the next look follows. After the last look nothing more is expected.
+
+Reading everything
+------------------
+Builds for solves read only what is new. What that cannot see is found by a build that reads everything: the latest of
+those is on record in the store, and `reconcile` after it the node asks for the lock to do another, whatever else
+happens meanwhile.
+
 Who builds
 ----------
-Any node may, but the one that made the last version has only to add to it. So who serves a version that is not its own
-holds back for a handicap before it asks for the lock on account of what waits, and mostly hears by then that the other
-has begun. If it does not, it asks. Not put off are what an abandoned build gives back, which has waited long enough,
-and the look after a builder that is not heard of again.
+Any node may, but the one that made the last version has only to add to it. So a node that serves a version of another
+waits for a handicap before it asks for the lock on account of waiting changes, and mostly hears by then that the other
+has begun. If it does not, it asks. What an abandoned build gives back is not put off, as it has waited long enough,
+nor is the attempt for the lock after a builder that is not heard of again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
@@ -50,6 +78,14 @@ from scoreboardd.backend.base import Abandoned, Begun, Confirmed, Rebuilt
 from scoreboardd.edition import SOLVED, Event, Version
 
 NEVER = float("inf")
+LOOKS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"Seconds before each further look for an announced change that a build did not find."
+MAX_COVERS = 8
+"Builds under way that are remembered. Of more, those in the middle are left out: what they cover is settled later."
+MAX_EPOCHS = 16
+"Epochs of which the latest number heard is remembered."
+LOAD_PAUSE_MIN, LOAD_PAUSE_MAX = 0.1, 1.0
+"Seconds between loads that brought nothing new."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +99,7 @@ class Timing:
     backoff_min: float = 0.5
     backoff_max: float = 15.0
     handicap: float = 0.1
-    "By how much others let the node go first that made the last version. Long beside the way of a message."
+    "By how much others let the node go first that made the last version. Long compared to the delay of a message."
 
 
 # Inputs
@@ -74,6 +110,8 @@ class Noted:
     """Something changed. `event` is None if all that is known is that something may have."""
 
     event: Event | None
+    requested: bool = False
+    "A person or a timer asked for a rebuild: nothing need have changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +132,7 @@ class Won:
 @dataclass(frozen=True, slots=True)
 class Busy:
     remaining: float
+    "Seconds; the store keeps it within `lock_ttl`, and so does the coordinator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +142,8 @@ class TryFailed:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    pass
+    complete: bool = True
+    "All that was announced was found."
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +151,7 @@ class Unchanged:
     """The build found what is committed already, as this version."""
 
     committed: Version
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +181,28 @@ class CommitFailed:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the store has, now in memory if it is newer than what was. None: the store has nothing."""
+    """What the store says, and its documents are now in memory if they are newer than what was."""
 
     version: Version | None
+    "What is committed; None if nothing is."
+    confirmed: int = 0
+    "Number of the latest build that committed these documents or found them true."
+    whole: int = 0
+    "Number of the latest build that read everything, on which they rest; 0 if not known."
+    complete: bool = True
+    "The build of number `confirmed` found all that was announced."
+    given: Version | None = None
+    "The latest number given out with the lock; None if the store knows of none."
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """The committed documents are not those that were committed: they have to be committed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +233,7 @@ Input = (
     | CommitFailed
     | Loaded
     | LoadFailed
+    | Damaged
     | Restored
     | Tick
 )
@@ -199,7 +255,15 @@ class Build:
 
     version: Version
     quiet: bool
-    "Nobody said that anything changed: if the result is what is committed already, say so."
+    "No announcement asks for a version of its own: if the result is what is committed already, say so."
+    whole: bool = False
+    "Read everything, and not only what is new."
+    solves: int = 0
+    "Solves announced since our last build began."
+    announced: bool = False
+    "Something else was announced since then, or is looked for again."
+    again: bool = False
+    "An earlier build did not find all that was announced."
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +297,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read the committed documents, and from then on serve them if they are newer → `Loaded` or `LoadFailed`."""
+    """Read what is committed, and from then on serve it if it is newer → `Loaded`, `LoadFailed` or `Damaged`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +319,24 @@ class Phase(Enum):
     CONFIRMING = auto()
 
 
+@dataclass(slots=True)
+class Cover:
+    """A build that began after the changes up to `upto` had arrived."""
+
+    version: Version
+    upto: int
+    cause: Event | None
+    "What those changes were, merged, that no earlier build covers."
+    announced: bool
+    "A platform announced one of them that is not contained yet."
+    fresh: bool
+    "It announced one of them that is not looked for again."
+    other: bool
+    "One of those that are looked for again is more than a solve."
+    under_way: bool = True
+    "False once it was reported as abandoned, or gave up: if the store says that it ended well, it did."
+
+
 class Coordinator:
     """One node's part. `jitter` returns a number in [0, 1) and spreads retries of nodes that fail together."""
 
@@ -269,56 +351,81 @@ class Coordinator:
         "What this node answers with."
 
         self.changes = 0
-        self.covered = 0
-        self.stored = 0
         self.contained = 0
+        self._covers: list[Cover] = []
+        "Builds that cover changes which are not contained, in the order in which they began."
         self._loudest = 0
-        "The last change that somebody spoke of: the ones that are not contained make what we serve stale."
+        "The last change that an event spoke of: the ones that are not contained make what we serve stale."
+        self._announced = 0
+        "The last change that a platform announced: if a build does not find it, another looks again."
+        self._other_announced = 0
+        "The last of those that is more than a solve."
 
         self._made: Version | None = None
         "The last version that we asked to have committed, until a later one is out: who serves its own made the last."
-        self._awaited: Version | None = None
-        "The build that covers the changes up to `covered`; set exactly while `covered > stored`."
+        self._ended: Version | None = None
+        "Our last build that was committed or confirmed: its message on the bus is an echo."
         self._begun: Version | None = None
         "The latest build heard of."
-        self._begun_numbers: dict[str, int] = {}
-        "Of the latest build heard of, by epoch."
+        self._numbers: dict[str, int] = {}
+        "By epoch, the number up to which `Begun` is old."
+        self._in_order = False
+        "The store was asked for its latest number after this subscription began: `Begun` above `_numbers` is new."
+        self._asked_in_order = False
+        "The load under way will say so."
+        self._asked_numbers: dict[str, int] = {}
+        "`_numbers` when the load under way was asked for: the store had given them out, or somebody else made them up."
+
         self._odd = 0
         "The last change that may be more than one more solve."
-        self._read = 0
-        "`changes` when our last build began."
-        self.whole = True
-        "Whether the build under way has to read everything: since our last, more may have changed than solves came."
         self._tried = 0
         "`changes` when the lock was last asked for."
-        self._stored_in: tuple[Version, ...] = ()
-        "What contains the changes up to `stored`: the version that first did, and the last build heard to begin since."
+        self._read = 0
+        "`changes` when our last build began."
+        self._solves = 0
+        "Announced solves since then."
+        self._built_whole = False
+        "Whether the build under way reads everything."
+        self._built_at = 0.0
+        "When it began."
+        self._built_complete = True
+        "Whether it found all that was announced."
         self._confirmed: Version | None = None
         "What we found unchanged; set exactly while the phase is CONFIRMING."
         self._waiting_cause: Event | None = None
         "What the waiting changes were, merged."
-        self._covered_cause: Event | None = None
-        "What the covered changes were, merged."
         self._notice: Rebuilt | None = None
         "The latest announcement heard: tells clients why, once it is loaded."
+        self._repair = False
+        "The committed documents are damaged: the next build has to commit."
 
         self._first = NEVER
         "When the first waiting change arrived; long ago, if it was covered by a build that did not come."
         self._last = NEVER
         "When the last waiting change arrived."
+        self._unfound = 0
+        "The changes up to this one that are not contained are looked for again, at:"
+        self._look_at = NEVER
+        self._looks = 0
+        "How often they were."
         self._busy_until = 0.0
-        "Not before then is the lock worth asking for, unless word comes."
+        "Not before then is the lock worth asking for, unless a message comes."
         self._word = False
-        "Word came since the lock was last asked for: an answer that it is busy is out of date."
+        "A message came since the lock was last asked for: an answer that it is busy is out of date."
+        self._tried_at = -NEVER
+        "When the lock was last asked for."
         self._retry_at = 0.0
         "Not before then, after a failure of our own."
         self._failures = 0
         self._watch_at = NEVER
-        "When to look after the builder we rely on."
+        "When to ask for the lock though a build is under way: its builder may be gone. Only the store puts it off."
         self._renew_at = NEVER
         self._reconcile_at = NEVER
+        "When everything has to be read again."
+        self._whole: tuple[str, int] | None = None
+        "Epoch and number of the latest build that read everything, as the store says."
         self._news = False
-        "The store may have a version that we do not serve."
+        "The store may have something to say that we do not know."
         self._loading = False
         self._load_from: Version | None = None
         "What was served when the documents were last asked for."
@@ -326,6 +433,15 @@ class Coordinator:
         "What was served when we last asked for a commit."
         self._load_at = 0.0
         self._load_failures = 0
+        self._fruitless = 0
+        "Loads that brought nothing new, one after the other."
+        self._load_confirmed: Version | None = None
+        "The latest build that the store said had ended well."
+
+    @property
+    def covered(self) -> int:
+        """The changes up to this one are contained, or in a build that is under way."""
+        return max([self.contained, *(cover.upto for cover in self._covers if cover.under_way)])
 
     @property
     def stale(self) -> bool:
@@ -341,24 +457,21 @@ class Coordinator:
         """Take one input at monotonic time `now` (seconds) and say what is to be done, in order."""
         actions: list[Action] = []
         match received:
-            case Noted(event):
-                self._note(event, now)
+            case Noted(event, requested):
+                self._note(event, now, requested=requested)
             case Resumed():
                 self._note(None, now)
-                self._news = True
+                self._distrust()
                 self._word_came()
                 self._load_at = self._retry_at = 0.0
                 self._reconcile_at = min(self._reconcile_at, now + self._timing.reconcile)
             case Heard(message):
                 self._hear(message, now)
             case Won(version):
-                self._won(version, now)
-                actions.append(Build(version, quiet=self._covered_cause is None))
+                actions.append(self._won(version, now))
             case Busy(remaining):
                 self.phase = Phase.IDLE
-                if not self._word:
-                    self._busy_until = now + remaining + self._jitter() * self._timing.debounce
-                    self._watch_at = self._busy_until
+                self._busy(remaining, now)
             case TryFailed():
                 self.phase = Phase.IDLE
                 self._back_off(now)
@@ -366,12 +479,15 @@ class Coordinator:
                 actions += self._built(received, now)
             case Committed() | Refused() | CommitFailed():
                 actions += self._finished(received, now)
-            case Loaded(version):
-                actions += self._loaded(version, now)
-            case LoadFailed():
+            case Loaded():
+                actions += self._loaded(received, now)
+            case LoadFailed() | Damaged():
                 self._loading = False
                 self._load_failures += 1
                 self._load_at = now + self._delay(self._load_failures)
+                if isinstance(received, Damaged) and not self._repair:
+                    self._repair = True
+                    self._note(None, now)
             case Restored(version):
                 if self.served is None:
                     self.served = version
@@ -380,14 +496,12 @@ class Coordinator:
                 pass
             case _:
                 assert_never(received)
-        if not self.behind:
-            self.contained = self.stored
         return actions + self._decide(now)
 
     @property
     def wake(self) -> float:
         """The monotonic time at which to send `Tick`, unless something else comes first."""
-        times = [self._reconcile_at]
+        times = [NEVER]
         if self.phase is Phase.IDLE:
             times.append(self._due_at())
         if self.phase is Phase.BUILDING:
@@ -398,16 +512,21 @@ class Coordinator:
 
     # What was received
 
-    def _note(self, event: Event | None, now: float) -> None:
-        if self.changes == self.covered:
+    def _note(self, event: Event | None, now: float, *, requested: bool = False) -> None:
+        if self.changes <= max(self.covered, self._unfound):
             self._first = now
         self.changes += 1
         self._last = now
-        if event is None or event.reason != SOLVED:
+        solved = event is not None and event.reason == SOLVED
+        if not solved:
             self._odd = self.changes
         if event is not None:
             self._loudest = self.changes
             self._waiting_cause = event.after(self._waiting_cause)
+            if not requested:
+                self._announced = self.changes
+                self._solves += solved
+                self._other_announced = self._other_announced if solved else self.changes
 
     def _word_came(self, busy_until: float = 0.0) -> None:
         self._word = True
@@ -416,18 +535,17 @@ class Coordinator:
     def _hear(self, message: Begun | Confirmed | Abandoned | Rebuilt, now: float) -> None:
         match message:
             case Begun(version):
-                if version.number <= self._begun_numbers.get(version.epoch, 0):
-                    return  # said twice
-                self._begun_numbers[version.epoch] = version.number
+                if version.number <= self._numbers.get(version.epoch, 0):
+                    return  # old
+                self._remember_number(version)
                 self._begun = version
-                self._stored_in = (*self._stored_in[:1], version) if self._stored_in else ()
-                self._cover(version, self.changes)
-                self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
-                self._reconcile_at = now + self._timing.reconcile * (1 + self._jitter() / 4)
-            case Confirmed(version, committed):
+                # Our own reads only what is new, if we had not heard yet of something else when it began.
+                blind = version == self.lease and not self._built_whole and self._odd > self._read
+                if self._in_order and not blind:
+                    self._cover(version, self.changes, now)
+            case Confirmed(version):
                 self._word_came(now)
-                self._settle(version, committed)
-                self._news |= committed != self.served
+                self._news |= version not in (self.lease, self._ended)
             case Abandoned(version):
                 self._word_came()
                 if version != self.lease:
@@ -439,33 +557,51 @@ class Coordinator:
                     self._made = None
                 # Only the number is on the wire. The build it ends is the last one that began, if we heard it begin.
                 ended = self._begun if self._begun and self._begun.number == number else None
-                if ended is not None and ended == self.lease:
-                    return  # the echo of our own commit, whose answer is on its way
-                if ended is not None:
-                    self._settle(ended, ended)
-                if ended is None or ended.follows(self.served):
-                    self._news = True
+                self._news |= ended is None or (ended != self.lease and ended.follows(self.served))
 
-    def _won(self, version: Version, now: float) -> None:
+    def _busy(self, remaining: float, now: float) -> None:
+        until = now + min(max(remaining, 0.0), self._timing.lock_ttl) + self._jitter() * self._timing.debounce
+        self._watch_at = until if self.covered > self.contained else NEVER
+        if not self._word:
+            self._busy_until = until
+
+    def _won(self, version: Version, now: float) -> Build:
+        """The store has given us the lock: of all other builds, those of lower numbers have ended, well or not, and
+        the rest are not true."""
+        if self._numbers.get(version.epoch, 0) > version.number:
+            self._distrust()
+        self._begun = version
+        again = self._unfound > self.contained
+        other = self._other_announced > (self.contained if again else self._read)
+        whole = again or self._odd > self._read or not self._read or now >= self._reconcile_at
+        self._give_back([cover for cover in self._covers if not _before(cover.version, version)])
+        self._covers = [cover for cover in self._covers if _before(cover.version, version)]
+        self._cover(version, self._tried, now)
+        nothing_new = self._cause_of(version) is None or (again and self._announced <= self._unfound)
+        quiet = nothing_new and not self._repair
+        build = Build(version, quiet=quiet, whole=whole, solves=self._solves, announced=other, again=again)
         self.phase = Phase.BUILDING
         self.lease = version
-        self.whole = self._odd > self._read or self._read == 0
-        self._read = self.changes
+        self._built_whole, self._built_at = whole, now
+        self._read, self._solves = self.changes, 0
         self._renew_at = now + self._timing.lock_ttl / 3
-        self._cover(version, self._tried)
+        self._watch_at = NEVER
+        return build
 
     def _built(self, result: Built | Unchanged | BuildFailed | LeaseLost, now: float) -> list[Action]:
         if self.phase is not Phase.BUILDING or self.lease is None:
             return []  # the build was cancelled while its result was on the way
         match result:
-            case Built():
+            case Built(complete):
                 self.phase = Phase.COMMITTING
                 self._made = self.lease
+                self._built_complete = complete
                 self._commit_from = self.served
-                return [Commit(self._covered_cause, self.covered - self.stored)]
-            case Unchanged(committed):
+                return [Commit(self._cause_of(self.lease), self.covered - self.contained)]
+            case Unchanged(committed, complete):
                 self.phase = Phase.CONFIRMING
                 self._confirmed = committed
+                self._built_complete = complete
                 self._news |= committed != self.served
                 return [Confirm()]
             case BuildFailed():
@@ -484,19 +620,25 @@ class Coordinator:
         version, confirmed, self._confirmed = self.lease, self._confirmed, None
         match result:
             case Committed():
-                cause = self._covered_cause
+                cause = self._cause_of(version)
                 self.phase = Phase.IDLE
                 self.lease = None
                 self._failures = 0
-                self._settle(version, confirmed or version)
-                if confirmed is not None:
-                    return []
-                if version.replaces(self.served, self._commit_from):
+                self._ended = version
+                if self._built_whole:
+                    self._read_everything((version.epoch, version.number), self._built_at)
+                if confirmed is None:
+                    self._repair = False
+                    if not version.replaces(self.served, self._commit_from):
+                        # The answer was slow, and a later version has been loaded meanwhile.
+                        self._news = True
+                        return []
                     self.served = version
-                    return [Tell(version, cause)]
-                # The answer was slow, and a later version has been loaded meanwhile.
-                self._news = True
-                return []
+                    actions.append(Tell(version, cause))
+                if (confirmed or version) == self.served:
+                    # Our snapshot was taken after the answer to our asking for the lock.
+                    self._settle(version, self._read, complete=self._built_complete, now=now)
+                return actions
             case Refused():
                 self._give_up()
             case CommitFailed():
@@ -506,36 +648,50 @@ class Coordinator:
         self._news = True
         return actions
 
-    def _loaded(self, version: Version | None, now: float) -> list[Action]:
+    def _loaded(self, said: Loaded, now: float) -> list[Action]:
         self._loading = False
         self._load_failures = 0
+        self._repair = False
+        new = self._learn_order(said.given)
+        actions: list[Action] = []
+        version = said.version
+        confirmed = version and Version(version.epoch, max(said.confirmed, version.number))
+        new |= confirmed != self._load_confirmed
+        self._load_confirmed = confirmed
+        self._fruitless = 0 if new else self._fruitless + 1
+        if not new:
+            self._load_at = now + min(LOAD_PAUSE_MAX, LOAD_PAUSE_MIN * 2 ** min(self._fruitless, 16))
         if version is not None and version.replaces(self.served, self._load_from):
-            if self.served is not None and self.served.epoch != version.epoch and not self._has_stored(version):
-                self.contained = 0  # the store was taken back, into an epoch that it had left, and we follow
+            if self.served is not None and self.served.epoch != version.epoch:
+                # Of what another epoch contains nothing is known: it may be one that the store was taken back to.
+                self.contained = 0
+                self._start_over(now)
             self.served = version
-            self._settle(version, version)
-            self._look_back(version, now)
-            told = self._notice is not None and self._notice.number == version.number
-            return [Tell(version, self._notice.event if self._notice and told else None)]
-        if version is not None and version == self.served:
-            self._settle(version, version)
-            self._look_back(version, now)
+            known = self._notice is not None and self._notice.number == version.number
+            actions = [Tell(version, self._notice.event if self._notice and known else None)]
         elif self.served != self._load_from:
             self._news = True  # a commit of our own overtook the answer: ask again
-        elif not self._news and (self.served is not None or self.stored > self.contained):
-            self._lost(now)
-        return []
+            return []
+        elif version is None or version != self.served:
+            if self.served is not None and not self._news:
+                # The store has less than we serve: it has lost state. When it is told so by a node that asks for the
+                # lock, it starts a new epoch.
+                self._start_over(now)
+            return []
+        if said.whole and (version.epoch, said.whole) != self._whole:
+            self._read_everything((version.epoch, said.whole), now)
+        assert confirmed is not None
+        self._settle(confirmed, 0, complete=said.complete, now=now)
+        return actions
 
     # What follows
 
     def _decide(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        if now >= self._reconcile_at:
-            self._reconcile_at = now + self._timing.reconcile
-            self._note(None, now)
         if self.phase is Phase.IDLE and now >= self._due_at():
             self.phase = Phase.TRYING
             self._tried = self.changes
+            self._tried_at = now
             self._word = False
             actions.append(TryLock(self.served))
         if self.phase is Phase.BUILDING and now >= self._renew_at:
@@ -545,79 +701,150 @@ class Coordinator:
             self._loading = True
             self._load_from = self.served
             self._news = False
+            self._asked_in_order = True
+            self._asked_numbers = dict(self._numbers)
             actions.append(Load())
         return actions
 
     def _due_at(self) -> float:
         """When to ask for the lock: the debounce is over, or the builder we rely on should have been heard of."""
-        due = NEVER
-        if self.changes > self.covered:
-            due = min(self._last + self._timing.debounce, self._first + self._timing.max_wait)
-            due = max(due, self._busy_until)
-            if self.served != self._made:
-                due += self._timing.handicap
-        if self.covered > self.stored:
+        timing, due = self._timing, NEVER
+        if self.changes > max(self.covered, self._unfound):
+            due = min(self._last + timing.debounce, self._first + timing.max_wait)
+        if self._unfound > self.covered:
+            due = min(due, self._look_at)
+        # Who has just read everything is on record: a load that is under way may say so.
+        due = min(due, self._reconcile_at + (timing.lock_ttl if self._loading or self._news else 0.0))
+        due = max(due, self._busy_until)
+        if self.served != self._made:
+            due += timing.handicap
+        if self.covered > self.contained:
             due = min(due, self._watch_at)
-        return max(due, self._retry_at)
-
-    @property
-    def behind(self) -> bool:
-        """True if the store may have a version that this node does not serve."""
-        return self._news or self._loading or self._load_failures > 0 or self.phase is Phase.COMMITTING
+        return max(due, self._retry_at, self._tried_at + timing.debounce)
 
     def _load_due(self) -> bool:
         return (self._news or self._load_failures > 0) and not self._loading
 
+    # The order of things
+
+    def _distrust(self) -> None:
+        """The order of what is heard is not known, until the store is asked again."""
+        self._in_order = self._asked_in_order = False
+        self._numbers = {}
+        self._news = True
+
+    def _learn_order(self, given: Version | None) -> bool:
+        """The store says that `given` is the latest number that it has given out. True if the order was not known."""
+        if not self._asked_in_order:
+            return False
+        self._asked_in_order = False
+        if given is not None:
+            if self._asked_numbers.get(given.epoch, 0) > given.number:
+                self._distrust()  # a number was heard that the store had not given out
+                return False
+            self._remember_number(given)
+        learned, self._in_order = not self._in_order, True
+        return learned
+
+    def _remember_number(self, version: Version) -> None:
+        numbers = self._numbers
+        numbers[version.epoch] = max(version.number, numbers.get(version.epoch, 0))
+        for epoch in list(numbers):
+            if len(numbers) > MAX_EPOCHS and epoch not in (version.epoch, self.served and self.served.epoch):
+                del numbers[epoch]
+
     # The counters
 
-    def _cover(self, version: Version, upto: int) -> None:
-        """`version` will contain the changes up to `upto`."""
-        if upto > self.covered:
-            self.covered = upto
-            self._first = self._last
-            if self._waiting_cause is not None:
-                self._covered_cause = self._waiting_cause.after(self._covered_cause)
-            if upto == self.changes:
-                self._waiting_cause = None
-        if self.covered > self.stored and (self._awaited is None or version.follows(self._awaited)):
-            self._awaited = version
+    def _cause_of(self, version: Version) -> Event | None:
+        """What the changes were that `version` newly contains, merged."""
+        return _merged(cover.cause for cover in self._covers if version.includes(cover.version))
 
-    def _settle(self, version: Version, committed: Version) -> None:
-        """`version` is in the store, or what it would have said is: as `committed`."""
-        if self._awaited is not None and version.includes(self._awaited):
-            self.stored = self.covered
-            self._stored_in = (committed,)
-            self._awaited = self._covered_cause = None
-            self._watch_at = NEVER
+    def _cover(self, version: Version, upto: int, now: float) -> None:
+        """`version`, and every later one, will contain the changes up to `upto`."""
+        if self.covered == self.contained or self._watch_at == NEVER:
+            self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
+        again = self._unfound > self.contained
+        cover = Cover(
+            version,
+            upto,
+            self._waiting_cause,
+            announced=self._announced > self.contained,
+            fresh=self._announced > max(self.contained, self._unfound),
+            other=again and self.contained < self._other_announced,
+        )
+        if upto == self.changes:
+            self._waiting_cause = None
+        known = next((known for known in self._covers if known.version == version), None)
+        if known:
+            self._covers.remove(known)
+            cover = _joined(known, cover)
+        self._covers.append(cover)
+        if len(self._covers) > MAX_COVERS:
+            middle = MAX_COVERS // 2
+            self._covers[middle : middle + 2] = [_joined(*self._covers[middle : middle + 2])]
 
     def _uncover(self, version: Version) -> None:
-        """`version` will not come: what it covered waits, and has waited long enough."""
-        if self._awaited == version:
-            self._awaited = None
-            self.covered = self.stored
-            self._first = -NEVER
+        """`version` will not come, it seems: what no other build covers waits, and has waited long enough."""
+        for cover in self._covers:
+            if cover.version == version and cover.under_way:
+                cover.under_way = False
+                self._give_back([cover])
+
+    def _give_back(self, covers: list[Cover]) -> None:
+        """What these were to contain waits again, unless another build covers it."""
+        for cover in covers:
+            cover.under_way = False
+        if covers and self.changes > self.covered:
+            self._waiting_cause = _merged((*(cover.cause for cover in covers), self._waiting_cause))
+            if max(cover.upto for cover in covers) > max(self.covered, self._unfound):
+                self._first = -NEVER
+
+    def _settle(self, ended: Version, upto: int, *, complete: bool, now: float) -> None:
+        """The build `ended` committed what we serve, or found it true; it contains the changes up to `upto`, and those
+        that were known when it began."""
+        reached = [cover for cover in self._covers if ended.includes(cover.version)]
+        upto = max([upto, *(cover.upto for cover in reached)])
+        self._covers = [cover for cover in self._covers if not ended.includes(cover.version)]
+        if not self._covers:
             self._watch_at = NEVER
-            if self._covered_cause is not None:
-                waiting = self._waiting_cause
-                self._waiting_cause = waiting.after(self._covered_cause) if waiting else self._covered_cause
-                self._covered_cause = None
+        if upto <= self.contained:
+            return
+        found = complete and not any(cover.fresh and cover.other for cover in reached)
+        if any(cover.announced for cover in reached) and not found and self._look_again(complete, reached, now):
+            self._unfound = upto
+            self._waiting_cause = _merged((*(cover.cause for cover in reached), self._waiting_cause))
+            return
+        self.contained = upto
+        self._covers = [cover for cover in self._covers if cover.upto > upto or cover.version == self.lease]
+        if self._unfound <= self.contained:
+            self._unfound = self._looks = 0
+            self._look_at = NEVER
 
-    def _has_stored(self, version: Version) -> bool:
-        """True if `version` contains the changes that are stored."""
-        return not self._stored_in or any(version.includes(known) for known in self._stored_in)
+    def _look_again(self, complete: bool, reached: list[Cover], now: float) -> bool:
+        """Choose when to look again for what the builds in `reached` did not find. False if that was the last look."""
+        looking = self._unfound > self.contained
+        if not looking or (not complete and any(cover.fresh for cover in reached)):
+            self._looks = 0  # something new is not found
+        elif now < self._look_at:
+            return True  # that was a build for something else, before its time
+        if self._looks == len(LOOKS):
+            return False
+        self._look_at = now + LOOKS[self._looks]
+        self._looks += 1
+        return True
 
-    def _look_back(self, version: Version, now: float) -> None:
-        """Serving `version`, which is all that the store has: it may have gone back, or to another epoch."""
-        if not self._news and not self._has_stored(version):
-            self._lost(now)
+    def _read_everything(self, build: tuple[str, int], at: float) -> None:
+        """`build` has read everything, at about the time `at`."""
+        self._whole = build
+        self._reconcile_at = at + self._timing.reconcile * (1 - self._jitter() / 8)
 
-    def _lost(self, now: float) -> None:
-        """The store has less than we have served or heard of: it has lost state. What we do not contain has to come
-        again. Whoever builds next tells the store what was seen, and it starts a new epoch."""
-        if self._awaited is not None:
-            self._uncover(self._awaited)
-        self.covered = self.stored = self.contained
-        self._stored_in = () if self.served is None else (self.served,)
+    def _start_over(self, now: float) -> None:
+        """Nothing is known to cover what is not contained."""
+        self._give_back(self._covers)
+        self._covers = []
+        self._watch_at = NEVER
+        self._unfound = self._looks = 0
+        self._look_at = NEVER
         self._note(None, now)
 
     def _give_up(self) -> None:
@@ -633,3 +860,28 @@ class Coordinator:
     def _delay(self, failures: int) -> float:
         longest: float = min(self._timing.backoff_max, self._timing.backoff_min * 2 ** min(failures - 1, 16))
         return longest * (1 - self._jitter() / 2)
+
+
+def _before(version: Version, other: Version) -> bool:
+    return version.epoch == other.epoch and version.number < other.number
+
+
+def _joined(cover: Cover, later: Cover) -> Cover:
+    """The two as one."""
+    return Cover(
+        later.version,
+        max(cover.upto, later.upto),
+        _merged((cover.cause, later.cause)),
+        announced=cover.announced or later.announced,
+        fresh=cover.fresh or later.fresh,
+        other=cover.other or later.other,
+        under_way=later.under_way,
+    )
+
+
+def _merged(causes: Iterable[Event | None]) -> Event | None:
+    """The causes, in the order in which they came, as one."""
+    merged: Event | None = None
+    for cause in causes:
+        merged = merged if cause is None else cause.after(merged)
+    return merged

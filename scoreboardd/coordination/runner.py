@@ -179,12 +179,7 @@ class Runner:
                 self._feed(c.Noted(event))
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
-            case Confirmed(as_of=as_of):
-                self.health.store = None
-                self._feed(c.Heard(message))
-                if not self.coordinator.behind:
-                    self._memory.confirm(as_of)
-            case Begun() | Abandoned() | Rebuilt():
+            case Begun() | Confirmed() | Abandoned() | Rebuilt():
                 self.health.store = None
                 self._feed(c.Heard(message))
 

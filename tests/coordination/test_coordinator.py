@@ -85,7 +85,7 @@ def node() -> Machine:
     assert node(Resumed()) == [Load()]
     assert node(Loaded(None)) == []
     assert node.wake() == [TryLock(None)]
-    assert node(Won(v(1))) == [Build(v(1), quiet=True)]
+    assert node(Won(v(1))) == [Build(v(1), quiet=True, whole=True)]
     assert node(Heard(Begun(v(1)))) == []
     assert node(Built()) == [Commit(None, changes=1)]
     assert node(Committed()) == [Tell(v(1), None)]
@@ -100,7 +100,7 @@ def follower() -> Machine:
     assert node(Resumed()) == [Load()]
     assert node(Loaded(v(1))) == [Tell(v(1), None)]
     assert node.wake() == [TryLock(v(1))]
-    assert node(Won(v(2))) == [Build(v(2), quiet=True)]
+    assert node(Won(v(2))) == [Build(v(2), quiet=True, whole=True)]
     assert node(Heard(Begun(v(2)))) == []
     assert node(Unchanged(v(1))) == [Confirm()]
     assert node(Heard(Confirmed(v(2), v(1), 0.0))) == []
@@ -114,7 +114,7 @@ def builder(node: Machine) -> Machine:
     """Has heard of one solve, and builds version 3 for it; its clock stands at 10.3."""
     node(Noted(SOLVE))
     node.at_wake(TryLock(v(1)), at=10.3)
-    assert node(Won(v(3))) == [Build(v(3), quiet=False)]
+    assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
     assert node(Heard(Begun(v(3)))) == []
     return node
 
@@ -157,7 +157,7 @@ class TestNoted:
         node(Noted(None))
         assert not node.coordinator.stale
         node.wake()
-        assert node(Won(v(3))) == [Build(v(3), quiet=True)]
+        assert node(Won(v(3))) == [Build(v(3), quiet=True, whole=True)]
 
     def test_during_a_build_waits_for_the_next(self, builder: Machine):
         builder(Noted(BAN))
@@ -174,7 +174,7 @@ class TestResumed:
         assert node.coordinator.wake == NEVER
         assert node(Resumed()) == [Load()]
         node.at_wake(TryLock(None), at=0.3)
-        assert node(Won(v(1))) == [Build(v(1), quiet=True)]
+        assert node(Won(v(1))) == [Build(v(1), quiet=True, whole=True)]
         assert not node.coordinator.stale
 
     def test_again_is_the_same(self, node: Machine):
@@ -225,7 +225,7 @@ class TestBegun:
         node(Noted(SOLVE))
         node.wake()
         node(Heard(Begun(v(3))))
-        assert node(Won(v(3))) == [Build(v(3), quiet=False)]
+        assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
         assert node(Built()) == [Commit(SOLVE, changes=1)]
 
     def test_puts_off_the_next_look_for_what_nobody_told(self, node: Machine):
@@ -527,7 +527,7 @@ class TestTheBuild:
         node.wake()
         node(Heard(Begun(v(3))))
         node(Heard(Begun(v(4))), at=20)
-        assert node(Won(v(3))) == [Build(v(3), quiet=False)]
+        assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
         assert node(LeaseLost()) == [CancelBuild()]
         assert node.coordinator.wake == pytest.approx(20 + TIMING.lock_ttl)
 
@@ -822,7 +822,7 @@ class TestRestored:
         assert restored(Loaded(found)) == [Load()]
         assert restored(Loaded(found)) == []
         restored.at_wake(TryLock(v(5)), at=TIMING.debounce + HANDICAP)
-        assert restored(Won(v(1, "f"))) == [Build(v(1, "f"), quiet=True)]
+        assert restored(Won(v(1, "f"))) == [Build(v(1, "f"), quiet=True, whole=True)]
         assert restored(Built()) == [Commit(None, changes=restored.coordinator.changes)]
         assert restored(Committed()) == [Tell(v(1, "f"), None)]
 
@@ -844,7 +844,7 @@ class TestTick:
         due = 0.3 + TIMING.reconcile
         node.at_wake(at=due)
         node.at_wake(TryLock(v(1)), at=due + TIMING.debounce)
-        assert node(Won(v(3))) == [Build(v(3), quiet=True)]
+        assert node(Won(v(3))) == [Build(v(3), quiet=True, whole=True)]
 
     def test_takes_over_from_a_builder_that_is_not_heard_of(self, loser: Machine):
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)

@@ -1,6 +1,7 @@
 """From the store to the nodes: to each in order, until its subscription breaks. A message may also be late for all
 that follow it too, be swallowed, or come a second time after others."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from scoreboardd.backend.base import Subscribed
 from tests.simulation.faults import Faults
 from tests.simulation.world import World
 
+REPEATED = 100
+"The latest messages, which somebody may publish again."
 AGAIN = 2.0
 "Seconds within which a message comes the second time."
 
@@ -41,9 +44,11 @@ class Bus:
         self._subscriptions: list[Subscription] = []
         self.swallowed = False
         "A message has been lost and nothing told its subscriber so."
+        self.latest: deque[Any] = deque(maxlen=REPEATED)
 
     def publish(self, message: Any) -> None:
         self._world.note("bus: {}", message)
+        self.latest.append(message)
         said = Said(message, self._database())
         for subscription in self._subscriptions:
             self._send(subscription, said)

@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from scoreboardd.coordination.coordinator import Coordinator, Timing
-from scoreboardd.edition import Event
+from scoreboardd.backend.base import Abandoned, Begun, Confirmed, Rebuilt
+from scoreboardd.coordination.coordinator import LOOKS, Coordinator, Timing
+from scoreboardd.edition import Event, Version
 from tests.simulation.archive import Archive
 from tests.simulation.backends import REDIS, Backend
 from tests.simulation.bus import Bus
 from tests.simulation.clients import Client
-from tests.simulation.faults import LATE, Faults
-from tests.simulation.judge import Judge
-from tests.simulation.node import ANSWER, BUILD_TIMEOUT, BULK, NAMES, RECONNECT_MAX, Node
+from tests.simulation.faults import EARLY, LATE, Faults
+from tests.simulation.judge import STRANGER, Judge
+from tests.simulation.node import ANSWER, BUILD_TIMEOUT, BULK, RECONNECT_MAX, Node
 from tests.simulation.store import Data, Store
 from tests.simulation.world import World
 
@@ -69,13 +70,15 @@ class Bounds:
         - a request or a document of before has to run out of time, and a node to sit out its longest back-off; twice,
           as a load may fail for the reason for which the build before it did;
         - a node that relies on a builder that is no more looks when the lock could have run out;
-        - `max_wait`, the handicap, as who made the last version may be gone, a build, a load.
+        - what was published before it was committed is looked for again, after the longest pause at the latest;
+        - `max_wait`, the handicap, as who made the last version may be gone, a build, a load;
+        - a lock that somebody set for long is given `lock_ttl` by the first who asks for it.
         """
         timing = self.timing
         reconnect = 3 * ANSWER + RECONNECT_MAX
         own = max(reconnect, 2 * (BULK + timing.backoff_max)) + 2 * timing.debounce + timing.lock_ttl
-        own += timing.max_wait + timing.handicap
-        return LATE + timing.lock_ttl + own / SLOWEST + 2.0
+        own += timing.max_wait + timing.handicap + LOOKS[-1]
+        return LATE + 2 * timing.lock_ttl + own / SLOWEST + EARLY + 2.0
 
     @property
     def found(self) -> float:
@@ -139,6 +142,8 @@ class Cluster:
         "What the database had from each of the times on."
         self._lost: list[tuple[int, int]] = []
         "Each time the database was taken back: to which change, and what the last was by then."
+        self.hidden: list[int] = []
+        "Changes that a reader of what is new does not see."
         self.published = 0
         "What the database had when last somebody published."
         self.bus = parts.bus(world, self.faults, lambda: self.database)
@@ -169,6 +174,11 @@ class Cluster:
         number = bisect_right(self._times, time)
         return self._states[number - 1] if number else 0
 
+    def visible_since(self, whole_content: int, content: int) -> int:
+        """Of `content`, what a reader sees that read everything when the database had `whole_content`, and since then
+        only what is new: up to the first change that cannot be seen in that way."""
+        return min((number - 1 for number in self.hidden if whole_content < number <= content), default=content)
+
     def still(self, content: int) -> int:
         """What the database still has of what it had when `content` was its last change."""
         for back_to, after in self._lost:
@@ -179,6 +189,9 @@ class Cluster:
     def _commit(self) -> None:
         self._changes += 1
         self._become(self._changes)
+        if self.world.chance(self.faults.hidden):
+            self.world.note("those who read what is new do not see change {}", self.database)
+            self.hidden.append(self.database)
 
     def _become(self, database: int) -> None:
         self._times.append(self.world.now)
@@ -187,8 +200,8 @@ class Cluster:
     @property
     def committed(self) -> int:
         """What the committed version contains."""
-        document = self.store.document(NAMES[0])
-        return 0 if document is None else document
+        catalogue = self.store.data.catalogue
+        return int(catalogue.digest) if catalogue else 0
 
     def change(self) -> None:
         """The platform commits a change. It publishes soon after, unless it dies in between, once in twenty; or the
@@ -199,6 +212,9 @@ class Cluster:
             self.solve()
         elif self.world.random.random() < 0.05:
             self.commit_in_silence()
+        elif self.world.chance(self.faults.early):
+            self.publish("submission_correct")
+            self.world.after(self.world.random.uniform(0, EARLY), self._commit_late)
         else:
             self._commit()
             self.world.after(self.world.random.expovariate(100), self.publish)
@@ -208,12 +224,17 @@ class Cluster:
         self.world.note("the platform commits change {}, and dies", self.database)
         self.missed = True
 
-    def publish(self) -> None:
+    def _commit_late(self) -> None:
+        self._commit()
+        self.world.note("the platform commits {}, which it has published", self.database)
+        self.published = self.database
+
+    def publish(self, reason: str | None = None) -> None:
         if self.down:
             self.missed = True
             return
         self.published = self.database
-        self.store.publish(Event("all", self.world.random.choice(REASONS), "2026-02-27T18:00:00Z"))
+        self.store.publish(Event("all", reason or self.world.random.choice(REASONS), "2026-02-27T18:00:00Z"))
 
     def solve(self) -> None:
         """A change, published at once."""
@@ -322,6 +343,49 @@ class Cluster:
         self.store.lose()
         self.judge.amnesia()
 
+    def hold_for_long(self) -> None:
+        self.world.note("somebody takes the lock for long")
+        self.store.data.lock = STRANGER, self.clock() + self.world.random.choice((86_400.0, float("inf")))
+        self.judge.usurped()
+
+    def damage(self) -> None:
+        """A document is not what was committed: garbage, another version's, or gone."""
+        documents, random = self.store.data.documents, self.world.random
+        if documents:
+            name = random.choice(sorted(documents))
+            self.world.note("somebody damages {}", name)
+            match random.randrange(3):
+                case 0:
+                    documents[name] = "garbage"
+                case 1:
+                    documents[name] = self.database + 1
+                case _:
+                    del documents[name]
+
+    def forge(self) -> None:
+        """Somebody publishes what the cluster's nodes say to each other, or what they have said before."""
+        random, data = self.world.random, self.store.data
+        if self.down:
+            return
+
+        def version() -> Version:
+            known = [known for known in (data.fence, data.version) if known]
+            base = random.choice([*known, Version("made up", 1)])
+            return Version(base.epoch, max(1, base.number + random.choice((-2, -1, 0, 1, 2, 1000, 10**15))))
+
+        if self.bus.latest and random.random() < 0.5:
+            self.bus.publish(random.choice(self.bus.latest))
+            return
+        made_up = random.randrange(4)
+        if made_up == 0:
+            self.bus.publish(Begun(version()))
+        elif made_up == 1:
+            self.bus.publish(Confirmed(version(), version(), random.choice((0.0, self.world.now, 1e308))))
+        elif made_up == 2:
+            self.bus.publish(Abandoned(version()))
+        else:
+            self.bus.publish(Rebuilt(version().number, Event("all", "forged", "2026-02-27T18:00:00Z")))
+
     # The end of it
 
     def mend(self) -> None:
@@ -407,6 +471,7 @@ def _run(world: World, backend: Backend, parts: Parts | None) -> None:
     while time < end:
         world.at(time, random.choice(strikes), cluster)
         time += random.expovariate(1 / mean)
+    _plan_forgeries(cluster, end)
     for number in range(int(end / 2)):
         world.at(number * 2.0, cluster.move_clients)
         if number % 3 == 0:
@@ -447,6 +512,14 @@ def _run_calmly(world: World, backend: Backend, parts: Parts | None) -> None:
     world.demand(not agree or cluster.judge.handovers == handovers, "another builds than the one that built last")
     cluster.mend()
     cluster.settle()
+
+
+def _plan_forgeries(cluster: Cluster, end: float) -> None:
+    world, rate = cluster.world, cluster.faults.forged
+    time = world.random.expovariate(rate) if rate else end
+    while time < end:
+        world.at(time, cluster.forge)
+        time += world.random.expovariate(rate)
 
 
 def _plan_changes(cluster: Cluster, end: float) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
+EARLY = 3.0
+"Seconds by which a platform publishes before it commits."
 LATE = 25.0
 "Seconds after which whatever was on the way has arrived or is lost."
 
@@ -32,6 +34,12 @@ class Faults:
     "A message comes a second time."
     stumble: float = 0.0
     "A node crashes or freezes between an input and what it leads to."
+    early: float = 0.0
+    "The platform publishes a change some seconds before it commits it."
+    hidden: float = 0.0
+    "A reader of what is new does not see a change: its id is low, or an old row is changed."
+    forged: float = 0.0
+    "Messages a second that somebody else publishes: made up, or repeated."
 
     def travel(self, random: Random) -> float:
         """How long something is on the way."""
@@ -52,6 +60,7 @@ class Faults:
 
     def cease(self) -> None:
         self.slow = self.lost = self.failing = self.swallowed = self.twice = self.stumble = 0.0
+        self.early = self.hidden = self.forged = 0.0
 
 
 def draw(random: Random) -> Faults:
@@ -65,6 +74,9 @@ def draw(random: Random) -> Faults:
         swallowed=some(0.01, 0.1) if random.random() < 0.5 else 0.0,
         twice=some(0.05, 0.3),
         stumble=some(0.005, 0.03),
+        early=some(0.1, 0.5),
+        hidden=some(0.1, 0.5),
+        forged=some(0.2, 5.0) if random.random() < 0.5 else 0.0,
     )
 
 
@@ -143,6 +155,15 @@ def fail_over_in_step(cluster: "Cluster") -> None:
     cluster.restart_store(cluster.dump(), silently=cluster.world.random.random() < 0.5)
 
 
+def hold_for_long(cluster: "Cluster") -> None:
+    """Somebody sets the lock, for a day or for ever."""
+    cluster.hold_for_long()
+
+
+def damage(cluster: "Cluster") -> None:
+    cluster.damage()
+
+
 HARMLESS_TO_DATA: tuple[Calamity, ...] = (
     crash,
     stop,
@@ -153,4 +174,7 @@ HARMLESS_TO_DATA: tuple[Calamity, ...] = (
     part_from_store,
     part_from_database,
     restart,
+    hold_for_long,
+    damage,
+    damage,
 )

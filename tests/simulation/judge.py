@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 
+STRANGER = "somebody"
+"The token of somebody who sets the lock and is no node."
+
+
 class Judge:
     def __init__(self, cluster: "Cluster") -> None:
         self._cluster = cluster
@@ -38,8 +42,12 @@ class Judge:
     def amnesia(self) -> None:
         """The store's state is another one now."""
         lock = self._store.data.lock
-        self._held = lock
+        self._held = lock if lock and lock[0] != STRANGER else None
         self._given = self._store.data.fence
+
+    def usurped(self) -> None:
+        """Somebody else has set the lock: nobody knows for how long they have it."""
+        self._held = None
 
     def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
         answer = self._store.acquire(token, seen)
@@ -91,8 +99,8 @@ class Judge:
         self._made_by(lease.token.split(".")[0])
         return done
 
-    def confirm(self, lease: Lease, as_of: float) -> bool:
-        done = self._store.confirm(lease, as_of)
+    def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+        done = self._store.confirm(lease, as_of, whole=whole, complete=complete)
         if done:
             self._owned(lease, "confirms")
             self._held = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from scoreboardd.backend.base import Begun, Busy, Catalogue, Changed, Confirmed, Lease, Rebuilt, Subscribed
+from scoreboardd.backend.base import Begun, Busy, Catalogue, Changed, Confirmed, Head, Lease, Rebuilt, Subscribed
 from scoreboardd.board.documents import keys
 from scoreboardd.coordination import coordinator as c
 from scoreboardd.edition import Edition, Event, Version
@@ -32,6 +32,8 @@ BULK = 20.0
 BUILD_TIMEOUT = 60.0
 LOAD_TIMEOUT = 30.0
 CHILD_RESTART = 0.2
+CREDIT, DEBT = 1.0, sum(c.LOOKS)
+"Seconds of its own clock within which a change that was found is expected to be announced, and the other way round."
 RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
 
 NAMES = tuple(keys(()))
@@ -43,6 +45,24 @@ class Built:
     content: int
     as_of: float
     unchanged: Version | None = None
+    whole: bool = True
+    complete: bool = True
+    digest: str = ""
+    "Of what was committed when it was read."
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the child holds of the database after a build."""
+
+    content: int
+    whole_content: int
+    "What the database had when the child last read everything."
+    whole_version: Version
+    "The build that did."
+    balance: int = 0
+    "Changes that were found and not announced yet; below zero, announced and not found yet. Expected to be until:"
+    until: float = 0.0
 
 
 class Node:
@@ -83,6 +103,7 @@ class Node:
         self._child = 0
         "Which child this is: work of an earlier one is no more."
         self._child_ready_at = 0.0
+        self._base: Base | None = None
         self._keeper = Keeper(self, cluster.archive, cluster.keep_every) if cluster.archive else None
         self._connect()
 
@@ -242,14 +263,11 @@ class Node:
         match said.message:
             case Subscribed():
                 self._feed(c.Resumed(), said.database)
-            case Changed(event):
-                self._feed(c.Noted(event), said.database)
+            case Changed(event, id):
+                self._feed(c.Noted(event, requested=id is not None), said.database)
             case message:
                 self._watch_losers(message)
                 self._feed(c.Heard(message))
-                if isinstance(message, Confirmed) and not self.coordinator.behind:
-                    self.memory.confirm(message.as_of)
-                    self._check_age()
 
     def _watch_losers(self, message: Any) -> None:
         mine, sometimes = self.coordinator, self.world.sometimes
@@ -257,9 +275,9 @@ class Node:
             return
         if isinstance(message, Begun) and mine.changes > mine.covered:
             sometimes["covered loser"] += 1
-        if isinstance(message, Rebuilt | Confirmed) and mine.covered > mine.stored and mine.changes > mine.covered:
+        if isinstance(message, Rebuilt | Confirmed) and mine.covered > mine.contained and mine.changes > mine.covered:
             sometimes["uncovered loser"] += 1
-        if isinstance(message, Confirmed) and mine.covered > mine.stored:
+        if isinstance(message, Confirmed) and mine.covered > mine.contained:
             sometimes["confirm by another node"] += 1
 
     # The coordinator
@@ -302,19 +320,22 @@ class Node:
 
     def _check_counters(self) -> None:
         mine, demand = self.coordinator, self.world.demand
-        counted = 0 <= mine.contained <= mine.stored <= mine.covered <= mine.changes
+        counted = 0 <= mine.contained <= mine.covered <= mine.changes
         if not counted:
-            counters = (mine.contained, mine.stored, mine.covered, mine.changes)
+            counters = (mine.contained, mine.covered, mine.changes)
             demand(False, "{} counts {}", self, counters)
         if (mine.lease is not None) != (mine.phase in LEASED):
             demand(False, "{} has {} in {}", self, mine.lease, mine.phase)
         if mine.served != self.memory.version:
             demand(False, "{} serves {}, not {}", self, self.memory.version, mine.served)
         still, needed = self.cluster.still, self._needs[mine.contained]
-        if self.content < needed and still(self.content) < still(needed):
+        # A builder that has not heard yet why it should read everything does not see it; when it has, it builds again.
+        if self.content < needed and still(self.content) < still(needed) and not self._hidden(self.content):
             demand(False, "{} says it contains {}, and has {}", self, needed, self.content)
 
     def _check_age(self) -> None:
+        if self._hidden(self.content):
+            return  # what is new was read, and it was not among that
         had = self.cluster.database_at(self.memory.as_of)
         demand, still = self.world.demand, self.cluster.still
         demand(still(self.content) >= still(had), "{} says {} is true when there was {}", self, self.content, had)
@@ -326,8 +347,8 @@ class Node:
             case c.TryLock(seen):
                 acquire = partial(self.cluster.judge.acquire, self._token, seen)
                 self._ask(acquire, self._answered, partial(self._feed, c.TryFailed()))
-            case c.Build(version, quiet):
-                self._build(version, quiet)
+            case c.Build():
+                self._build(action)
             case c.CancelBuild():
                 self._build_number += 1
                 self._kill_child()
@@ -338,7 +359,9 @@ class Node:
                 self._commit(event or Event("all", "scoreboard_updated", ""))
             case c.Confirm():
                 lease, built = self._leased(), self._result()
-                confirm = partial(self.cluster.judge.confirm, lease, built.as_of)
+                confirm = partial(
+                    self.cluster.judge.confirm, lease, built.as_of, whole=built.whole, complete=built.complete
+                )
                 self._ask(confirm, self._confirmed, partial(self._feed, c.CommitFailed()))
             case c.Abandon():
                 lease = self._leased()
@@ -374,7 +397,11 @@ class Node:
 
     def _commit(self, event: Event) -> None:
         lease, built, asked = self._leased(), self._result(), self.memory.version
-        commit = partial(self.cluster.judge.commit, lease, Catalogue(str(built.content), built.as_of, ()), event)
+        base = self._base
+        whole = base.whole_version if base else lease.version
+        number = whole.number if whole.epoch == lease.version.epoch else 0
+        catalogue = Catalogue(str(built.content), built.as_of, (), number, built.complete)
+        commit = partial(self.cluster.judge.commit, lease, catalogue, event)
 
         def answered(committed: bool) -> None:
             if committed:
@@ -394,6 +421,10 @@ class Node:
         return True
 
     def _confirmed(self, confirmed: bool) -> None:
+        built = self._result()
+        if confirmed and built.unchanged == self.memory.version:
+            self.memory.confirm(built.as_of)
+            self._check_age()
         self._feed(c.Committed() if confirmed else c.Refused())
 
     def _serve(self, version: Version, documents: dict[str, int], as_of: float, asked: Version | None) -> None:
@@ -544,16 +575,19 @@ class Node:
 
     def _kill_child(self) -> None:
         self._child += 1
+        self._base = None
         self._child_ready_at = self.world.now + CHILD_RESTART
         if self.coordinator._loading:
             self.world.after(0.001, self.reach, self._load_failed)
 
-    def _build(self, version: Version, quiet: bool) -> None:
-        world, lease = self.world, self._leased()
+    def _build(self, asked: c.Build) -> None:
+        world, lease, version = self.world, self._leased(), asked.version
         self._build_number += 1
         number, child = self._build_number, self._child
         documents: list[str] = list(NAMES)
         built = Built(0, 0.0)
+        # Gone, if what follows fails.
+        base, self._base = self._base, None
 
         def end(result: c.Input) -> None:
             if number != self._build_number:
@@ -565,22 +599,27 @@ class Node:
         def fail() -> None:
             end(c.BuildFailed())
 
-        def read() -> None:
+        def look() -> None:
+            self._request(child, fail, self.cluster.store.head, read)
+
+        def read(head: Head) -> None:
             if self._child_without_database:
                 world.after(world.random.uniform(0.01, 30) / self.rate, self.reach, fail)
                 return
-            built.content, built.as_of = self._see_database(), world.now
-            self._step(child, fail, compare if quiet else stage, self.cluster.faults.building(world.random))
+            built.digest = head.catalogue.digest if head.catalogue else ""
+            built.as_of = world.now
+            self._base = self._read(asked, base, head, built)
+            self._step(child, fail, compare if asked.quiet else stage, self.cluster.faults.building(world.random))
 
         def compare() -> None:
             self._request(child, fail, self.cluster.store.head, compared)
 
-        def compared(head: tuple[Version | None, Catalogue | None]) -> None:
-            committed, catalogue = head
+        def compared(head: Head) -> None:
+            committed, catalogue = head.version, head.catalogue
             same = committed is not None and catalogue is not None and catalogue.digest == str(built.content)
             if same and committed is not None and committed.epoch == version.epoch:
                 built.unchanged = committed
-                world.after(0.001, self.reach, partial(end, c.Unchanged(committed)))
+                world.after(0.001, self.reach, partial(end, c.Unchanged(committed, built.complete)))
             else:
                 stage()
 
@@ -589,15 +628,54 @@ class Node:
                 put = partial(self.cluster.store.stage, lease, documents.pop(), built.content)
                 self._request(child, fail, put, stage)
             else:
-                world.after(0.001, self.reach, partial(end, c.Built()))
+                world.after(0.001, self.reach, partial(end, c.Built(built.complete)))
 
         def out_of_time() -> None:
             if number == self._build_number:
                 self._kill_child()
                 fail()
 
-        self._step(child, fail, read, max(0.0, self._child_ready_at - world.now))
+        self._step(child, fail, look, max(0.0, self._child_ready_at - world.now))
         world.after(BUILD_TIMEOUT / self.rate, self.reach, out_of_time)
+
+    def _read(self, asked: c.Build, base: Base | None, head: Head, built: Built) -> Base:
+        """What is read, by all or by what is new, and whether what was announced is among it: as `builder.follower`."""
+        version, committed = asked.version, head.catalogue
+        built.content = self._see_database()
+        newer = committed is not None and head.version is not None and base is not None
+        if newer:
+            assert committed is not None
+            assert base is not None
+            newer = base.whole_version.epoch != version.epoch or committed.whole > base.whole_version.number
+        built.whole = asked.whole or base is None or newer
+        now = self.world.now * self.rate
+        balance = base.balance if base is not None and now < base.until else 0
+        if base is not None and not built.whole:
+            built.content = self.cluster.visible_since(base.whole_content, built.content)
+            new = built.content - base.content
+            if balance + new < asked.solves:
+                self.world.sometimes["announced, and not among what is new"] += 1
+                built.content, built.whole = self._see_database(), True
+            elif balance > 0 and new < asked.solves and self._hidden(built.content):
+                self.cluster.missed = True  # taken for one that was found before it was announced
+        if base is None:
+            balance = 0
+            built.complete = not (asked.solves or asked.announced or asked.again)
+        else:
+            balance += built.content - base.content - asked.solves
+            built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
+        whole = base is None or built.whole
+        return Base(
+            built.content,
+            built.content if whole or base is None else base.whole_content,
+            version if whole or base is None else base.whole_version,
+            balance,
+            now + (CREDIT if balance > 0 else DEBT),
+        )
+
+    def _hidden(self, content: int) -> bool:
+        """True if the next change is one that a reader of what is new does not see."""
+        return content + 1 in self.cluster.hidden
 
     def _see_database(self) -> int:
         return self.cluster.database
@@ -624,19 +702,18 @@ class Node:
             found.clear()
             ask(store.head, partial(read, list(NAMES)))
 
-        def read(names: list[str], head: tuple[Version | None, Catalogue | None]) -> None:
-            version, catalogue = head
-            if version is None or catalogue is None:
-                world.after(0.001, self.reach, partial(end, partial(self._loaded, None, found, 0.0, asked)))
+        def read(names: list[str], head: Head) -> None:
+            if head.version is None or head.version == asked:
+                world.after(0.001, self.reach, partial(end, partial(self._loaded, head, found, asked)))
             else:
-                ask(partial(store.document, names[0]), partial(keep, names, version, catalogue))
+                ask(partial(store.document, names[0]), partial(keep, names, head))
 
-        def keep(names: list[str], version: Version, catalogue: Catalogue, document: Any) -> None:
+        def keep(names: list[str], head: Head, document: Any) -> None:
             found[names.pop(0)] = document
             if names:
-                ask(partial(store.document, names[0]), partial(keep, names, version, catalogue))
+                ask(partial(store.document, names[0]), partial(keep, names, head))
             else:
-                ask(store.head, partial(check, version, catalogue))
+                ask(store.head, partial(check, head))
 
         def ask(execute: Callable[[], Any], then: Callable[[Any], None]) -> None:
             self._request(child, fail, execute, partial(answered, then))
@@ -647,12 +724,14 @@ class Node:
             else:
                 then(answer)
 
-        def check(version: Version, catalogue: Catalogue, head: tuple[Version | None, Catalogue | None]) -> None:
-            if self._moved(head[0] != version or store.run != run):
+        def check(before: Head, head: Head) -> None:
+            if self._moved(head.version != before.version or store.run != run):
                 begin()
                 return
-            whole = version if None not in found.values() else None
-            world.after(0.001, self.reach, partial(end, partial(self._loaded, whole, found, catalogue.as_of, asked)))
+            assert before.catalogue is not None
+            intact = all(self._intact(document, before.catalogue) for document in found.values())
+            result = partial(self._loaded, before, found, asked) if intact else self._damaged
+            world.after(0.001, self.reach, partial(end, result))
 
         self._step(child, fail, begin, max(0.0, self._child_ready_at - world.now))
         world.after(LOAD_TIMEOUT / self.rate, self.reach, fail)
@@ -661,13 +740,28 @@ class Node:
         """True if what was read has to be read again, as the store is `elsewhere` by now."""
         return elsewhere
 
+    def _intact(self, document: Any, catalogue: Catalogue) -> bool:
+        """True if this is the document that was committed."""
+        return str(document) == catalogue.digest
+
+    def _damaged(self) -> None:
+        self.world.sometimes["damaged documents found"] += 1
+        self._feed(c.Damaged())
+
     def _load_failed(self) -> None:
         self._feed(c.LoadFailed())
 
-    def _loaded(self, version: Version | None, found: dict[str, Any], as_of: float, asked: Version | None) -> None:
-        if version is not None:
-            self._serve(version, found, as_of, asked)
-        self._feed(c.Loaded(version))
+    def _loaded(self, head: Head, found: dict[str, Any], asked: Version | None) -> None:
+        version, catalogue = head.version, head.catalogue
+        if version is None or catalogue is None:
+            self._feed(c.Loaded(None, given=head.given))
+            return
+        if found:
+            self._serve(version, found, catalogue.as_of, asked)
+        if version == self.memory.version:
+            self.memory.confirm(catalogue.as_of)
+            self._check_age()
+        self._feed(c.Loaded(version, head.confirmed, catalogue.whole, catalogue.complete, head.given))
 
 
 def _nothing() -> None:

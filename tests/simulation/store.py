@@ -5,7 +5,7 @@ Written from those of Redis line by line; `test_conformance` runs it side by sid
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scoreboardd.backend.base import (
@@ -15,6 +15,7 @@ from scoreboardd.backend.base import (
     Catalogue,
     Changed,
     Confirmed,
+    Head,
     Lease,
     Message,
     Rebuilt,
@@ -35,6 +36,7 @@ class Data:
     fence_run: int = 0
     version: Version | None = None
     catalogue: Catalogue | None = None
+    confirmed: int = 0
     documents: dict[str, Any] = field(default_factory=dict)
     staged: dict[tuple[str, str], tuple[Any, float]] = field(default_factory=dict)
 
@@ -98,7 +100,11 @@ class Store:
     def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
         data, now, holder = self.data, self._clock(), self.holder
         if holder is not None and holder != token and data.lock is not None:
-            return Busy(data.lock[1] - now)
+            remaining = data.lock[1] - now
+            if remaining > self._lock_ttl:
+                data.lock = data.lock[0], now + self._lock_ttl
+                return Busy(self._lock_ttl, overlong=True)
+            return Busy(remaining)
         fence = data.fence
         if holder is not None and fence is not None:
             self._hold(token)
@@ -132,16 +138,20 @@ class Store:
                 data.documents.pop(name, None)
         for name in fresh:
             data.documents[name], _ = data.staged.pop((lease.token, name))
-        data.version, data.catalogue = lease.version, catalogue
+        data.version, data.catalogue, data.confirmed = lease.version, catalogue, lease.version.number
         self._release(lease)
         self._say(Rebuilt(lease.version.number, event))
         return True
 
-    def confirm(self, lease: Lease, as_of: float) -> bool:
+    def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
         data = self.data
         if not self._owns(lease) or data.version is None or data.catalogue is None:
             return False
-        data.catalogue = Catalogue(data.catalogue.digest, as_of, data.catalogue.divisions)
+        number = lease.version.number
+        data.catalogue = replace(
+            data.catalogue, as_of=as_of, whole=number if whole else data.catalogue.whole, complete=complete
+        )
+        data.confirmed = number
         self._release(lease)
         self._say(Confirmed(lease.version, data.version, as_of))
         return True
@@ -156,8 +166,12 @@ class Store:
 
     # The documents
 
-    def head(self) -> tuple[Version | None, Catalogue | None]:
-        return self.data.version, self.data.catalogue
+    def head(self) -> Head:
+        data = self.data
+        there = data.catalogue is not None and all(name in data.documents for name in keys(data.catalogue.divisions))
+        if data.version is None or not there:
+            return Head(None, None, given=data.fence)
+        return Head(data.version, data.catalogue, data.confirmed, data.fence)
 
     def document(self, name: str) -> Any:
         return self.data.documents.get(name)
