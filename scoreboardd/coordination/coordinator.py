@@ -574,7 +574,7 @@ class Coordinator:
         again = self._unfound > self.contained
         other = self._other_announced > (self.contained if again else self._read)
         whole = again or self._odd > self._read or not self._read or now >= self._reconcile_at
-        self._give_back([cover for cover in self._covers if not _before(cover.version, version)])
+        self._give_back(self._covers)
         self._covers = [cover for cover in self._covers if _before(cover.version, version)]
         self._cover(version, self._tried, now)
         nothing_new = self._cause_of(version) is None or (again and self._announced <= self._unfound)
@@ -585,7 +585,6 @@ class Coordinator:
         self._built_whole, self._built_at = whole, now
         self._read, self._solves = self.changes, 0
         self._renew_at = now + self._timing.lock_ttl / 3
-        self._watch_at = NEVER
         return build
 
     def _built(self, result: Built | Unchanged | BuildFailed | LeaseLost, now: float) -> list[Action]:
@@ -774,6 +773,7 @@ class Coordinator:
         )
         if upto == self.changes:
             self._waiting_cause = None
+        self._first = self._last
         known = next((known for known in self._covers if known.version == version), None)
         if known:
             self._covers.remove(known)

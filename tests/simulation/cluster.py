@@ -32,7 +32,7 @@ CALM = 0.5
 "Seconds in which a build is made, committed and loaded, if nothing is slow."
 KEEP_EVERY, KEEP_OFTEN = 15.0, 1.0
 "`persist_interval`, in seconds."
-REASONS = ("submission_correct", "user_blocked")
+SOLVED, OTHER = "submission_correct", "user_blocked"
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,12 @@ class Cluster:
         "What the database had from each of the times on."
         self._lost: list[tuple[int, int]] = []
         "Each time the database was taken back: to which change, and what the last was by then."
+        self._others: list[int] = []
+        "Changes that are no solves."
         self.hidden: list[int] = []
         "Changes that a reader of what is new does not see."
+        self.interruptions = 0
+        "How often a node ended, or a subscription."
         self.published = 0
         "What the database had when last somebody published."
         self.bus = parts.bus(world, self.faults, lambda: self.database)
@@ -173,6 +177,11 @@ class Cluster:
     def database_at(self, time: float) -> int:
         number = bisect_right(self._times, time)
         return self._states[number - 1] if number else 0
+
+    def solves(self, before: int, after: int) -> int:
+        """How many solves `after` has that `before` had not."""
+        others = bisect_right(self._others, after) - bisect_right(self._others, before)
+        return max(0, after - before - others)
 
     def visible_since(self, whole_content: int, content: int) -> int:
         """Of `content`, what a reader sees that read everything when the database had `whole_content`, and since then
@@ -213,33 +222,46 @@ class Cluster:
         elif self.world.random.random() < 0.05:
             self.commit_in_silence()
         elif self.world.chance(self.faults.early):
-            self.publish("submission_correct")
-            self.world.after(self.world.random.uniform(0, EARLY), self._commit_late)
+            self.publish(SOLVED)
+            listening = bool(self.nodes) and all(node.listening for node in self.nodes)
+            lost = self.interruptions if listening else -1
+            self.world.after(self.world.random.uniform(0, EARLY), self._commit_late, lost)
         else:
             self._commit()
-            self.world.after(self.world.random.expovariate(100), self.publish)
+            reason = self._reason()
+            self.world.after(self.world.random.expovariate(100), self.publish, reason)
 
     def commit_in_silence(self) -> None:
         self._commit()
         self.world.note("the platform commits change {}, and dies", self.database)
         self.missed = True
 
-    def _commit_late(self) -> None:
+    def _commit_late(self, interruptions: int) -> None:
+        """What was published when there had been so many interruptions. A node that has not heard of it, or does not
+        remember, does not look for it."""
         self._commit()
+        self.missed |= interruptions != self.interruptions
         self.world.note("the platform commits {}, which it has published", self.database)
         self.published = self.database
 
-    def publish(self, reason: str | None = None) -> None:
+    def _reason(self) -> str:
+        """Why the last change is published."""
+        if self.world.random.random() < 0.5:
+            return SOLVED
+        self._others.append(self.database)
+        return OTHER
+
+    def publish(self, reason: str) -> None:
         if self.down:
             self.missed = True
             return
         self.published = self.database
-        self.store.publish(Event("all", reason or self.world.random.choice(REASONS), "2026-02-27T18:00:00Z"))
+        self.store.publish(Event("all", reason, "2026-02-27T18:00:00Z"))
 
     def solve(self) -> None:
         """A change, published at once."""
         self._commit()
-        self.publish()
+        self.publish(self._reason())
 
     # The server's time
 
@@ -331,6 +353,10 @@ class Cluster:
             self.world.note("the database is taken back from {} to {}", self.database, database)
             self.world.sometimes["database taken back"] += 1
             self._lost.append((self.still(database), self._changes))
+            back_to = self.still(database)
+            self.hidden = [number for number in self.hidden if number <= back_to]
+            gone = range(back_to + 1, self._changes + 1)
+            self._others = [*(number for number in self._others if number <= back_to), *gone]
             self._become(self.still(database))
 
     def _store_is_back(self) -> None:

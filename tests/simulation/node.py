@@ -32,8 +32,8 @@ BULK = 20.0
 BUILD_TIMEOUT = 60.0
 LOAD_TIMEOUT = 30.0
 CHILD_RESTART = 0.2
-CREDIT, DEBT = 1.0, sum(c.LOOKS)
-"Seconds of its own clock within which a change that was found is expected to be announced, and the other way round."
+OWED = sum(c.LOOKS)
+"Seconds of its own clock within which a solve that was announced is expected to be found."
 RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
 
 NAMES = tuple(keys(()))
@@ -61,7 +61,7 @@ class Base:
     whole_version: Version
     "The build that did."
     balance: int = 0
-    "Changes that were found and not announced yet; below zero, announced and not found yet. Expected to be until:"
+    "Solves that were found by the last build and not announced yet; below zero, announced and not found, until:"
     until: float = 0.0
 
 
@@ -136,7 +136,12 @@ class Node:
                 self._keeper.flush()
             self._die()
 
+    @property
+    def listening(self) -> bool:
+        return self.alive and self._subscription is not None and self._subscription.open and not self.parted
+
     def _die(self) -> None:
+        self.cluster.interruptions += 1
         self.alive = False
         self._child += 1
         if self._subscription is not None:
@@ -167,6 +172,7 @@ class Node:
         if subscription is None or not subscription.open:
             return
         world.note("{} loses its subscription", self)
+        self.cluster.interruptions += 1
         self.cluster.bus.close(subscription)
         known_after = self._silence() if silently else self.cluster.faults.travel(world.random)
         subscription.ends_at = min(subscription.ends_at, world.now + known_after)
@@ -191,6 +197,7 @@ class Node:
             return  # it has answered meanwhile
         subscription.ends_at = self.world.now
         self.world.note("{} gives up a silent subscription", self)
+        self.cluster.interruptions += 1
         self.world.sometimes["half-open subscription"] += 1
         self.cluster.bus.close(subscription)
         self._reconnect(subscription)
@@ -649,28 +656,31 @@ class Node:
             newer = base.whole_version.epoch != version.epoch or committed.whole > base.whole_version.number
         built.whole = asked.whole or base is None or newer
         now = self.world.now * self.rate
-        balance = base.balance if base is not None and now < base.until else 0
+        balance = base.balance if base is not None and (base.balance > 0 or now < base.until) else 0
         if base is not None and not built.whole:
             built.content = self.cluster.visible_since(base.whole_content, built.content)
-            new = built.content - base.content
+            new = self.cluster.solves(base.content, built.content)
             if balance + new < asked.solves:
                 self.world.sometimes["announced, and not among what is new"] += 1
                 built.content, built.whole = self._see_database(), True
             elif balance > 0 and new < asked.solves and self._hidden(built.content):
                 self.cluster.missed = True  # taken for one that was found before it was announced
         if base is None:
-            balance = 0
+            # What of it was there already is not known: nothing, perhaps.
+            balance = -asked.solves - asked.again
             built.complete = not (asked.solves or asked.announced or asked.again)
         else:
-            balance += built.content - base.content - asked.solves
+            new = self.cluster.solves(base.content, built.content)
+            balance = min(balance + new - asked.solves, new)
             built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
+        self.world.note("{} reads {}, balance {}, whole {}", self, built.content, balance, built.whole)
         whole = base is None or built.whole
         return Base(
             built.content,
             built.content if whole or base is None else base.whole_content,
             version if whole or base is None else base.whole_version,
             balance,
-            now + (CREDIT if balance > 0 else DEBT),
+            base.until if base is not None and base.balance < 0 and now < base.until else now + OWED,
         )
 
     def _hidden(self, content: int) -> bool:
