@@ -88,9 +88,8 @@ class Memory:
         return True
 
     def confirm(self, as_of: float) -> None:
-        """What is served was true at `as_of`, says the cluster."""
+        """What is served was true at `as_of`, says the store."""
         self.as_of = max(self.as_of, as_of)
-        self.tier = Tier.MEMORY
 
     def representations(self, name: str) -> Representations:
         """A document of the edition served; KeyError if it has none of that name."""

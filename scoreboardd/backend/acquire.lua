@@ -1,9 +1,15 @@
 -- Take the lock and the next version number, or say how long it is still held.
 -- KEYS: lock, fence, version    ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel
--- Returns {1, epoch, number} or {0, remaining_ms}.
+-- Returns {1, epoch, number} or {0, remaining_ms, overlong}.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
-  return {0, redis.call('PTTL', KEYS[1])}
+  local remaining = redis.call('PTTL', KEYS[1])
+  if remaining < 0 or remaining > tonumber(ARGV[2]) then
+    -- No node of ours holds it for so long: it ends as late as one of theirs would.
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    return {0, tonumber(ARGV[2]), 1}
+  end
+  return {0, remaining, 0}
 end
 local epoch, number, run = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number', 'run'))
 if holder and epoch then

@@ -1,6 +1,6 @@
 -- Take the lease and the next version number, or say how long it is still held.
 -- $1 lock key  $2 version key  $3 token  $4 ttl (s)  $5 fresh epoch  $6 seen epoch  $7 seen number  $8 building channel
--- One row: epoch and number if it is ours now, else the seconds it is still held.
+-- One row: epoch and number if it is ours now, else the seconds it is still held, and whether that was overlong.
 WITH server AS (
     -- Whose numbers these are: a promoted replica counts on another timeline, a restored dump in another table.
     SELECT concat_ws('-', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
@@ -41,6 +41,12 @@ WITH server AS (
     SELECT pg_notify($8, json_build_object('state', 'begun', 'epoch', taken.epoch, 'version', taken.version)::text)
     FROM taken, given
     WHERE NOT again
+), shortened AS (
+    -- No node of ours holds it for so long: it ends as late as one of theirs would.
+    UPDATE leaderboard_cache SET building_until = now() + make_interval(secs => $4)
+    WHERE cache_key = $1 AND building_until > now() + make_interval(secs => $4) AND NOT EXISTS (SELECT FROM given)
+    RETURNING cache_key
 )
-SELECT taken.epoch, taken.version AS number, known.remaining, (SELECT count(*) FROM said) AS said
+SELECT taken.epoch, taken.version AS number, least(known.remaining, $4) AS remaining,
+       EXISTS (SELECT FROM shortened) AS overlong, (SELECT count(*) FROM said) AS said
 FROM known LEFT JOIN taken ON true

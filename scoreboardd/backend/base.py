@@ -75,11 +75,11 @@ def gone(before: Catalogue | None, fresh: list[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The store's documents as they were at one instant, zstd."""
+    """What is committed, as it was at one instant."""
 
-    version: Version
-    catalogue: Catalogue
-    documents: list[tuple[str, bytes]]
+    head: Head
+    documents: list[tuple[str, bytes]] | None
+    "zstd; None if nothing is committed, or nothing but what the caller has."
 
 
 # What comes over the bus. `Changed.id` marks an event this cluster published itself, so that the publisher knows it
@@ -146,8 +146,9 @@ class Store(Protocol):
     async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
         """Make what was staged under `lease` visible, release the lock and announce. False: refused, too late."""
 
-    async def confirm(self, lease: Lease, as_of: float) -> bool:
-        """Release without a new version: the committed documents are true at `as_of`. False: refused, too late."""
+    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+        """Release without a new version: the committed documents are true at `as_of`. `whole`: everything was read;
+        `complete`: all that was announced was found. False: refused, too late."""
 
     async def abandon(self, lease: Lease) -> None:
         """Release without a result, if the lock is still ours."""
@@ -167,13 +168,13 @@ class Store(Protocol):
 class Vault(Protocol):
     """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
 
-    async def committed(self) -> tuple[Version, Catalogue] | None:
-        """The committed version, or None unless every one of its documents is there."""
+    async def head(self) -> Head:
+        """What is committed: nothing, unless every one of the documents is there."""
 
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
         """Put documents where `commit` will find them. Returns the bytes written."""
 
-    async def load(self) -> Stored | None:
-        """The committed documents, all of one version, or None if the store has none."""
+    async def load(self, have: Version | None) -> Stored:
+        """The committed documents, all of one version, unless it is the one that the caller has."""
 
     async def aclose(self) -> None: ...

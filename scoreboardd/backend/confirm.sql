@@ -1,5 +1,6 @@
 -- Release the lease without a commit, because what is committed is still true, and tell the other nodes so.
 -- $1 lock key  $2 version key  $3 token  $4 epoch  $5 number  $6 as_of (Unix time)  $7 building channel
+-- $8 fields of the catalogue that change, as JSON
 -- A row, or none if it came too late: the lease is not ours, or nothing is committed any more.
 WITH released AS (
     UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL
@@ -9,7 +10,9 @@ WITH released AS (
       )
     RETURNING cache_key
 ), confirmed AS (
-    UPDATE leaderboard_cache SET generated_at = to_timestamp($6)
+    UPDATE leaderboard_cache
+    SET generated_at = to_timestamp($6),
+        payload = convert_to((convert_from(payload, 'UTF8')::jsonb || $8::jsonb)::text, 'UTF8')
     WHERE cache_key = $2 AND EXISTS (SELECT FROM released)
     RETURNING epoch || '-' || version AS version
 )

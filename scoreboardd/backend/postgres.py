@@ -25,7 +25,7 @@ import orjson
 
 from scoreboardd import database
 from scoreboardd.backend import table, wire
-from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable, gone
+from scoreboardd.backend.base import Busy, Catalogue, Head, Lease, Message, Stored, Subscribed, Unavailable, gone
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
@@ -140,7 +140,7 @@ class PostgresStore:
 
     async def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
         names = self._names
-        ((epoch, number, remaining, _),) = await self._link.run(
+        ((epoch, number, remaining, overlong, _),) = await self._link.run(
             self._acquire,
             names.lock,
             names.version,
@@ -151,7 +151,7 @@ class PostgresStore:
             seen.number if seen else 0,
             self._building,
         )
-        return Busy(remaining) if epoch is None else Lease(token, Version(epoch, number))
+        return Busy(remaining, overlong) if epoch is None else Lease(token, Version(epoch, number))
 
     async def renew(self, lease: Lease) -> bool:
         return bool(await self._link.run(self._renew, self._names.lock, lease.token, self._ttl))
@@ -159,7 +159,7 @@ class PostgresStore:
     async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
         names, version = self._names, lease.version
         # Stable while we have the lease, and if we have not, the statement refuses.
-        _, before = _head(await self._link.run(HEAD, names.version))
+        before = _head(await self._link.run(HEAD, names.version, names.lock)).catalogue
         ((committed,),) = await self._link.run(
             self._commit,
             names.lock,
@@ -173,8 +173,9 @@ class PostgresStore:
         )
         return bool(committed)
 
-    async def confirm(self, lease: Lease, as_of: float) -> bool:
+    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
         names, version = self._names, lease.version
+        fields = {"confirmed": version.number, "complete": complete} | ({"whole": version.number} if whole else {})
         return bool(
             await self._link.run(
                 self._confirm,
@@ -185,6 +186,7 @@ class PostgresStore:
                 version.number,
                 as_of,
                 self._building,
+                orjson.dumps(fields).decode(),
             )
         )
 
@@ -253,7 +255,11 @@ class PostgresStore:
 
 
 HEAD = """
-SELECT epoch, version, payload, extract(epoch FROM generated_at)::float8 FROM leaderboard_cache WHERE cache_key = $1
+SELECT committed.epoch, committed.version, committed.payload, extract(epoch FROM committed.generated_at)::float8,
+       lock.epoch, lock.version
+FROM (VALUES (1)) AS always
+LEFT JOIN leaderboard_cache AS committed ON committed.cache_key = $1
+LEFT JOIN leaderboard_cache AS lock ON lock.cache_key = $2
 """
 READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
 STAGE = """
@@ -278,16 +284,16 @@ class PostgresVault:
         self._stage_ttl = stage_ttl
         self._keep = _sql("keep")
 
-    async def committed(self) -> tuple[Version, Catalogue] | None:
+    async def head(self) -> Head:
         async with self._link.snapshot() as connection:
-            version, catalogue = await self._read_head(connection)
-            if version is None or catalogue is None:
-                return None
-            wanted = [self._names.document(name) for name in documents.keys(catalogue.divisions)]
+            head = await self._read_head(connection)
+            if head.catalogue is None:
+                return head
+            wanted = [self._names.document(name) for name in documents.keys(head.catalogue.divisions)]
             present = await connection.fetchval(
                 "SELECT count(*) FROM leaderboard_cache WHERE cache_key = ANY ($1) AND payload IS NOT NULL", wanted
             )
-        return (version, catalogue) if present == len(wanted) else None
+        return head if present == len(wanted) else Head(None, None, given=head.given)
 
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
         return await self._put(lease, ((name, b"".join(document.frames())) for name, document in documents.items()))
@@ -309,18 +315,20 @@ class PostgresVault:
             written += len(document)
         return written
 
-    async def load(self) -> Stored | None:
+    async def load(self, have: Version | None) -> Stored:
         async with self._link.snapshot() as connection:
-            version, catalogue = await self._read_head(connection)
-            if version is None or catalogue is None:
-                return None
+            head = await self._read_head(connection)
+            if head.catalogue is None or head.version == have:
+                return Stored(head, None)
             found = []
-            for name in documents.keys(catalogue.divisions):
+            for name in documents.keys(head.catalogue.divisions):
                 payload = await connection.fetchval(
                     "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
                 )
                 found.append((name, payload))
-        return None if None in (payload for _, payload in found) else Stored(version, catalogue, found)
+        if None in (payload for _, payload in found):
+            return Stored(Head(None, None, given=head.given), None)
+        return Stored(head, found)
 
     async def keep(
         self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
@@ -337,7 +345,7 @@ class PostgresVault:
                 return False
         lease = Lease(secrets.token_hex(16), version)
         await self._put(lease, kept)
-        _, before = _head(await self._link.run(HEAD, names.version))
+        before = _head(await self._link.run(HEAD, names.version, names.lock)).catalogue
         rows = await self._link.run(
             self._keep,
             names.version,
@@ -348,23 +356,25 @@ class PostgresVault:
         )
         return bool(rows)  # or somebody was quicker: the next look tells
 
-    async def _read_head(self, connection: Any) -> tuple[Version | None, Catalogue | None]:
-        return _head(await connection.fetch(HEAD, self._names.version))
+    async def _read_head(self, connection: Any) -> Head:
+        return _head(await connection.fetch(HEAD, self._names.version, self._names.lock))
 
     async def aclose(self) -> None:
         self._link.close()
 
 
-def _head(rows: list[Any]) -> tuple[Version | None, Catalogue | None]:
-    """What is committed. None for whatever we have not written: then nothing is."""
-    for epoch, number, payload, as_of in rows:
-        version = Version.parse(f"{epoch}-{number}")
-        try:
-            fields = orjson.loads(payload)
-            return version, Catalogue(str(fields["digest"]), as_of, tuple(map(int, fields["divisions"])))
-        except (KeyError, TypeError, ValueError):
-            return version, None
-    return None, None
+def _head(rows: list[Any]) -> Head:
+    """What is committed: nothing, unless we have written it."""
+    ((epoch, number, payload, as_of, given_epoch, given_number),) = rows
+    version, given = Version.parse(f"{epoch}-{number}"), Version.parse(f"{given_epoch}-{given_number}")
+    try:
+        fields = orjson.loads(payload)
+        divisions = tuple(map(int, fields["divisions"]))
+        catalogue = Catalogue(str(fields["digest"]), as_of, divisions, int(fields["whole"]), bool(fields["complete"]))
+        confirmed = int(fields["confirmed"])
+    except (KeyError, TypeError, ValueError):
+        return Head(None, None, given=given)
+    return Head(version, catalogue, confirmed, given) if version else Head(None, None, given=given)
 
 
 def _shown(names: Names, lease: Lease, catalogue: Catalogue, before: Catalogue | None) -> tuple[Any, ...]:
@@ -374,6 +384,14 @@ def _shown(names: Names, lease: Lease, catalogue: Catalogue, before: Catalogue |
         [names.staged(lease.token, name) for name in fresh],
         [names.document(name) for name in fresh],
         [names.document(name) for name in gone(before, fresh)],
-        orjson.dumps({"digest": catalogue.digest, "divisions": catalogue.divisions}),
+        orjson.dumps(
+            {
+                "digest": catalogue.digest,
+                "divisions": catalogue.divisions,
+                "whole": catalogue.whole,
+                "complete": catalogue.complete,
+                "confirmed": lease.version.number,
+            }
+        ),
         catalogue.as_of,
     )

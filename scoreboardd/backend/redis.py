@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from scoreboardd.backend import slots, wire
-from scoreboardd.backend.base import Busy, Catalogue, Lease, Message, Stored, Subscribed, Unavailable, gone
+from scoreboardd.backend.base import Busy, Catalogue, Head, Lease, Message, Stored, Subscribed, Unavailable, gone
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
@@ -98,7 +98,7 @@ class RedisStore:
                 ],
             )
         if not won:
-            return Busy(max(rest[0], 0) / 1000)
+            return Busy(max(rest[0], 0) / 1000, overlong=bool(rest[1]))
         epoch, number = rest
         return Lease(token, Version(epoch.decode(), number))
 
@@ -111,7 +111,7 @@ class RedisStore:
         fresh = documents.keys(catalogue.divisions)
         async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
-            before = _catalogue(await self._redis.hgetall(names.catalogue))
+            before, _ = _catalogue(await self._redis.hgetall(names.catalogue))
             return bool(
                 await self._commit(
                     keys=[
@@ -134,18 +134,26 @@ class RedisStore:
                         int(self._keep),
                         names.channel(wire.REBUILT),
                         wire.announcement(lease.version, event),
-                        *(part for name, value in asdict(catalogue).items() for part in (name, orjson.dumps(value))),
+                        *_fields(asdict(catalogue) | {"confirmed": lease.version.number}),
                     ],
                 )
             )
 
-    async def confirm(self, lease: Lease, as_of: float) -> bool:
+    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
         names, version = self._names, lease.version
+        fields = {"confirmed": version.number, "complete": complete} | ({"whole": version.number} if whole else {})
         async with _answering():
             return bool(
                 await self._confirm(
                     keys=[names.lock, names.version, names.catalogue],
-                    args=[lease.token, version.epoch, version.number, repr(as_of), names.channel(wire.BUILDING)],
+                    args=[
+                        lease.token,
+                        version.epoch,
+                        version.number,
+                        repr(as_of),
+                        names.channel(wire.BUILDING),
+                        *_fields(fields),
+                    ],
                 )
             )
 
@@ -235,14 +243,14 @@ class RedisVault:
         self._layouts: OrderedDict[Version, dict[str, slots.Layout]] = OrderedDict()
         "How the documents of the last two versions staged lie in their values."
 
-    async def committed(self) -> tuple[Version, Catalogue] | None:
-        version, catalogue = await self._head()
-        if version is None or catalogue is None:
-            return None
-        wanted = [self._names.document(name) for name in documents.keys(catalogue.divisions)]
+    async def head(self) -> Head:
+        head = await self._head()
+        if head.catalogue is None:
+            return head
+        wanted = [self._names.document(name) for name in documents.keys(head.catalogue.divisions)]
         async with _answering():
             present = await self._redis.exists(*wanted)
-        return (version, catalogue) if present == len(wanted) else None
+        return head if present == len(wanted) else Head(None, None, given=head.given)
 
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
         if not self._compress:
@@ -291,18 +299,18 @@ class RedisVault:
             answers = await steps.execute(raise_on_error=False)
         return answers == [True, *[size] * (1 + len(writes)), True]
 
-    async def load(self) -> Stored | None:
+    async def load(self, have: Version | None) -> Stored:
         while True:
             run = await self._run()
-            version, catalogue = await self._head()
-            if version is None or catalogue is None:
-                return None
-            found = [(name, await self._document(name)) for name in documents.keys(catalogue.divisions)]
-            if (await self._head())[0] != version or await self._run() != run:
+            head = await self._head()
+            if head.catalogue is None or head.version == have:
+                return Stored(head, None)
+            found = [(name, await self._document(name)) for name in documents.keys(head.catalogue.divisions)]
+            if (await self._head()).version != head.version or await self._run() != run:
                 continue  # a commit came between, the next is seconds away; or another server, which may be behind
             if any(payload is None for _, payload in found):
-                return None
-            return Stored(version, catalogue, [(name, await _zstd(payload)) for name, payload in found])
+                return Stored(Head(None, None, given=head.given), None)
+            return Stored(head, [(name, await _zstd(payload)) for name, payload in found])
 
     async def _run(self) -> str | None:
         """Which run of which server answers; None if we may not ask."""
@@ -316,24 +324,48 @@ class RedisVault:
         async with _answering(BULK):
             return await self._redis.get(self._names.document(name))
 
-    async def _head(self) -> tuple[Version | None, Catalogue | None]:
-        async with _answering(), self._redis.pipeline(transaction=True) as both:
-            both.get(self._names.version)
-            both.hgetall(self._names.catalogue)
-            version, catalogue = await both.execute()
-        return Version.parse(version.decode(errors="replace")) if version else None, _catalogue(catalogue)
+    async def _head(self) -> Head:
+        """What is committed, whether or not the documents are there."""
+        async with _answering(), self._redis.pipeline(transaction=True) as all_three:
+            all_three.get(self._names.version)
+            all_three.hgetall(self._names.catalogue)
+            all_three.hmget(self._names.fence, "epoch", "number")
+            version, fields, fence = await all_three.execute()
+        given = _version(b"-".join(fence)) if None not in fence else None
+        committed = _version(version)
+        catalogue, confirmed = _catalogue(fields)
+        if committed is None or catalogue is None:
+            return Head(None, None, given=given)
+        return Head(committed, catalogue, confirmed, given)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
 
 
-def _catalogue(fields: Any) -> Catalogue | None:
-    """None for whatever we have not written: then nothing is committed."""
+def _fields(values: Mapping[str, Any]) -> list[Any]:
+    """As a script takes the fields of a hash."""
+    return [part for name, value in values.items() for part in (name, orjson.dumps(value))]
+
+
+def _version(text: bytes | None) -> Version | None:
+    return Version.parse(text.decode(errors="replace")) if text else None
+
+
+def _catalogue(fields: Any) -> tuple[Catalogue | None, int]:
+    """With the number of the build that last committed or confirmed. None for anything that we have not written: then
+    nothing is committed."""
     try:
-        digest, as_of, divisions = (orjson.loads(fields[name]) for name in (b"digest", b"as_of", b"divisions"))
-        return Catalogue(str(digest), float(as_of), tuple(map(int, divisions)))
+        said = {name.decode(): orjson.loads(value) for name, value in fields.items() if name != b"previous"}
+        catalogue = Catalogue(
+            str(said["digest"]),
+            float(said["as_of"]),
+            tuple(map(int, said["divisions"])),
+            int(said["whole"]),
+            bool(said["complete"]),
+        )
+        return catalogue, int(said["confirmed"])
     except (KeyError, TypeError, ValueError):
-        return None
+        return None, 0
 
 
 async def _zstd(payload: bytes) -> bytes:

@@ -73,6 +73,7 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
                 "stages": work.stages,
                 "rows": work.rows,
                 "whole": work.whole,
+                "complete": work.catalogue.complete,
                 "size": work.size,
                 "staged_bytes": work.staged_bytes,
                 "unchanged": work.unchanged,
@@ -81,8 +82,8 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
                 return answer, None
             log, manifest = packer.pack(work.documents)
             return answer | {"manifest": manifest}, log
-        case {"op": "load"}:
-            return _stored(await builder.load())
+        case {"op": "load", "have": have}:
+            return _stored(await builder.load(Version(**have) if have else None))
         case {"op": "restore"}:
             return _stored(await builder.restore())
         case {"op": "keep", "version": version, "catalogue": catalogue, "places": places, "quiet": quiet}:
@@ -99,11 +100,11 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
             raise ValueError(f"unknown request {request.get('op')!r}")
 
 
-def _stored(found: Stored | None) -> Answer:
-    if found is None:
-        return {"version": None}, None
+def _stored(found: Stored) -> Answer:
+    if found.documents is None:
+        return {"head": found.head}, None
     log, manifest = pack((name, [document]) for name, document in found.documents)
-    return {"version": found.version, "catalogue": found.catalogue, "manifest": manifest}, log
+    return {"head": found.head, "manifest": manifest}, log
 
 
 def _given(descriptor: int | None, places: Manifest) -> Parcel:

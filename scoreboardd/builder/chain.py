@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from zstandard import ZstdError
 
-from scoreboardd.backend.base import Catalogue, Stored, Vault
+from scoreboardd.backend.base import Stored, Vault
 from scoreboardd.board.delta import Step
 from scoreboardd.board.difference import Boards, between
 from scoreboardd.board.documents import Owner, leaderboard_key, ring_key
@@ -53,11 +53,9 @@ class Chain:
         self._vault = vault
         self._known: dict[Version, Known] = {}
 
-    async def rings(
-        self, version: Version, followed: Followed, committed: tuple[Version, Catalogue] | None
-    ) -> dict[str, Document]:
+    async def rings(self, version: Version, followed: Followed, committed: Version | None) -> dict[str, Document]:
         """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
-        before = committed[0] if committed and committed[0].epoch == version.epoch else None
+        before = committed if committed and committed.epoch == version.epoch else None
         known = await self._find(before) if before else None
         boards = _boards(followed)
         rings = dict.fromkeys(boards, Ring())
@@ -75,8 +73,8 @@ class Chain:
         """What is committed, as `version`."""
         if version in self._known:
             return self._known[version]
-        stored = await self._vault.load()
-        return _read(stored) if stored and stored.version == version else None
+        stored = await self._vault.load(None)
+        return _read(stored) if stored.head.version == version else None
 
 
 def _extended(
@@ -103,17 +101,20 @@ def _boards(followed: Followed) -> dict[Division, Boards]:
 
 
 def _read(stored: Stored) -> Known | None:
+    version, catalogue = stored.head.version, stored.head.catalogue
+    if version is None or catalogue is None or stored.documents is None:
+        return None
     documents = dict(stored.documents)
-    divisions = (None, *stored.catalogue.divisions)
+    divisions = (None, *catalogue.divisions)
     try:
         rings = {division: Ring.parse(plain(documents[ring_key(division)])) for division in divisions}
     except NONE_OF_OURS:
         return None
     # One that leads elsewhere is of no use; whoever wrote it knew nothing of rings.
-    number = stored.version.number
+    number = version.number
     rings = {id: ring if ring.links and ring.links[-1].number == number else Ring() for id, ring in rings.items()}
     boards = {
         division: {owner: [Whole(b"", documents[leaderboard_key(owner, division)])] for owner in Owner}
         for division in divisions
     }
-    return Known(stored.catalogue.digest, boards, rings)
+    return Known(catalogue.digest, boards, rings)

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from scoreboardd.backend.base import Catalogue, Lease
+from scoreboardd.backend.base import Catalogue, Head, Lease
 from scoreboardd.board.documents import Owner, leaderboard_key
 from scoreboardd.board.times import Micros
 from scoreboardd.builder.channel import Channel, pair
@@ -60,6 +60,8 @@ class Build:
     rows: dict[str, int]
     whole: bool
     "Whether everything was read, and not only what is new."
+    complete: bool
+    "Whether all that was announced was found."
     size: int
     "Bytes of the plain documents."
     staged_bytes: int
@@ -151,10 +153,30 @@ class BuilderProcess:
             except ProcessLookupError:
                 return
 
-    async def build(self, lease: Lease, *, quiet: bool, whole: bool, timeout: float) -> Build:
+    async def build(
+        self,
+        lease: Lease,
+        *,
+        quiet: bool,
+        whole: bool,
+        solves: int = 0,
+        announced: bool = False,
+        again: bool = False,
+        timeout: float,
+    ) -> Build:
         """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned. Not
-        `whole`: nothing but solves is said to have changed since the last build of this process."""
-        request = {"op": "build", "token": lease.token, "version": lease.version, "quiet": quiet, "whole": whole}
+        `whole`: nothing but solves is said to have changed since the last build of this process. `solves` were
+        announced since then; `announced`: something else was; `again`: a build did not find all that was."""
+        request = {
+            "op": "build",
+            "token": lease.token,
+            "version": lease.version,
+            "quiet": quiet,
+            "whole": whole,
+            "solves": solves,
+            "announced": announced,
+            "again": again,
+        }
         try:
             answer, parcel = await self._ask(timeout, request)
         except asyncio.CancelledError:
@@ -172,17 +194,18 @@ class BuilderProcess:
             stages=answer["stages"],
             rows=answer["rows"],
             whole=answer["whole"],
+            complete=answer["complete"],
             size=answer["size"],
             staged_bytes=answer["staged_bytes"],
         )
 
-    async def load(self) -> Edition | None:
-        """The committed documents, or None if the store has none."""
-        return await self._stored("load")
+    async def load(self, have: Version | None) -> tuple[Head, Edition | None]:
+        """What is committed, with its documents unless that is the version `have`."""
+        return await self._stored({"op": "load", "have": have})
 
     async def restore(self) -> Edition | None:
         """The documents that are kept, or None if there are none."""
-        return await self._stored("restore")
+        return (await self._stored({"op": "restore"}))[1]
 
     async def keep(self, edition: Edition, *, quiet: float) -> bool:
         """Keep the documents. False if that was done less than `quiet` seconds ago, and they are still to be kept."""
@@ -202,15 +225,15 @@ class BuilderProcess:
             raise BuilderError("store", f"documents not kept within {LOAD:g} s") from error
         return bool(answer["kept"])
 
-    async def _stored(self, operation: str) -> Edition | None:
+    async def _stored(self, request: dict[str, Any]) -> tuple[Head, Edition | None]:
         try:
-            answer, parcel = await self._ask(LOAD, {"op": operation})
+            answer, parcel = await self._ask(LOAD, request)
         except TimeoutError as error:
             raise BuilderError("store", f"documents not read within {LOAD:g} s") from error
-        if parcel is None:
-            return None
-        catalogue = _catalogue(answer["catalogue"])
-        return _edition(Version(**answer["version"]), catalogue, parcel)
+        head = _head(answer["head"])
+        if parcel is None or head.version is None or head.catalogue is None:
+            return head, None
+        return head, _edition(head.version, head.catalogue, parcel)
 
     async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> Frames:
         """The timeline of the solves at or after `since`, zstd."""
@@ -260,4 +283,14 @@ def _edition(version: Version, catalogue: Catalogue, documents: Mapping[str, Fra
 
 
 def _catalogue(fields: dict[str, Any]) -> Catalogue:
-    return Catalogue(fields["digest"], fields["as_of"], tuple(fields["divisions"]))
+    return Catalogue(**fields | {"divisions": tuple(fields["divisions"])})
+
+
+def _head(fields: dict[str, Any]) -> Head:
+    version, catalogue, given = fields["version"], fields["catalogue"], fields["given"]
+    return Head(
+        Version(**version) if version else None,
+        _catalogue(catalogue) if catalogue else None,
+        fields["confirmed"],
+        Version(**given) if given else None,
+    )

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from scoreboardd.backend.base import Catalogue, Lease, Stored, Vault
+from scoreboardd.backend.base import Catalogue, Head, Lease, Stored, Vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board import documents
 from scoreboardd.board.documents import Owner, Scored
@@ -60,24 +60,31 @@ class Builder:
         stages = Stages()
         followed = await self._follower.follow(stages, whole=whole)
         scoreboard = followed.scoreboard
-        catalogue = Catalogue(followed.digest, followed.as_of, scoreboard.roster.division_ids)
-        work = Work(catalogue, stages.seconds, followed.rows, followed.news is None, scoreboard.size)
+        whole = followed.news is None
         with stages.timed("commit"):
-            committed = await self._vault.committed()
-            if quiet and committed and _same(lease.version, catalogue, *committed):
-                self._chain.renew(committed[0], followed)
-                return replace(work, unchanged=committed[0])
-            rings = await self._chain.rings(lease.version, followed, committed)
+            head = await self._vault.head()
+        catalogue = Catalogue(
+            followed.digest,
+            followed.as_of,
+            scoreboard.roster.division_ids,
+            whole=lease.version.number if whole else 0,
+        )
+        work = Work(catalogue, stages.seconds, followed.rows, whole, scoreboard.size)
+        with stages.timed("commit"):
+            if quiet and head.version and _same(lease.version, catalogue, head):
+                self._chain.renew(head.version, followed)
+                return replace(work, unchanged=head.version)
+            rings = await self._chain.rings(lease.version, followed, head.version)
             documents = {**scoreboard.documents, **rings}
             staged = await self._vault.stage(lease, documents)
         return replace(work, documents=documents, staged_bytes=staged)
 
-    async def load(self) -> Stored | None:
-        return await self._vault.load()
+    async def load(self, have: Version | None) -> Stored:
+        return await self._vault.load(have)
 
-    async def restore(self) -> Stored | None:
+    async def restore(self) -> Stored:
         assert self._archive is not None
-        return await self._archive.load()
+        return await self._archive.load(None)
 
     async def keep(
         self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
@@ -101,7 +108,13 @@ class Builder:
             await self._archive.aclose()
 
 
-def _same(version: Version, catalogue: Catalogue, committed: Version, its: Catalogue) -> bool:
+def _same(version: Version, catalogue: Catalogue, head: Head) -> bool:
     """Whether the committed documents are these. Those of another epoch will not do: its numbers may come after ones
     that the nodes had seen and the store has lost."""
-    return its.digest == catalogue.digest and committed.epoch == version.epoch
+    committed, its = head.version, head.catalogue
+    return (
+        committed is not None
+        and its is not None
+        and its.digest == catalogue.digest
+        and committed.epoch == version.epoch
+    )

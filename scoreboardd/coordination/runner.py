@@ -159,7 +159,7 @@ class Runner:
                 if self.connected:
                     log.warning("lost the bus", error=str(error))
                 elif self._seldom("bus"):
-                    log.warning("cannot reach the bus, trying on", error=str(error))
+                    log.warning("cannot reach the bus, retrying", error=str(error))
                 self.health.store = str(error)
                 self.connected = False
                 self._metrics.bus_connected.set(0)
@@ -176,7 +176,7 @@ class Runner:
                 self._metrics.event(event.reason if readable else "other")
                 if not readable and self._seldom("unreadable"):
                     log.warning("an event could not be read and counts as a change; at most one such line a minute")
-                self._feed(c.Noted(event))
+                self._feed(c.Noted(event, requested=id is not None))
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
             case Begun() | Confirmed() | Abandoned() | Rebuilt():
@@ -214,8 +214,8 @@ class Runner:
         match action:
             case c.TryLock(seen):
                 self._start(self._try_lock(seen))
-            case c.Build(version, quiet):
-                self._building = self._start(self._build(version, quiet=quiet))
+            case c.Build():
+                self._building = self._start(self._build(action))
             case c.CancelBuild():
                 log.warning("lost the lock while building, leaving it to the next holder", version=str(self._version))
                 self._metrics.rebuilds.labels("superseded").inc()
@@ -252,13 +252,15 @@ class Runner:
             self._metrics.lock_attempts.labels("error").inc()
             self.health.store = str(error)
             if self.connected and self._seldom("lock"):
-                log.error("cannot take the lock, trying on", error=str(error))
+                log.error("cannot take the lock, retrying", error=str(error))
             self._feed(c.TryFailed())
             return
         if self.connected:
             self.health.store = None
         if isinstance(answer, Busy):
             self._metrics.lock_attempts.labels("busy").inc()
+            if answer.overlong and self._seldom("overlong"):
+                log.warning("the lock had no end, or a late one; it ends within rebuild.lock_ttl now")
             self._feed(c.Busy(answer.remaining))
             return
         self._metrics.lock_attempts.labels("acquired").inc()
@@ -266,11 +268,17 @@ class Runner:
         self._lease = answer
         self._feed(c.Won(answer.version))
 
-    async def _build(self, version: Version, *, quiet: bool) -> None:
+    async def _build(self, asked: c.Build) -> None:
         assert self._lease is not None
         try:
             built = await self._builder.build(
-                self._lease, quiet=quiet, whole=self.coordinator.whole, timeout=self._build_timeout
+                self._lease,
+                quiet=asked.quiet,
+                whole=asked.whole,
+                solves=asked.solves,
+                announced=asked.announced,
+                again=asked.again,
+                timeout=self._build_timeout,
             )
         except BuilderError as error:
             self._metrics.rebuilds.labels("failed").inc()
@@ -279,7 +287,7 @@ class Runner:
             if error.part == "store":
                 self.health.store = str(error)
             if self._seldom(str(error)):
-                log.error("rebuild failed, trying on", version=str(version), error=str(error))
+                log.error("rebuild failed, retrying", version=str(asked.version), error=str(error))
             self._feed(c.BuildFailed())
             return
         if self.health.source is not None:
@@ -288,7 +296,8 @@ class Runner:
         for stage in ("read", "build", "render"):
             self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
         self._built = built
-        self._feed(c.Built() if built.unchanged is None else c.Unchanged(built.unchanged))
+        complete = built.complete
+        self._feed(c.Built(complete) if built.unchanged is None else c.Unchanged(built.unchanged, complete))
 
     async def _renew(self) -> None:
         lease = self._lease
@@ -337,7 +346,10 @@ class Runner:
         assert lease is not None and built is not None
         self._built = None
         try:
-            confirmed = await self._store.confirm(lease, built.catalogue.as_of)
+            catalogue = built.catalogue
+            confirmed = await self._store.confirm(
+                lease, catalogue.as_of, whole=built.whole, complete=catalogue.complete
+            )
         except Unavailable as error:
             self._unfinished(lease, error)
             return
@@ -345,6 +357,8 @@ class Runner:
             self._superseded(lease)
             return
         log.debug("nothing changed", version=str(lease.version), seconds=built.stages)
+        if built.unchanged == self._memory.version:
+            self._memory.confirm(built.catalogue.as_of)
         self._feed(c.Committed())
 
     def _superseded(self, lease: Lease) -> None:
@@ -368,23 +382,26 @@ class Runner:
     async def _load(self) -> None:
         asked = self._memory.version
         try:
-            edition = await self._builder.load()
+            head, edition = await self._builder.load(asked)
         except BuilderError as error:
             if self._seldom(str(error)):
-                log.error("cannot load the documents, trying on", error=str(error))
+                log.error("cannot load the documents, retrying", error=str(error))
             self._feed(c.LoadFailed())
             return
-        if edition is None:
-            self._feed(c.Loaded(None))
+        version, catalogue = head.version, head.catalogue
+        if version is None or catalogue is None:
+            self._feed(c.Loaded(None, given=head.given))
             return
         # The first that the store has for us is what it had; from then on its news are the cluster's own word.
         first = asked is None or self._memory.tier not in (Tier.MEMORY, self._tier)
         tier = self._tier if first else Tier.MEMORY
-        if self._serve(edition, asked, tier):
-            log.info("loaded", version=str(edition.version))
-        elif first and edition.version == self._memory.version:
-            self._memory.tier = tier
-        self._feed(c.Loaded(edition.version))
+        if edition is not None and self._serve(edition, asked, tier):
+            log.info("loaded", version=str(version))
+        elif version == self._memory.version:
+            if first:
+                self._memory.tier = tier
+            self._memory.confirm(catalogue.as_of)
+        self._feed(c.Loaded(version, head.confirmed, catalogue.whole, catalogue.complete, head.given))
 
     def _serve(self, edition: Edition, asked: Version | None, tier: Tier = Tier.MEMORY) -> bool:
         return edition.version.replaces(self._memory.version, asked) and self._memory.install(edition, tier)

@@ -210,11 +210,11 @@ async def commit(
 
 async def holds(vault: PostgresVault, version: Version) -> None:
     """Of that version, and of nothing else."""
-    stored = await vault.load()
+    stored = await vault.load(None)
     assert stored is not None
-    assert stored.version == version
-    assert stored.catalogue.digest == f"digest of {version}"
-    assert [name for name, _ in stored.documents] == keys(stored.catalogue.divisions)
+    assert stored.head.version == version
+    assert stored.head.catalogue.digest == f"digest of {version}"
+    assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
     for name, document in stored.documents:
         assert plain(document) == text(name, version)
 
@@ -496,8 +496,8 @@ class TestCommit:
         await commit(store, vault)
         await table.set(names.version, f"payload = {garbage}, version = NULL, generated_at = NULL")
         await table.set(names.document("leaderboard:users"), f"payload = {garbage}, encoding = NULL")
-        assert await vault.load() is None
-        assert await vault.committed() is None
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
         await holds(vault, await commit(store, vault))
 
 
@@ -506,21 +506,21 @@ class TestConfirm:
         version = await commit(store, vault, divisions=(7,))
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.5)
+            assert await store.confirm(lease, 1772215999.5, whole=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, 1772215999.5)]
         assert await table.holder() is None
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.version == version
-        assert stored.catalogue == Catalogue(f"digest of {version}", 1772215999.5, (7,))
+        assert stored.head.version == version
+        assert stored.head.catalogue == Catalogue(f"digest of {version}", 1772215999.5, (7,))
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(self, store, vault, divisions):
         await commit(store, vault, divisions=divisions)
-        assert await store.confirm(await won(store), 1.5)
-        stored = await vault.load()
+        assert await store.confirm(await won(store), 1.5, whole=True, complete=True)
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.catalogue.divisions == divisions
+        assert stored.head.catalogue.divisions == divisions
         assert [name for name, _ in stored.documents] == keys(divisions)
 
     @pytest.mark.parametrize("as_of", [1772215999.0, 1772215999.123456])
@@ -528,29 +528,29 @@ class TestConfirm:
         version = await commit(store, vault)
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, as_of)
+            assert await store.confirm(lease, as_of, whole=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, as_of)]
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.catalogue.as_of == pytest.approx(as_of, abs=1e-6)
+        assert stored.head.catalogue.as_of == pytest.approx(as_of, abs=1e-6)
 
     @pytest.mark.parametrize("lost", ["building_token = 'you'", "building_until = now() - interval '1 ms'"])
     async def test_is_refused_to_who_does_not_hold_the_lock(self, store, vault, table, names: Names, lost: str):
         version = await commit(store, vault)
         lease = await won(store)
         await table.set(names.lock, lost)
-        assert not await store.confirm(lease, 9e9)
+        assert not await store.confirm(lease, 9e9, whole=True, complete=True)
         assert await table.holder() in ("you", None)
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.catalogue == catalogue(version)
+        assert stored.head.catalogue == catalogue(version)
 
     @pytest.mark.parametrize("lost", ["version = NULL", "payload = NULL", "cache_key = cache_key || ' is gone'"])
     async def test_is_refused_if_there_is_nothing_to_confirm(self, store, vault, table, names: Names, lost: str):
         await commit(store, vault)
         lease = await won(store)
         await table.set(names.version, lost)
-        assert not await store.confirm(lease, 1.5)
+        assert not await store.confirm(lease, 1.5, whole=True, complete=True)
         assert await table.holder() == "me"
 
 
@@ -575,15 +575,15 @@ class TestAbandon:
 
 class TestTheVault:
     async def test_an_empty_store_has_nothing(self, vault: PostgresVault):
-        assert await vault.load() is None
-        assert await vault.committed() is None
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
 
     async def test_what_is_staged_is_not_seen_and_has_an_end(self, store, vault, table: Table, names: Names):
         lease = await won(store)
         await stage(vault, lease)
         for name in keys(()):
             assert 0 < await table.left(names.staged(lease.token, name)) <= STAGE_TTL
-        assert await vault.load() is None
+        assert (await vault.load(None)).documents is None
 
     async def test_what_dead_builders_have_staged_is_forgotten_by_the_next(self, store, vault, table, names: Names):
         dead = await won(store, "dead")
@@ -613,13 +613,14 @@ class TestTheVault:
             await table.delete(names.document(missing))
         else:
             await table.set(names.document(missing), "payload = NULL")
-        assert await vault.load() is None
-        assert await vault.committed() is None
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
 
     async def test_what_is_committed_can_be_known_without_reading_it(self, store, vault):
         lease = await won(store)
         await commit(store, vault, lease, divisions=(3,))
-        assert await vault.committed() == (lease.version, catalogue(lease.version, (3,)))
+        head = await vault.head()
+        assert (head.version, head.catalogue) == (lease.version, catalogue(lease.version, (3,)))
 
     async def test_documents_come_back_as_they_went(self, store, vault, table: Table, names: Names):
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
@@ -630,7 +631,7 @@ class TestTheVault:
         raw = (await table.row(names.document("leaderboard:users")))["payload"]
         assert raw == b"".join(parts.frames())
         assert written == len(keys(())) * len(raw)
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
         assert stored.documents == [(name, raw) for name in keys(())]
 
@@ -655,13 +656,13 @@ class TestTheVault:
             tasks.create_task(write())
             deadline = time.monotonic() + 20
             while (reads < 100 or len(seen) < 20) and time.monotonic() < deadline:
-                stored = await vault.load()
+                stored = await vault.load(None)
                 assert stored is not None
-                assert all(plain(document) == text(name, stored.version) for name, document in stored.documents)
-                assert [name for name, _ in stored.documents] == keys(stored.catalogue.divisions)
-                assert stored.catalogue.digest == f"digest of {stored.version}"
+                assert all(plain(document) == text(name, stored.head.version) for name, document in stored.documents)
+                assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+                assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
                 reads += 1
-                seen.add(stored.version)
+                seen.add(stored.head.version)
             stop.set()
         assert len(seen) >= 20
 
@@ -685,7 +686,8 @@ class TestKeep:
         version = Version("e", 5)
         assert await self.keep(vault, version, (1, 2), quiet=100)
         await holds(vault, version)
-        assert await vault.committed() == (version, catalogue(version, (1, 2)))
+        head = await vault.head()
+        assert (head.version, head.catalogue) == (version, catalogue(version, (1, 2)))
         assert await table.keys("scoreboard:staged:") == []
         assert {row["encoding"] for row in [await table.row(names.document(name)) for name in keys((1, 2))]} == {"zstd"}
 
@@ -723,7 +725,7 @@ class TestKeep:
         await self.keep(vault, Version("e", 5))
         newer = 'version = 7, payload = \'{"digest":"d","divisions":[]}\''
         await table.overtake(self.keep(vault, Version("e", 6)), names.version, newer)
-        committed, its = await vault.committed()
+        committed, its = await vault.head()
         assert (committed, its.digest) == (Version("e", 7), "d")
         assert (await table.row(names.document("leaderboard:users")))["version"] == 5
 
@@ -808,7 +810,7 @@ class TestTheBus:
             assert await other.commit(first, catalogue(first.version), SOLVE)
             second = await won(store, "b")
             await other.publish(SOLVE)
-            await store.confirm(second, 1.5)
+            await store.confirm(second, 1.5, whole=True, complete=True)
             third = await won(other, "c")
             await other.abandon(third)
             said = await heard(9)
@@ -1018,12 +1020,12 @@ class TestUnavailable:
             "acquire": store.acquire("me", None),
             "renew": store.renew(lease),
             "commit": store.commit(lease, catalogue(lease.version), SOLVE),
-            "confirm": store.confirm(lease, 1.5),
+            "confirm": store.confirm(lease, 1.5, whole=True, complete=True),
             "abandon": store.abandon(lease),
             "publish": store.publish(SOLVE),
             "subscribe": subscribe(),
-            "load": vault.load(),
-            "committed": vault.committed(),
+            "load": vault.load(None),
+            "committed": vault.head(),
             "stage": vault.stage(lease, in_pieces(lease.version)),
             "keep": vault.keep(lease.version, catalogue(lease.version, as_of=4e9), documents(lease.version), quiet=0),
         }
@@ -1106,7 +1108,7 @@ class TestUnavailable:
                 for reads in ("publish", "subscribe", "load", "committed"):
                     calls.pop(reads).close()
                 await self._all_fail(calls)
-                assert await vault.load() is None, "who only reads is not kept from it"
+                assert (await vault.load(None)).documents is None, "who only reads is not kept from it"
         finally:
             other.terminate()
         assert await store.commit(lease, catalogue(lease.version), SOLVE)
@@ -1120,8 +1122,8 @@ class TestUnavailable:
             # The very next call may find out; no later one fails.
             await _answers(store.renew(lease))
             assert await store.renew(lease)
-            await _answers(vault.committed())
-            assert await vault.committed() is None
+            await _answers(vault.head())
+            assert (await vault.head()).version is None
         assert await store.commit(lease, catalogue(lease.version), SOLVE)
         await holds(vault, lease.version)
 
@@ -1135,7 +1137,7 @@ class TestUnavailable:
             with pytest.raises(Unavailable, match=r"^postgres: "):
                 await heard(1)
         await until(lambda: _answers(store.renew(lease)), "the lease is ours still")
-        await until(lambda: _answers(vault.committed()), "it can be read")
+        await until(lambda: _answers(vault.head()), "it can be read")
         await holds(vault, version)
         # It is the same server: no number is passed over.
         assert lease.version.number == version.number + 1
@@ -1271,7 +1273,7 @@ class TestNobodyCanStopInTheMiddle:
                 lease = await won(store)
                 assert isinstance(await store.acquire("you", None), Busy)
                 assert await store.renew(lease)
-                assert await store.confirm(lease, 1.5)
+                assert await store.confirm(lease, 1.5, whole=True, complete=True)
                 assert not await store.commit(lease, catalogue(lease.version), SOLVE)
                 await store.abandon(await won(store))
                 await store.publish(SOLVE)

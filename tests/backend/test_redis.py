@@ -316,16 +316,16 @@ class TestCommit:
         await redis_client.set(names.version, b"\xff garbage")
         await redis_client.hset(names.catalogue, mapping={"digest": "{", "more": "x"})
         await redis_client.rpush(names.document("leaderboard:users"), "not ours")
-        assert await vault.load() is None
+        assert (await vault.load(None)).documents is None
         version = await commit(store, vault)
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.version == version
+        assert stored.head.version == version
 
     async def _nothing_changed(self, vault: RedisVault, version: Version) -> None:
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.version == version
+        assert stored.head.version == version
         assert all(plain(document) == text(name, version) for name, document in stored.documents)
 
 
@@ -334,46 +334,46 @@ class TestConfirm:
         version = await commit(store, vault, divisions=(7,))
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.5)
+            assert await store.confirm(lease, 1772215999.5, whole=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, 1772215999.5)]
         assert not await redis_client.exists(names.lock)
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.version == version
-        assert stored.catalogue == Catalogue(f"digest of {version}", 1772215999.5, (7,))
+        assert stored.head.version == version
+        assert stored.head.catalogue == Catalogue(f"digest of {version}", 1772215999.5, (7,))
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(self, store: RedisStore, vault: RedisVault, divisions):
         await commit(store, vault, divisions=divisions)
-        assert await store.confirm(await won(store), 1.5)
-        stored = await vault.load()
+        assert await store.confirm(await won(store), 1.5, whole=True, complete=True)
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.catalogue.divisions == divisions
+        assert stored.head.catalogue.divisions == divisions
         assert [name for name, _ in stored.documents] == keys(divisions)
 
     async def test_whole_seconds_are_heard_too(self, store: RedisStore, vault: RedisVault):
         version = await commit(store, vault)
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.0)
+            assert await store.confirm(lease, 1772215999.0, whole=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, 1772215999.0)]
 
     async def test_is_refused_to_who_does_not_hold_the_lock(self, store, vault, redis_client, names: Names):
         version = await commit(store, vault)
         lease = await won(store)
         await redis_client.set(names.lock, "you")
-        assert not await store.confirm(lease, 9e9)
+        assert not await store.confirm(lease, 9e9, whole=True, complete=True)
         assert await redis_client.get(names.lock) == b"you"
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
-        assert stored.catalogue.as_of == 1772215200.25 + version.number
+        assert stored.head.catalogue.as_of == 1772215200.25 + version.number
 
     @pytest.mark.parametrize("lost", ["version", "catalogue"])
     async def test_is_refused_if_there_is_nothing_to_confirm(self, store, vault, redis_client, names: Names, lost: str):
         await commit(store, vault)
         lease = await won(store)
         await redis_client.delete(getattr(names, lost))
-        assert not await store.confirm(lease, 1.5)
+        assert not await store.confirm(lease, 1.5, whole=True, complete=True)
         assert await redis_client.get(names.lock) == b"me"
 
 
@@ -397,27 +397,28 @@ class TestAbandon:
 
 class TestTheVault:
     async def test_an_empty_store_has_nothing(self, vault: RedisVault):
-        assert await vault.load() is None
-        assert await vault.committed() is None
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
 
     async def test_what_is_staged_expires(self, store, vault, redis_client, names: Names):
         lease = await won(store)
         await vault.stage(lease, documents(lease))
         for name in keys(()):
             assert 0 < await redis_client.pttl(names.staged(lease.token, name)) <= STAGE_TTL * 1000
-        assert await vault.load() is None
+        assert (await vault.load(None)).documents is None
 
     @pytest.mark.parametrize("missing", keys((3,)))
     async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, redis_client, names, missing):
         await commit(store, vault, divisions=(3,))
         await redis_client.delete(names.document(missing))
-        assert await vault.load() is None
-        assert await vault.committed() is None
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
 
     async def test_what_is_committed_can_be_known_without_reading_it(self, store: RedisStore, vault: RedisVault):
         lease = await won(store)
         await commit(store, vault, lease, divisions=(3,))
-        assert await vault.committed() == (lease.version, catalogue(lease, (3,)))
+        head = await vault.head()
+        assert (head.version, head.catalogue) == (lease.version, catalogue(lease, (3,)))
 
     async def test_documents_come_back_as_they_went(self, store: RedisStore, redis_url, redis_client, names, encoding):
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
@@ -429,7 +430,7 @@ class TestTheVault:
         raw = await redis_client.get(names.document("leaderboard:users"))
         assert written == len(keys(())) * len(raw)
         assert raw == said if encoding == "identity" else plain(raw) == said
-        stored = await vault.load()
+        stored = await vault.load(None)
         assert stored is not None
         # What is stored as text is one frame from then on.
         back = raw if encoding == "zstd" else compressed(said)
@@ -443,9 +444,9 @@ class TestTheVault:
         )
         for writer, reader in ((one, other), (other, one)):
             version = await commit(store, writer)
-            stored = await reader.load()
+            stored = await reader.load(None)
             assert stored is not None
-            assert stored.version == version
+            assert stored.head.version == version
             assert all(plain(document) == text(name, version) for name, document in stored.documents)
         await one.aclose()
         await other.aclose()
@@ -467,14 +468,14 @@ class TestTheVault:
             tasks.create_task(write())
             deadline = time.monotonic() + 20
             while (reads < 100 or len(seen) < 20) and time.monotonic() < deadline:
-                stored = await vault.load()
+                stored = await vault.load(None)
                 assert stored is not None
                 reads += 1
-                seen.add(stored.version)
-                assert [name for name, _ in stored.documents] == keys(stored.catalogue.divisions)
-                assert stored.catalogue.digest == f"digest of {stored.version}"
+                seen.add(stored.head.version)
+                assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+                assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
                 for name, document in stored.documents:
-                    assert plain(document) == text(name, stored.version)
+                    assert plain(document) == text(name, stored.head.version)
             stop.set()
         assert len(seen) >= 20
         await writer.aclose()
@@ -503,7 +504,7 @@ class TestTheBus:
             assert await other.commit(first, catalogue(first), SOLVE)
             second = await won(store, "b")
             await other.publish(SOLVE)
-            await store.confirm(second, 1.5)
+            await store.confirm(second, 1.5, whole=True, complete=True)
             third = await won(other, "c")
             await other.abandon(third)
             assert await heard(9) == [
@@ -598,7 +599,7 @@ class TestUnavailable:
             store.acquire("me", None),
             store.renew(lease),
             store.commit(lease, catalogue(lease), SOLVE),
-            store.confirm(lease, 1.5),
+            store.confirm(lease, 1.5, whole=True, complete=True),
             store.abandon(lease),
             store.publish(SOLVE),
             store.check(),
@@ -619,7 +620,7 @@ class TestUnavailable:
         vault = RedisVault(url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
         lease = Lease("me", Version("e", 1))
         staging = vault.stage(lease, documents(lease))
-        await self._all_fail([*self._calls(make_store(url=url)), vault.load(), vault.committed(), staging])
+        await self._all_fail([*self._calls(make_store(url=url)), vault.load(None), vault.head(), staging])
         await vault.aclose()
 
     async def test_the_password_is_wrong(self, make_store, redis_url: str):

@@ -169,7 +169,7 @@ async def test_another_node_that_reads_it_has_the_same_text(store, vault, make_v
     await begin(store, vault, contest)
     contest.solve()
     assert await commit(store, vault, contest) < FEW
-    stored = await make_vault().load()
+    stored = await make_vault().load(None)
     assert stored is not None
     assert {name: plain(payload) for name, payload in stored.documents} == contest.texts()
     assert all(payload.startswith(zstandard.FRAME_HEADER) for _, payload in stored.documents)

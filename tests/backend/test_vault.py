@@ -51,14 +51,14 @@ async def commit(server: FakeAsyncRedis, number: int) -> None:
 async def test_a_commit_between_two_reads_starts_the_load_over(server, vault, at):
     await commit(server, 1)
     server.number, server.interrupt = at, lambda: commit(server, 2)
-    stored = await vault.load()
+    stored = await vault.load(None)
     assert stored is not None
-    assert stored.version.number == 2
+    assert stored.head.version.number == 2
     assert {content for _, content in stored.documents} == {compressed(b"2")}
-    assert stored.catalogue.digest == "digest 2"
+    assert stored.head.catalogue.digest == "digest 2"
 
 
 async def test_a_store_that_is_emptied_meanwhile_has_nothing(server, vault):
     await commit(server, 1)
     server.number, server.interrupt = 3, server.flushall
-    assert await vault.load() is None
+    assert (await vault.load(None)).documents is None

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.backend.base import Catalogue, Stored
+from scoreboardd.backend.base import Catalogue, Head, Stored
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
 from scoreboardd.board.documents import Owner, leaderboard_key, ring_key
@@ -27,28 +27,25 @@ from tests.contests import contests, to_rows
 class Shelf:
     """The half of a vault that is read, and what was committed."""
 
-    stored: Stored | None = None
+    stored: Stored = field(default_factory=lambda: Stored(Head(None, None), None))
     views: dict[int, dict[int | None, View]] = field(default_factory=dict)
     "Of every version committed in this epoch."
 
-    async def committed(self) -> tuple[Version, Catalogue] | None:
-        return (self.stored.version, self.stored.catalogue) if self.stored else None
-
-    async def load(self) -> Stored | None:
+    async def load(self, have: Version | None) -> Stored:
         return self.stored
 
     def put(self, version: Version, made: Followed, documents: dict[str, bytes]) -> None:
-        if self.stored and self.stored.version.epoch != version.epoch:
+        if self.stored.head.version and self.stored.head.version.epoch != version.epoch:
             self.views.clear()
         catalogue = Catalogue(made.digest, made.as_of, made.scoreboard.roster.division_ids)
-        self.stored = Stored(version, catalogue, list(documents.items()))
+        self.stored = Stored(Head(version, catalogue), list(documents.items()))
         self.views[version.number] = {
             id: parse(*(plain(documents[leaderboard_key(owner, id)]) for owner in Owner))
             for id in (None, *catalogue.divisions)
         }
 
     def ring(self, division: int | None = None) -> Ring:
-        assert self.stored is not None
+        assert self.stored.documents is not None
         return Ring.parse(plain(dict(self.stored.documents)[ring_key(division)]))
 
 
@@ -74,7 +71,7 @@ class Node:
 
     async def build(self, version: Version, rows: Rows, *, commit: bool = True) -> Followed:
         made = self.follow(rows)
-        rings = await self.chain.rings(version, made, await self.shelf.committed())
+        rings = await self.chain.rings(version, made, self.shelf.stored.head.version)
         documents = {**made.scoreboard.documents, **rings}
         if commit:
             self.shelf.put(version, made, {name: b"".join(each.frames()) for name, each in documents.items()})
@@ -83,8 +80,8 @@ class Node:
 
 def leads_here(shelf: Shelf) -> None:
     """From any version that the rings know."""
-    assert shelf.stored is not None
-    number = shelf.stored.version.number
+    assert shelf.stored.head.version is not None
+    number = shelf.stored.head.version.number
     for division, now in shelf.views[number].items():
         for since, views in shelf.views.items():
             missed = shelf.ring(division).after(since)
@@ -171,9 +168,7 @@ async def test_what_is_none_of_ours_is_not_gone_on_from():
     shelf = await run(("e", 1, []), roster=ROSTER)
     assert shelf.stored is not None
     for garbage in (b"garbage", compressed(b"garbage")):
-        shelf.stored = Stored(
-            shelf.stored.version, shelf.stored.catalogue, [(name, garbage) for name, _ in shelf.stored.documents]
-        )
+        shelf.stored = Stored(shelf.stored.head, [(name, garbage) for name, _ in shelf.stored.documents])
         await Node(shelf).build(Version("e", 2), Rows(ROSTER, solves_of([])))
         assert shelf.ring() == Ring()
 
@@ -188,6 +183,8 @@ async def test_a_change_too_large_leaves_no_step():
 async def test_a_ring_that_leads_elsewhere_is_not_gone_on_from():
     shelf = await run(("e", 1, []), ("e", 2, [(1, 1)]), roster=ROSTER)
     assert shelf.stored is not None
-    shelf.stored = Stored(Version("e", 3), shelf.stored.catalogue, shelf.stored.documents)  # by one without rings
+    shelf.stored = Stored(
+        Head(Version("e", 3), shelf.stored.head.catalogue), shelf.stored.documents
+    )  # by one without rings
     await Node(shelf).build(Version("e", 4), Rows(ROSTER, solves_of([])))
     assert [(step.since, step.number) for step in shelf.ring().links] == [(3, 4)]

@@ -137,7 +137,7 @@ class TestBuild:
     async def test_says_what_is_wrong_with_the_store(self, options: dict[str, Any]):
         options["vault"]["url"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
         async with running(BuilderProcess(**options)) as builder:
-            for work in (build(builder), builder.load()):
+            for work in (build(builder), builder.load(None)):
                 with pytest.raises(BuilderError, match="redis: ") as raised:
                     await work
                 assert raised.value.part == "store"
@@ -229,11 +229,11 @@ def texts(built: Build) -> dict[str, bytes]:
 
 class TestLoad:
     async def test_nothing(self, builder: BuilderProcess):
-        assert await builder.load() is None
+        assert (await builder.load(None))[1] is None
 
     async def test_what_is_committed(self, builder: BuilderProcess, store: RedisStore):
         version = await commit(builder, store)
-        edition = await builder.load()
+        edition = (await builder.load(None))[1]
         assert edition is not None
         assert edition.version == version
         assert edition.divisions == (1, 2)
@@ -244,7 +244,7 @@ class TestLoad:
         async with asyncio.TaskGroup() as tasks, locked(database):
             building = tasks.create_task(build(builder))
             await until(lambda: stuck(admin), "the build waits")
-            edition = await builder.load()
+            edition = (await builder.load(None))[1]
             assert not building.done()
         assert edition is not None
         assert edition.version == version
@@ -270,10 +270,10 @@ class TestKeep:
 
     async def test_what_is_kept_comes_back(self, builder: BuilderProcess, store: RedisStore, redis_client, key_prefix):
         await commit(builder, store)
-        served = await builder.load()
+        served = (await builder.load(None))[1]
         assert await builder.keep(served, quiet=100)
         await redis_client.delete(Names(key_prefix).version)
-        assert await builder.load() is None
+        assert (await builder.load(None))[1] is None
         kept = await builder.restore()
         assert (kept.version, kept.divisions) == (served.version, served.divisions)
         assert kept.as_of == pytest.approx(served.as_of, abs=1e-6)
@@ -342,7 +342,7 @@ class TestCut:
     @pytest.mark.parametrize("division_id", [None, 1, 2])
     async def test_a_window_of_what_is_served(self, builder, store, owner: Owner, division_id: int | None):
         await commit(builder, store)
-        edition = await builder.load()
+        edition = (await builder.load(None))[1]
         at = (START - EPOCH) // MICROSECOND
         name = f"timeline:{owner}"
         whole = await builder.cut(edition, owner, division_id, at)
@@ -352,10 +352,10 @@ class TestCut:
 
     async def test_of_an_old_version_is_of_that_version(self, builder: BuilderProcess, store: RedisStore, admin):
         await commit(builder, store)
-        old = await builder.load()
+        old = (await builder.load(None))[1]
         await admin.execute("UPDATE users SET username = 'eve'")
         await commit(builder, store)
-        new = await builder.load()
+        new = (await builder.load(None))[1]
         for edition, name in ((old, "ada"), (new, "eve"), (old, "ada")):
             cut = json.loads(plain(await builder.cut(edition, Owner.USERS, None, 0)))
             assert cut["submissions"][0]["username"] == name
@@ -468,7 +468,7 @@ PARENT = textwrap.dedent("""
         builder = BuilderProcess(**json.loads(sys.argv[1]))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(builder.run())
-            await builder.load()
+            await builder.load(None)
             print(builder.pid, flush=True)
             if sys.argv[2] == "build":
                 await builder.build(Lease("token", Version("e", 1)), quiet=False, whole=True, timeout=60)
@@ -492,7 +492,7 @@ class TestMemory:
         editions: list[Edition | None] = []
         for _ in range(5):
             await commit(builder, store)
-            editions.append(await builder.load())
+            editions.append((await builder.load(None))[1])
             await builder.cut(editions[-1], Owner.TEAMS, 1, 0)
         assert held() >= before + 5
         editions.clear()
@@ -514,7 +514,7 @@ class TestMemory:
     async def test_of_one_document_outlives_the_others(self, builder: BuilderProcess, store: RedisStore):
         before = held()
         await commit(builder, store)
-        edition = await builder.load()
+        edition = (await builder.load(None))[1]
         document = edition.documents["leaderboard:users:div:1"]
         del edition
         await until(lambda: held() == before + 1, "nothing holds the rest")
@@ -532,12 +532,12 @@ class TestMemory:
         before = held()
         await commit(builder, store)
         for _ in range(20):
-            loading = asyncio.create_task(builder.load())
+            loading = asyncio.create_task(builder.load(None))
             await asyncio.sleep(0)
             loading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await loading
-        assert await builder.load() is not None
+        assert (await builder.load(None))[1] is not None
         await until(lambda: held() == before and held(builder.pid) == 1, "all memory is freed")
 
     async def test_is_freed_if_who_waits_leaves_as_the_answer_comes(self, options, builder, store: RedisStore):
@@ -552,14 +552,14 @@ class TestMemory:
 
         await commit(builder, store)
         async with running(Leaving(**options)) as other:
-            other.leaver = asyncio.create_task(other.load())
+            other.leaver = asyncio.create_task(other.load(None))
             with pytest.raises(asyncio.CancelledError):
                 await other.leaver
             await until(lambda: held() == before, "all memory is freed")
 
     async def test_is_ours_if_the_child_is_killed(self, builder: BuilderProcess, store: RedisStore):
         await commit(builder, store)
-        edition = await builder.load()
+        edition = (await builder.load(None))[1]
         first = builder.pid
         builder.kill()
         await until(lambda: builder.pid not in (None, first), "there is another child")

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from scoreboardd.backend.base import Busy, Catalogue, Changed, Lease, Message, Stored, Subscribed
+from scoreboardd.backend.base import Busy, Catalogue, Changed, Head, Lease, Message, Stored, Subscribed
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
 from scoreboardd.backend.redis import RedisStore, RedisVault
@@ -65,8 +65,8 @@ class Model:
     async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
         return self.store.commit(lease, catalogue, SOLVE)
 
-    async def confirm(self, lease: Lease, as_of: float) -> bool:
-        return self.store.confirm(lease, as_of)
+    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+        return self.store.confirm(lease, as_of, whole=whole, complete=complete)
 
     async def abandon(self, lease: Lease) -> None:
         self.store.abandon(lease)
@@ -75,12 +75,14 @@ class Model:
         for name, document in documents.items():
             self.store.stage(lease, name, b"".join(document.text()))
 
-    async def load(self) -> Stored | None:
-        version, catalogue = self.store.head()
-        if version is None or catalogue is None:
-            return None
-        found = [(name, self.store.document(name)) for name in keys(catalogue.divisions)]
-        return None if any(document is None for _, document in found) else Stored(version, catalogue, found)
+    async def load(self) -> Stored:
+        head = self.store.head()
+        if head.catalogue is None:
+            return Stored(head, None)
+        return Stored(head, [(name, self.store.document(name)) for name in keys(head.catalogue.divisions)])
+
+    async def head(self) -> Head:
+        return self.store.head()
 
     async def expire(self) -> None:
         self.store.data.lock = None
@@ -135,9 +137,15 @@ class Real:
     async def stage(self, lease: Lease, documents: dict[str, Document]) -> None:
         await self._vault.stage(lease, documents)
 
-    async def load(self) -> Stored | None:
-        stored = await self._vault.load()
-        return stored and replace(stored, documents=[(name, plain(content)) for name, content in stored.documents])
+    async def load(self) -> Stored:
+        stored = await self._vault.load(None)
+        assert (await self._vault.load(stored.head.version)).documents is None
+        return replace(
+            stored, documents=stored.documents and [(name, plain(content)) for name, content in stored.documents]
+        )
+
+    async def head(self) -> Head:
+        return await self._vault.head()
 
 
 class RealRedis(Real):
@@ -265,9 +273,11 @@ class Side:
     async def _with(self, lease: Lease, number: int, name: str, *arguments: Any) -> Any:
         match name, arguments:
             case "commit", (divisions,):
-                return await self.store.commit(lease, Catalogue(f"digest {number}", number + 0.5, divisions))
-            case "confirm", ():
-                return await self.store.confirm(lease, number + 0.5)
+                return await self.store.commit(
+                    lease, Catalogue(f"digest {number}", number + 0.5, divisions, number, complete=number % 2 == 0)
+                )
+            case "confirm", (whole,):
+                return await self.store.confirm(lease, number + 0.5, whole=whole, complete=number % 3 == 0)
             case "stage", (divisions, missing):
                 documents = {key: self._document(key, number) for key in keys(divisions)[missing:]}
                 return await self.store.stage(lease, documents)
@@ -294,7 +304,8 @@ steps = st.lists(
             st.sampled_from(TOKENS),
             st.none() | st.tuples(recent, st.sampled_from((0, 0, 2))),
         ),
-        st.tuples(st.sampled_from(("renew", "confirm", "abandon")), recent),
+        st.tuples(st.sampled_from(("renew", "abandon")), recent),
+        st.tuples(st.just("confirm"), recent, st.booleans()),
         st.tuples(st.just("commit"), recent, st.sampled_from(DIVISIONS)),
         st.tuples(st.just("stage"), recent, st.sampled_from(DIVISIONS), st.sampled_from((0, 0, 0, 1))),
         st.tuples(st.sampled_from(("expire", "lose", "dump", "fail_over"))),
@@ -306,7 +317,7 @@ steps = st.lists(
 BUILD = [("acquire", "a", None), ("stage", 0, (), 0), ("commit", 0, ())]
 B = ("acquire", "b", None)
 C = ("acquire", "c", None)
-STAGE, COMMIT, CONFIRM, ABANDON = ("stage", 0, (), 0), ("commit", 0, ()), ("confirm", 0), ("abandon", 0)
+STAGE, COMMIT, CONFIRM, ABANDON = ("stage", 0, (), 0), ("commit", 0, ()), ("confirm", 0, True), ("abandon", 0)
 
 STORIES = {
     "nobody disturbs": [*BUILD, B, B, C, ("renew", 0), ("stage", 0, (1,), 0), ("commit", 0, (1,)), C, CONFIRM],
@@ -389,6 +400,7 @@ async def compare(backend: Backend, steps: list[tuple[Any, ...]]) -> None:
                 lambda side, number=number, step=step: side.do(number, step),
                 lambda side: side.store.heard(),
                 lambda side: side.store.load(),
+                lambda side: side.store.head(),
             ):
                 model, truth = [side.plain(await what(side)) for side in sides]
                 assert model == truth, f"step {number}, {step}"
