@@ -33,6 +33,7 @@ ANSWER = 5.0
 BULK = 20.0
 "Seconds within which the server must take or give one document."
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_CATALOGUE = ("digest", "as_of", "divisions", "whole", "complete", "confirmed")
 
 
 def _connect(url: str) -> aioredis.Redis:
@@ -355,7 +356,7 @@ def _catalogue(fields: Any) -> tuple[Catalogue | None, int]:
     """With the number of the build that last committed or confirmed. None for anything that we have not written: then
     nothing is committed."""
     try:
-        said = {name.decode(): orjson.loads(value) for name, value in fields.items() if name != b"previous"}
+        said = {name: orjson.loads(fields[name.encode()]) for name in _CATALOGUE}
         catalogue = Catalogue(
             str(said["digest"]),
             float(said["as_of"]),

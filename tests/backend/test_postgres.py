@@ -352,11 +352,23 @@ class TestAcquire:
     async def test_who_was_overtaken_looks_again(self, store: PostgresStore, table: Table, names: Names):
         lease = await won(store)
         await store.abandon(lease)
-        taken = "building_token = 'you', building_until = now() + interval '100 s', version = version + 1"
+        taken = "building_token = 'you', building_until = now() + interval '50 s', version = version + 1"
         answer = await table.overtake(store.acquire("me", None), names.lock, taken)
         assert isinstance(answer, Busy)
-        assert 90 < answer.remaining <= 100
+        assert 40 < answer.remaining <= 50
+        assert not answer.overlong
         assert await table.holder() == "you"
+
+    @pytest.mark.parametrize("until", ["now() + interval '1 day'", "'infinity'"])
+    async def test_a_lease_that_lasts_too_long_ends_like_one_of_ours(self, store, table: Table, names: Names, until):
+        await store.abandon(await won(store))
+        await table.set(names.lock, f"building_token = 'you', building_until = {until}")
+        answer = await store.acquire("me", None)
+        assert answer == Busy(60.0, overlong=True)
+        assert 50 < await table.left(names.lock) <= 60
+        answer = await store.acquire("me", None)
+        assert isinstance(answer, Busy)
+        assert not answer.overlong
 
 
 class TestRenew:
@@ -449,7 +461,7 @@ class TestCommit:
         lease = await won(store)
         await stage(vault, lease)
         committing = store.commit(lease, catalogue(lease.version), SOLVE)
-        taken = "building_token = 'you', building_until = now() + interval '100 s', version = version + 1"
+        taken = "building_token = 'you', building_until = now() + interval '50 s', version = version + 1"
         assert await table.overtake(committing, names.lock, taken) is False
         await holds(vault, before)
         assert await table.holder() == "you"
@@ -512,7 +524,9 @@ class TestConfirm:
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.version == version
-        assert stored.head.catalogue == Catalogue(f"digest of {version}", 1772215999.5, (7,))
+        assert stored.head.catalogue == Catalogue(
+            f"digest of {version}", 1772215999.5, (7,), whole=lease.version.number
+        )
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(self, store, vault, divisions):
@@ -723,10 +737,10 @@ class TestKeep:
 
     async def test_overtaken_by_a_newer_one_while_it_waits_it_does_not_replace_it(self, vault, table, names: Names):
         await self.keep(vault, Version("e", 5))
-        newer = 'version = 7, payload = \'{"digest":"d","divisions":[]}\''
+        newer = 'version = 7, payload = \'{"digest":"d","divisions":[],"whole":1,"complete":true,"confirmed":7}\''
         await table.overtake(self.keep(vault, Version("e", 6)), names.version, newer)
-        committed, its = await vault.head()
-        assert (committed, its.digest) == (Version("e", 7), "d")
+        head = await vault.head()
+        assert (head.version, head.catalogue.digest) == (Version("e", 7), "d")
         assert (await table.row(names.document("leaderboard:users")))["version"] == 5
 
     @pytest.mark.parametrize("garbage", ["payload = NULL", "version = NULL, generated_at = NULL", "epoch = NULL"])

@@ -197,6 +197,17 @@ async def _try(store: RedisStore, token: str) -> Lease | None:
     return answer if isinstance(answer, Lease) else None
 
 
+class TestALockOfAnother:
+    @pytest.mark.parametrize("ends", [{"px": 86_400_000}, {}])
+    async def test_that_lasts_too_long_ends_like_one_of_ours(self, store, redis_client, names: Names, ends):
+        await redis_client.set(names.lock, "you", **ends)
+        assert await store.acquire("me", None) == Busy(TTL, overlong=True)
+        assert 0 < await redis_client.pttl(names.lock) <= TTL * 1000
+        answer = await store.acquire("me", None)
+        assert isinstance(answer, Busy)
+        assert not answer.overlong
+
+
 class TestRenew:
     async def test_extends_our_lock(self, store: RedisStore, redis_client, names: Names):
         lease = await won(store)
@@ -340,7 +351,9 @@ class TestConfirm:
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.version == version
-        assert stored.head.catalogue == Catalogue(f"digest of {version}", 1772215999.5, (7,))
+        assert stored.head.catalogue == Catalogue(
+            f"digest of {version}", 1772215999.5, (7,), whole=lease.version.number
+        )
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(self, store: RedisStore, vault: RedisVault, divisions):

@@ -43,7 +43,8 @@ async def commit(server: FakeAsyncRedis, number: int) -> None:
     for name in documents.keys(()):
         await server.set(name, f"{number}")
     await server.set("scoreboard:version", f"e-{number}")
-    catalogue = {"digest": orjson.dumps(f"digest {number}"), "as_of": b"1.5", "divisions": b"[]"}
+    catalogue = {"digest": f"digest {number}", "as_of": 1.5, "divisions": [], "whole": 1, "complete": True}
+    catalogue = {name: orjson.dumps(value) for name, value in (catalogue | {"confirmed": number}).items()}
     await server.hset("scoreboard:catalogue", mapping=catalogue)
 
 
