@@ -332,7 +332,7 @@ class Cover:
     fresh: bool
     "It announced one of them that is not looked for again."
     other: bool
-    "One of those that are looked for again is more than a solve."
+    "One of those that are not contained is announced as more than a solve."
     under_way: bool = True
     "False once it was reported as abandoned, or gave up: if the store says that it ended well, it did."
 
@@ -404,7 +404,9 @@ class Coordinator:
         self._last = NEVER
         "When the last waiting change arrived."
         self._unfound = 0
-        "The changes up to this one that are not contained are looked for again, at:"
+        "The changes up to this one that are not contained are looked for again, at `_look_at`."
+        self._unfound_other = False
+        "One of them was announced as more than a solve."
         self._look_at = NEVER
         self._looks = 0
         "How often they were."
@@ -572,7 +574,7 @@ class Coordinator:
             self._distrust()
         self._begun = version
         again = self._unfound > self.contained
-        other = self._other_announced > (self.contained if again else self._read)
+        other = self._unfound_other or self._other_announced > self._read
         whole = again or self._odd > self._read or not self._read or now >= self._reconcile_at
         self._give_back(self._covers)
         self._covers = [cover for cover in self._covers if _before(cover.version, version)]
@@ -668,11 +670,10 @@ class Coordinator:
             self.served = version
             known = self._notice is not None and self._notice.number == version.number
             actions = [Tell(version, self._notice.event if self._notice and known else None)]
-        elif self.served != self._load_from:
-            self._news = True  # a commit of our own overtook the answer: ask again
-            return []
         elif version is None or version != self.served:
-            if self.served is not None and not self._news:
+            if self.served != self._load_from:
+                self._news = True  # a commit of our own overtook the answer: ask again
+            elif self.served is not None and not self._news:
                 # The store has less than we serve: it has lost state. When it is told so by a node that asks for the
                 # lock, it starts a new epoch.
                 self._start_over(now)
@@ -762,14 +763,13 @@ class Coordinator:
         """`version`, and every later one, will contain the changes up to `upto`."""
         if self.covered == self.contained or self._watch_at == NEVER:
             self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
-        again = self._unfound > self.contained
         cover = Cover(
             version,
             upto,
             self._waiting_cause,
             announced=self._announced > self.contained,
             fresh=self._announced > max(self.contained, self._unfound),
-            other=again and self.contained < self._other_announced,
+            other=self._other_announced > self.contained,
         )
         if upto == self.changes:
             self._waiting_cause = None
@@ -809,16 +809,21 @@ class Coordinator:
             self._watch_at = NEVER
         if upto <= self.contained:
             return
-        found = complete and not any(cover.fresh and cover.other for cover in reached)
+        found = complete and not (self._unfound_other and any(cover.fresh for cover in reached))
         if any(cover.announced for cover in reached) and not found and self._look_again(complete, reached, now):
             self._unfound = upto
+            self._unfound_other |= any(cover.other for cover in reached)
             self._waiting_cause = _merged((*(cover.cause for cover in reached), self._waiting_cause))
             return
         self.contained = upto
         self._covers = [cover for cover in self._covers if cover.upto > upto or cover.version == self.lease]
         if self._unfound <= self.contained:
-            self._unfound = self._looks = 0
-            self._look_at = NEVER
+            self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        self._unfound = self._looks = 0
+        self._unfound_other = False
+        self._look_at = NEVER
 
     def _look_again(self, complete: bool, reached: list[Cover], now: float) -> bool:
         """Choose when to look again for what the builds in `reached` did not find. False if that was the last look."""
@@ -843,8 +848,7 @@ class Coordinator:
         self._give_back(self._covers)
         self._covers = []
         self._watch_at = NEVER
-        self._unfound = self._looks = 0
-        self._look_at = NEVER
+        self._stop_looking()
         self._note(None, now)
 
     def _give_up(self) -> None:

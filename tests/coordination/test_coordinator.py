@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scoreboardd.backend.base import Abandoned, Begun, Confirmed, Rebuilt
 from scoreboardd.coordination.coordinator import (
+    LOOKS,
     NEVER,
     Abandon,
     Action,
@@ -24,6 +25,7 @@ from scoreboardd.coordination.coordinator import (
     Committed,
     Confirm,
     Coordinator,
+    Damaged,
     Heard,
     Input,
     LeaseLost,
@@ -76,6 +78,13 @@ class Machine:
         """The next thing it does by itself, and when."""
         assert self.coordinator.wake == pytest.approx(at)
         assert self.wake() == list(expected)
+
+
+def won(node: Machine, number: int) -> bool:
+    """Give it the lock; whether its build reads everything."""
+    (build, *_) = node(Won(v(number)))
+    assert isinstance(build, Build)
+    return build.whole
 
 
 @pytest.fixture
@@ -164,7 +173,7 @@ class TestNoted:
         assert builder(Built()) == [Commit(SOLVE, changes=1)]
         assert builder(Committed()) == [Tell(v(3), SOLVE)]
         builder.at_wake(TryLock(v(3)), at=10.6)
-        assert builder(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert builder(Won(v(4))) == [Build(v(4), quiet=False, whole=True, announced=True)]
         assert builder(Built()) == [Commit(BAN, changes=1)]
 
 
@@ -200,8 +209,9 @@ class TestBegun:
         loser.at_wake(TryLock(v(1)), at=10.5)
         assert loser(Busy(8.7)) == []
         assert loser(Heard(Rebuilt(3, SOLVE)), at=11) == [Load()]
-        loser.at_wake(TryLock(v(1)), at=11 + HANDICAP)
-        assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+        loser.at_wake(TryLock(v(3)), at=11 + HANDICAP)
+        assert loser(Won(v(4))) == [Build(v(4), quiet=False, whole=True, solves=1, announced=True)]
         assert loser(Built()) == [Commit(BAN, changes=1)]
 
     def test_is_said_while_we_ask_for_the_lock_ourselves(self, node: Machine):
@@ -228,9 +238,45 @@ class TestBegun:
         assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
         assert node(Built()) == [Commit(SOLVE, changes=1)]
 
-    def test_puts_off_the_next_look_for_what_nobody_told(self, node: Machine):
+    def test_does_not_put_off_reading_everything(self, node: Machine):
+        due = node.coordinator.wake
         node(Heard(Begun(v(3))), at=50)
-        assert node.coordinator.wake == 50 + TIMING.reconcile
+        assert node.coordinator.wake == due
+
+    def test_puts_off_no_look_after_the_builder_that_came_first(self, loser: Machine):
+        # Or somebody who says so again and again could keep everybody from asking.
+        loser(Heard(Begun(v(4))), at=15)
+        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
+
+    def test_covers_nothing_before_the_store_has_said_what_is_old(self, node: Machine):
+        node(Resumed())
+        node(Noted(SOLVE))
+        node(Heard(Begun(v(3))))
+        assert node.coordinator.covered < node.coordinator.changes
+        node(Loaded(v(1), given=v(4)))
+        node(Heard(Begun(v(4))))
+        assert node.coordinator.covered < node.coordinator.changes
+        node(Heard(Begun(v(5))))
+        assert node.coordinator.covered == node.coordinator.changes
+
+    def test_of_a_number_that_the_store_has_not_given_out_is_found_out(self, node: Machine):
+        node(Heard(Begun(v(10**15))))
+        node(Heard(Rebuilt(3, SOLVE)))
+        # What is old is not known any more, and asked for again.
+        assert node(Loaded(v(3), confirmed=3, given=v(3))) == [Tell(v(3), SOLVE), Load()]
+        node(Loaded(v(3), confirmed=3, given=v(3)))
+        node(Noted(SOLVE))
+        node(Heard(Begun(v(4))))
+        assert node.coordinator.covered == node.coordinator.changes
+
+    def test_of_a_higher_number_is_not_true_when_the_lock_is_ours(self, loser: Machine):
+        loser(Heard(Begun(v(10**15))))
+        loser(Noted(BAN))
+        loser.wake()
+        assert loser(Won(v(4)))[0] == Build(v(4), quiet=False, whole=True, solves=1, announced=True)
+        loser(Built())
+        assert loser(Committed()) == [Tell(v(4), Event("all", "batch", BAN.ts))]
+        assert loser.coordinator.contained == loser.coordinator.changes
 
 
 class TestRebuilt:
@@ -282,33 +328,49 @@ class TestRebuilt:
         # The word overtakes the answer: that the lock was busy is out of date.
         assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
         assert loser(Busy(8.0)) == []
-        loser.at_wake(TryLock(v(1)), at=10.5 + HANDICAP)
+        assert loser.coordinator.wake == pytest.approx(10.5 + TIMING.debounce)
 
 
 class TestConfirmed:
-    def test_contains_what_it_covers_and_tells_nobody(self, loser: Machine):
-        assert loser(Heard(Confirmed(v(3), v(1), 0.0))) == []
+    def test_settles_nothing_before_the_store_says_so(self, loser: Machine):
+        assert loser(Heard(Confirmed(v(3), v(1), 0.0))) == [Load()]
+        assert loser.coordinator.stale
+        assert loser(Loaded(v(1), confirmed=3)) == []
         assert not loser.coordinator.stale
-        assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.reconcile)
+
+    def test_that_the_store_knows_nothing_of_settles_nothing(self, loser: Machine):
+        loser(Heard(Confirmed(v(9), v(1), 1e308)))
+        assert loser(Loaded(v(1), confirmed=1)) == []
+        assert loser.coordinator.stale
 
     def test_of_a_version_that_we_do_not_serve_is_loaded(self, loser: Machine):
         # The announcement was lost. Until it is loaded, nothing of it is contained in what we serve.
         assert loser(Heard(Confirmed(v(4), v(3), 0.0))) == [Load()]
         assert loser.coordinator.stale
-        assert loser(Loaded(v(3))) == [Tell(v(3), None)]
+        assert loser(Loaded(v(3), confirmed=4)) == [Tell(v(3), None)]
         assert not loser.coordinator.stale
 
     def test_says_nothing_of_what_came_after(self, loser: Machine):
         loser(Noted(BAN))
         loser(Heard(Confirmed(v(3), v(1), 0.0)))
+        loser(Loaded(v(1), confirmed=3))
         assert loser.coordinator.stale
         loser.at_wake(TryLock(v(1)), at=10.5)
+
+    def test_of_our_own_build_is_an_echo(self, node: Machine):
+        node(Noted(None))
+        node.wake()
+        node(Won(v(3)))
+        node(Unchanged(v(1)))
+        assert node(Heard(Confirmed(v(3), v(1), 0.0))) == []
+        node(Committed())
+        assert node(Heard(Confirmed(v(3), v(1), 0.0))) == []
 
 
 class TestAbandoned:
     def test_is_taken_over_at_once(self, loser: Machine):
         assert loser(Heard(Abandoned(v(3))), at=11) == [TryLock(v(1))]
-        assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert loser(Won(v(4))) == [Build(v(4), quiet=False, solves=1)]
         assert loser(Built()) == [Commit(SOLVE, changes=1)]
 
     def test_but_not_by_who_has_failed_just_now(self, loser: Machine):
@@ -317,6 +379,14 @@ class TestAbandoned:
         loser(Heard(Begun(v(4))))
         assert loser(Heard(Abandoned(v(4)))) == []
         loser.at_wake(TryLock(v(1)), at=11 + TIMING.backoff_min)
+
+    def test_that_is_not_true_costs_one_attempt_for_the_lock(self, loser: Machine):
+        assert loser(Heard(Abandoned(v(3))), at=11) == [TryLock(v(1))]
+        loser(Busy(5.0))
+        assert loser(Heard(Abandoned(v(3))), at=11.1) == []
+        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(Loaded(v(3), confirmed=3))
+        assert not loser.coordinator.stale
 
     def test_of_another_than_the_one_that_covers_us_changes_nothing(self, loser: Machine):
         loser(Heard(Begun(v(4))))
@@ -330,6 +400,27 @@ class TestTheLock:
         node.wake()
         assert node(Busy(4.0)) == []
         node.at_wake(TryLock(v(1)), at=10.3 + 4.0)
+
+    @pytest.mark.parametrize("remaining", [86_400.0, float("inf")])
+    def test_busy_for_longer_than_any_lock_is_not_believed(self, node: Machine, remaining: float):
+        node(Noted(SOLVE))
+        node.wake()
+        assert node(Busy(remaining)) == []
+        node.at_wake(TryLock(v(1)), at=10.3 + TIMING.lock_ttl)
+
+    def test_is_asked_for_once_a_debounce_whatever_is_said(self, node: Machine):
+        node(Noted(SOLVE))
+        node.wake()
+        for number in range(100):
+            node(Busy(0.0))
+            for message in (Rebuilt(number + 2, SOLVE), Abandoned(v(number)), Confirmed(v(number), v(1), 0.0)):
+                node(Heard(message))
+            node.at_wake(TryLock(v(1)), at=10.3 + (number + 1) * TIMING.debounce) if not number else None
+            if number:
+                assert node.coordinator.wake <= node.now + TIMING.debounce
+                while TryLock(v(1)) not in node.wake():
+                    pass
+        assert node.now >= 10.3 + 99 * TIMING.debounce
 
     def test_failing_is_tried_ever_more_seldom(self, node: Machine):
         node(Noted(SOLVE))
@@ -364,9 +455,9 @@ class TestTheLock:
         builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
 
     def test_lost_to_a_node_whose_build_covers_us_is_no_reason_to_go_again(self, builder: Machine):
-        builder(Heard(Begun(v(4))), at=20)
+        builder(Heard(Begun(v(4))), at=12)
         assert builder(LeaseLost()) == [CancelBuild()]
-        builder.at_wake(TryLock(v(1)), at=20 + TIMING.lock_ttl)
+        builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.lock_ttl)
 
 
 class TestTheHandicap:
@@ -407,8 +498,8 @@ class TestTheHandicap:
 
     def test_begins_when_another_version_is_out_though_it_is_not_loaded_yet(self, loser: Machine):
         assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
-        loser(Noted(SOLVE), at=20)
-        loser.at_wake(TryLock(v(1)), at=20 + TIMING.debounce + HANDICAP)
+        loser(Noted(SOLVE), at=12)
+        loser.at_wake(TryLock(v(1)), at=12 + TIMING.debounce + HANDICAP)
 
     @pytest.mark.parametrize("found", [v(3), v(1, "f")])
     def test_begins_when_another_version_is_found(self, node: Machine, found: Version):
@@ -419,6 +510,7 @@ class TestTheHandicap:
     def test_stays_where_it_is_when_a_version_is_confirmed(self, loser: Machine, follower: Machine):
         # `follower` has confirmed version 1 itself, and still did not make it.
         loser(Heard(Confirmed(v(3), v(1), 0.0)))
+        loser(Loaded(v(1), confirmed=3))
         loser(Noted(SOLVE), at=20)
         loser.at_wake(TryLock(v(1)), at=20 + TIMING.debounce)
         follower(Noted(SOLVE), at=20)
@@ -440,6 +532,7 @@ class TestTheHandicap:
         builder(Loaded(v(3)))
         builder(Heard(Begun(v(4))))
         builder(Heard(Confirmed(v(4), v(3), 0.0)))
+        builder(Loaded(v(3), confirmed=4))
         builder(Noted(SOLVE), at=20)
         builder.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
 
@@ -518,18 +611,18 @@ class TestTheBuild:
         assert node(Unchanged(v(3))) == [Confirm(), Load()]
         assert node(Committed()) == []
         assert node.coordinator.contained < node.coordinator.changes
-        assert node(Loaded(v(3))) == [Tell(v(3), None)]
+        assert node(Loaded(v(3), confirmed=4)) == [Tell(v(3), None)]
         assert node.coordinator.contained == node.coordinator.changes
 
     def test_of_a_lock_won_after_others_began_is_theirs(self, node: Machine):
-        # The answer was slow: our lock has run out, and another node is at it.
+        # The answer was slow: our lock has run out, and another node is at it. We learn so when we renew.
         node(Noted(SOLVE))
         node.wake()
         node(Heard(Begun(v(3))))
         node(Heard(Begun(v(4))), at=20)
-        assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
+        assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1), Load()]
         assert node(LeaseLost()) == [CancelBuild()]
-        assert node.coordinator.wake == pytest.approx(20 + TIMING.lock_ttl)
+        node.at_wake(TryLock(v(1)), at=20 + TIMING.backoff_min)
 
 
 class TestWhole:
@@ -538,9 +631,9 @@ class TestWhole:
     @staticmethod
     def builds(node: Machine, number: int) -> bool:
         """Let it build what waits; whether it reads all."""
-        assert [type(action) for action in node.wake()] == [TryLock]
-        assert node(Won(v(number)))[:1] == [Build(v(number), quiet=node.coordinator._covered_cause is None)]
-        return node.coordinator.whole
+        while TryLock(node.coordinator.served) not in node.wake():
+            pass
+        return won(node, number)
 
     @staticmethod
     def commits(node: Machine) -> None:
@@ -552,8 +645,7 @@ class TestWhole:
         node = Machine()
         node(first)
         node.wake()
-        assert node(Won(v(1)))
-        assert node.coordinator.whole
+        assert won(node, 1)
 
     def test_is_none_for_solves_alone(self, node: Machine):
         for number in (3, 4, 5):
@@ -580,7 +672,6 @@ class TestWhole:
         assert not self.builds(node, 4)
 
     def test_is_the_look_for_what_nobody_told(self, node: Machine):
-        assert node(Tick(), at=node.coordinator.wake) == []
         assert self.builds(node, 3)
 
     def test_is_the_look_after_the_store_lost_state(self, node: Machine):
@@ -589,9 +680,7 @@ class TestWhole:
         assert self.builds(node, 3)
 
     def test_is_the_next_for_what_comes_while_we_build(self, builder: Machine):
-        assert not builder.coordinator.whole
         builder(Noted(BAN))
-        assert not builder.coordinator.whole, "the one under way has been told already"
         self.commits(builder)
         assert self.builds(builder, 4)
 
@@ -599,10 +688,11 @@ class TestWhole:
         node(Noted(SOLVE))
         node.wake()
         node(Noted(BAN))
-        node(Won(v(3)))
-        assert node.coordinator.whole
+        assert won(node, 3)
         self.commits(node)
-        # It waits for a build that others know to contain it; ours has read it.
+        # Ours has read it, and nothing waits any more.
+        assert not node.coordinator.stale
+        node(Noted(SOLVE))
         assert not self.builds(node, 4)
 
     @pytest.mark.parametrize("end", [Rebuilt(3, BAN), Confirmed(v(3), v(1), 0.0)])
@@ -611,8 +701,7 @@ class TestWhole:
         node(Noted(BAN))
         node(Heard(Begun(v(3))))
         node(Heard(end))
-        if isinstance(end, Rebuilt):
-            node(Loaded(v(3)))
+        node(Loaded(v(3) if isinstance(end, Rebuilt) else v(1), confirmed=3))
         node(Noted(SOLVE))
         assert self.builds(node, 4)
         self.commits(node)
@@ -623,8 +712,7 @@ class TestWhole:
         node(Noted(BAN))
         node(Heard(Begun(v(3))))
         assert node(Heard(Abandoned(v(3)))) == [TryLock(v(1))]
-        node(Won(v(4)))
-        assert node.coordinator.whole
+        assert won(node, 4)
 
     def test_is_none_after_another_s_build_for_solves(self, loser: Machine):
         loser(Heard(Rebuilt(3, SOLVE)))
@@ -668,7 +756,6 @@ class TestTheCommit:
         assert builder(Committed()) == [Tell(v(3), SOLVE)]
         assert builder.coordinator.served == v(3)
         assert not builder.coordinator.stale
-        assert builder.coordinator.wake == pytest.approx(10.3 + TIMING.reconcile)
 
     def test_refused_goes_again_after_a_look_at_what_is_there(self, builder: Machine):
         builder(Built())
@@ -741,7 +828,7 @@ class TestLoaded:
         loser(Heard(Rebuilt(3, SOLVE)))
         assert loser(Loaded(None)) == []
         assert loser.coordinator.stale
-        loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.debounce + HANDICAP)
+        loser.at_wake(TryLock(v(1)), at=10.2 + HANDICAP)
 
     def test_of_another_epoch_is_what_the_store_says_now(self, node: Machine):
         node(Resumed())
@@ -770,6 +857,130 @@ class TestLoaded:
             assert loser.coordinator.stale
             loser.at_wake(Load(), at=loser.now + pause)
         assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+
+
+class TestIncomplete:
+    """A build that did not find all that was announced: it is looked for again."""
+
+    @pytest.fixture
+    def unfound(self, builder: Machine) -> Machine:
+        """Committed version 3 for a solve that it did not find; its clock stands at 10.3."""
+        builder(Built(complete=False))
+        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        return builder
+
+    def looks(self, node: Machine, number: int) -> Build:
+        while TryLock(node.coordinator.served) not in node.wake():
+            pass
+        (build, *_) = node(Won(v(number)))
+        assert isinstance(build, Build)
+        return build
+
+    def test_leaves_the_board_stale_and_reads_everything_soon(self, unfound: Machine):
+        assert unfound.coordinator.stale
+        unfound.at_wake(TryLock(v(3)), at=10.3 + LOOKS[0])
+        assert unfound(Won(v(4))) == [Build(v(4), quiet=True, whole=True, again=True)]
+
+    def test_is_looked_for_after_pauses_that_grow_and_not_for_ever(self, unfound: Machine):
+        for number, pause in enumerate(LOOKS, start=4):
+            assert unfound.coordinator.stale
+            unfound.at_wake(TryLock(v(3)), at=unfound.now + pause)
+            unfound(Won(v(number)))
+            assert unfound(Unchanged(v(3), complete=False)) == [Confirm()]
+            assert unfound(Committed()) == []
+        assert not unfound.coordinator.stale
+        assert unfound.coordinator.wake > unfound.now + 0.8 * TIMING.reconcile
+
+    def test_is_told_when_it_is_found(self, unfound: Machine):
+        assert self.looks(unfound, 4).quiet
+        assert unfound(Built()) == [Commit(SOLVE, changes=1)]
+        assert unfound(Committed()) == [Tell(v(4), SOLVE)]
+        assert not unfound.coordinator.stale
+
+    def test_is_looked_for_by_all_nodes(self, loser: Machine):
+        loser(Heard(Rebuilt(3, SOLVE)))
+        assert loser(Loaded(v(3), confirmed=3, complete=False)) == [Tell(v(3), SOLVE)]
+        assert loser.coordinator.stale
+        loser.at_wake(TryLock(v(3)), at=10.2 + LOOKS[0] + HANDICAP)
+
+    def test_is_no_matter_of_what_a_person_asked_for(self, node: Machine):
+        node(Noted(Event.updated(), requested=True))
+        node.wake()
+        assert node(Won(v(3))) == [Build(v(3), quiet=False, whole=True)]
+        node(Built(complete=False))
+        node(Committed())
+        assert not node.coordinator.stale
+
+    @pytest.mark.parametrize(("first", "stale"), [(SOLVE, False), (BAN, True)])
+    def test_solves_are_counted_and_of_all_else_a_look_with_something_new_proves_nothing(
+        self, node: Machine, first: Event, stale: bool
+    ):
+        node(Noted(first))
+        node.wake()
+        node(Won(v(3)))
+        node(Built(complete=False))
+        node(Committed())
+        node(Noted(SOLVE))
+        build = self.looks(node, 4)
+        assert (build.whole, build.quiet, build.again) == (True, False, True)
+        node(Built())
+        node(Committed())
+        assert node.coordinator.stale == stale
+        if stale:
+            assert self.looks(node, 5).quiet
+            node(Built())
+            node(Committed())
+            assert not node.coordinator.stale
+
+    def test_a_build_before_its_time_takes_no_look_away(self, unfound: Machine):
+        unfound(Noted(BAN))
+        due = unfound.coordinator._look_at
+        self.looks(unfound, 4)
+        assert unfound.now < due
+        unfound(Built())
+        unfound(Committed())
+        assert not unfound.coordinator.stale, "what was looked for were solves, and they are counted"
+
+
+class TestDamaged:
+    def test_is_committed_again_though_nothing_changed(self, node: Machine):
+        node(Resumed())
+        assert node(Damaged()) == []
+        while TryLock(v(1)) not in node.wake():
+            assert node(Damaged()) == []
+        assert node(Won(v(3))) == [Build(v(3), quiet=False, whole=True)]
+        node(Built())
+        assert node(Committed()) == [Tell(v(3), None)]
+        node(Noted(None))
+        assert builds_quietly(node)
+
+    def test_is_looked_at_again_ever_more_seldom_and_asks_for_one_build(self, node: Machine):
+        node(Resumed())
+        changes = node.coordinator.changes
+        for _ in range(5):
+            node(Damaged())
+            while Load() not in node.wake():
+                pass
+        assert node.coordinator.changes == changes + 1
+        assert node.coordinator.served == v(1)
+
+    def test_is_over_when_it_can_be_loaded(self, node: Machine):
+        node(Resumed())
+        node(Damaged())
+        assert node.wake() == [TryLock(v(1))]
+        node(Busy(5.0))
+        assert node.wake() == [Load()]
+        node(Loaded(v(3)))
+        assert builds_quietly(node)
+
+
+def builds_quietly(node: Machine) -> bool:
+    """Let it build what waits; whether it would confirm what is committed."""
+    while TryLock(node.coordinator.served) not in node.wake():
+        pass
+    (build, *_) = node(Won(v(9)))
+    assert isinstance(build, Build)
+    return build.quiet
 
 
 class TestRestored:
@@ -807,7 +1018,6 @@ class TestRestored:
 
     def test_that_the_store_has_too_is_not_told_again(self, restored: Machine):
         assert restored(Loaded(v(5))) == []
-        assert not restored.coordinator.behind
 
     def test_gives_way_to_what_is_newer_in_the_store(self, restored: Machine):
         assert restored(Loaded(v(6))) == [Tell(v(6), None)]
@@ -831,7 +1041,8 @@ class TestRestored:
         assert restored(Loaded(v(5))) == []
         assert restored.coordinator.stale
         restored(Heard(Begun(v(6))))
-        restored(Heard(Confirmed(v(6), v(5), 0.0)))
+        assert restored(Heard(Confirmed(v(6), v(5), 0.0))) == [Load()]
+        restored(Loaded(v(5), confirmed=6))
         assert not restored.coordinator.stale
 
 
@@ -840,15 +1051,13 @@ class TestTick:
         node(Noted(SOLVE))
         assert node(Tick(), at=10.29) == []
 
-    def test_looks_for_what_nobody_told(self, node: Machine):
-        due = 0.3 + TIMING.reconcile
-        node.at_wake(at=due)
-        node.at_wake(TryLock(v(1)), at=due + TIMING.debounce)
+    def test_reads_everything_again(self, node: Machine):
+        node.at_wake(TryLock(v(1)), at=0.3 + TIMING.reconcile)
         assert node(Won(v(3))) == [Build(v(3), quiet=True, whole=True)]
 
     def test_takes_over_from_a_builder_that_is_not_heard_of(self, loser: Machine):
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
-        assert loser(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert loser(Won(v(4))) == [Build(v(4), quiet=False, solves=1)]
         assert loser(Built()) == [Commit(SOLVE, changes=1)]
 
     def test_leaves_a_builder_alone_that_has_renewed_the_lock(self, loser: Machine):
@@ -875,10 +1084,18 @@ unasked = st.one_of(
 #: What may be said to each question, in whatever state of the store.
 answers = {
     TryLock: st.one_of(st.builds(Won, versions), st.builds(Busy, st.floats(0, TIMING.lock_ttl)), st.just(TryFailed())),
-    Build: st.one_of(st.sampled_from([Built(), BuildFailed(), LeaseLost()]), st.builds(Unchanged, versions)),
+    Build: st.one_of(
+        st.sampled_from([Built(), Built(complete=False), BuildFailed(), LeaseLost()]),
+        st.builds(Unchanged, versions, st.booleans()),
+    ),
     Commit: st.sampled_from([Committed(), Refused(), CommitFailed()]),
     Confirm: st.sampled_from([Committed(), Refused(), CommitFailed()]),
-    Load: st.one_of(st.builds(Loaded, st.none() | versions), st.just(LoadFailed())),
+    Load: st.one_of(
+        st.builds(
+            Loaded, st.none() | versions, st.integers(0, 9), st.integers(0, 9), st.booleans(), st.none() | versions
+        ),
+        st.sampled_from([LoadFailed(), Damaged()]),
+    ),
 }
 
 
@@ -902,15 +1119,15 @@ def test_no_sequence_of_inputs_breaks_it(data: st.DataObject):
         later = node.now + data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, 70.0]))
         actions = node(received, at=max(node.now, min(later, mine.wake)))
 
-        assert 0 <= mine.contained <= mine.stored <= mine.covered <= mine.changes
+        assert 0 <= mine.contained <= mine.covered <= mine.changes
         assert (mine.lease is not None) == (mine.phase in (Phase.BUILDING, Phase.COMMITTING, Phase.CONFIRMING))
         assert leased is None or mine.lease in (None, leased), "a second lease while it had one"
-        if isinstance(received, Won):
-            assert mine.whole == odd
-            odd = False
         odd |= mine.changes - known > (received == Noted(SOLVE))
         for action in actions:
             match action:
+                case Build(whole=whole):
+                    assert whole or not odd
+                    odd = False
                 case Tell(version):
                     assert version == mine.served
                     told.append(version)

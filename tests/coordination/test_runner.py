@@ -150,7 +150,7 @@ def cluster(platform: Platform, redis_url: str) -> Cluster:
 
 def _busy(node: Node) -> bool:
     coordinator = node.runner.coordinator
-    return coordinator.contained < coordinator.changes or coordinator.behind
+    return coordinator.contained < coordinator.changes or coordinator._news or coordinator._loading
 
 
 def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, store: type[RedisStore]) -> Node:
