@@ -93,6 +93,21 @@ class Bounds:
         """
         return self.timing.max_wait / SLOWEST + CALM
 
+    def beset(self, *, reads_everything: bool) -> float:
+        """For a change while somebody publishes what is not true: a builder that is made up is waited for until its
+        lock could have run out, once before the node asks and once when another has been faster. What is hidden, and
+        all that comes after it, is found by reading everything."""
+        timing = self.timing
+        own = 2 * (timing.lock_ttl + timing.debounce) + timing.max_wait + timing.handicap
+        if reads_everything:
+            own += timing.reconcile
+        return own / SLOWEST + 2 * CALM
+
+    def attempts(self, seconds: float, nodes: int) -> int:
+        """How often so many nodes may ask for the lock in so many seconds, and so build, whatever they hear: each once
+        a debounce of its own."""
+        return nodes * (int(seconds * FASTEST / self.timing.debounce) + 1)
+
     def builds(self, burst: float, rates: list[float]) -> int:
         """How many builds a burst of so many seconds may cost if nothing fails and its events come closer than the
         debounce (I3): burst / max_wait + 1, but for clocks that disagree.
@@ -146,6 +161,8 @@ class Cluster:
         "Changes that are no solves."
         self.hidden: list[int] = []
         "Changes that a reader of what is new does not see."
+        self._forged: Version | None = None
+        "The last version that somebody made up."
         self.interruptions = 0
         "How often a node ended, or a subscription."
         self.published = 0
@@ -258,10 +275,10 @@ class Cluster:
         self.published = self.database
         self.store.publish(Event("all", reason, "2026-02-27T18:00:00Z"))
 
-    def solve(self) -> None:
+    def solve(self, reason: str | None = None) -> None:
         """A change, published at once."""
         self._commit()
-        self.publish(self._reason())
+        self.publish(reason or self._reason())
 
     # The server's time
 
@@ -395,9 +412,10 @@ class Cluster:
             return
 
         def version() -> Version:
-            known = [known for known in (data.fence, data.version) if known]
+            known = [known for known in (data.fence, data.version, self._forged) if known]
             base = random.choice([*known, Version("made up", 1)])
-            return Version(base.epoch, max(1, base.number + random.choice((-2, -1, 0, 1, 2, 1000, 10**15))))
+            self._forged = Version(base.epoch, max(1, base.number + random.choice((-2, -1, 0, 1, 1, 2, 1000, 10**15))))
+            return self._forged
 
         if self.bus.latest and random.random() < 0.5:
             self.bus.publish(random.choice(self.bus.latest))
@@ -474,6 +492,9 @@ def _run(world: World, backend: Backend, parts: Parts | None) -> None:
     if random.random() < 0.1:
         _run_calmly(world, backend, parts)
         return
+    if random.random() < 0.1:
+        _run_beset(world, backend, parts)
+        return
     timing = Timing(
         debounce=0.3,
         max_wait=2.0,
@@ -536,6 +557,43 @@ def _run_calmly(world: World, backend: Backend, parts: Parts | None) -> None:
     built, bound = cluster.judge.builds - before, cluster.bounds.builds((events - 1) * gap, rates)
     world.demand(built <= bound, "{} builds for {} events in {} s, not {}", built, events, events * gap, bound)
     world.demand(not agree or cluster.judge.handovers == handovers, "another builds than the one that built last")
+    cluster.mend()
+    cluster.settle()
+
+
+def _run_beset(world: World, backend: Backend, parts: Parts | None) -> None:
+    """Solves come closer together than `reconcile`, some changes are hidden from who reads what is new, and somebody
+    publishes what is not true. Nothing else fails: all the same no change waits long, and builds are bounded."""
+    random = world.random
+    timing = Timing(debounce=0.3, max_wait=2.0, lock_ttl=3.0, reconcile=15.0)
+    cluster = Cluster(world, timing, backend=backend, parts=parts)
+    for _ in range(random.randint(1, 5)):
+        cluster.start(random.uniform(SLOWEST, FASTEST))
+    world.run(5.0)
+    end, pace = 65.0, random.choice((0.3, 2.5))
+    cluster.faults.forged = random.choice((0.0, 1.0, 100.0))
+    before = cluster.judge.attempts
+
+    def demand_contained(database: int, node: Node) -> None:
+        world.demand(node.content >= database, "{} had no {} in time, but {}", node, database, node.content)
+
+    def change() -> None:
+        hidden = random.random() < 0.1
+        cluster.faults.hidden = float(hidden)
+        if hidden:
+            cluster.commit_in_silence()
+        else:
+            cluster.solve(SOLVED)
+        for node in cluster.nodes:
+            bound = cluster.bounds.beset(reads_everything=bool(cluster.hidden))
+            world.after(bound, demand_contained, cluster.database, node)
+
+    for number in range(int(50 / pace)):
+        world.at(5.0 + number * pace, change)
+    _plan_forgeries(cluster, end)
+    world.run(end + cluster.bounds.beset(reads_everything=True))
+    asked, most = cluster.judge.attempts - before, cluster.bounds.attempts(world.now - 5.0, len(cluster.nodes))
+    world.demand(asked <= most, "asked for the lock {} times, not {}", asked, most)
     cluster.mend()
     cluster.settle()
 

@@ -35,6 +35,7 @@ class Judge:
         self._contents: dict[Version, int] = {}
         self._maker: str | None = None
         self.commits = 0
+        self.attempts = 0
         self.builds = 0
         self.handovers = 0
         "How often a version was made by another node than the one before it."
@@ -50,6 +51,7 @@ class Judge:
         self._held = None
 
     def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
+        self.attempts += 1
         answer = self._store.acquire(token, seen)
         if isinstance(answer, Busy):
             return answer

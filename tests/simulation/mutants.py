@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from scoreboardd.backend.base import Catalogue, Changed, Lease, Rebuilt, Subscribed
+from scoreboardd.backend.base import Begun, Busy, Catalogue, Changed, Confirmed, Lease, Rebuilt, Subscribed
 from scoreboardd.coordination import coordinator as c
 from scoreboardd.edition import Edition, Event, Version
 from tests.simulation.archive import Archive
@@ -23,8 +23,8 @@ class DropsWhenBusy(c.Coordinator):
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         actions = super().handle(received, now)
         if isinstance(received, c.Busy):
-            self._awaited = None
-            self.covered = self.stored = self.changes
+            self._covers = []
+            self.contained = self.changes
         return actions
 
 
@@ -67,7 +67,7 @@ class CoversTooMuch(c.Coordinator):
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         match received:
             case c.Heard(Rebuilt()) if self._begun is not None:
-                self._cover(self._begun, self.changes)
+                self._cover(self._begun, self.changes, now)
         return super().handle(received, now)
 
 
@@ -75,9 +75,7 @@ class ForgetsTheAbandoned(c.Coordinator):
     """What an abandoned build covered is not given back."""
 
     def _uncover(self, version: Version) -> None:
-        if self._awaited == version:
-            self._awaited = None
-            self._watch_at = c.NEVER
+        self._watch_at = c.NEVER
 
 
 class TrustsTheHolder(c.Coordinator):
@@ -90,19 +88,69 @@ class TrustsTheHolder(c.Coordinator):
 
 
 class HearsTwice(c.Coordinator):
-    """Takes the beginning of a build, said again after those of another epoch, for a new one."""
+    """Takes the beginning of a build, said again, for a new one."""
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
-        if self._begun is not None:
-            self._begun_numbers = {self._begun.epoch: self._begun.number}
+        self._numbers = {}
+        return super().handle(received, now)
+
+
+class HearsTheOld(c.Coordinator):
+    """Does not ask the store which beginnings are old before it takes one for new."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        self._in_order = True
         return super().handle(received, now)
 
 
 class BelievesTheStore(c.Coordinator):
     """Does not see that the store has gone back."""
 
-    def _has_stored(self, version: Version) -> bool:
-        return True
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        contained = self.contained
+        actions = super().handle(received, now)
+        self.contained = max(self.contained, contained)
+        return actions
+
+
+class BelievesTheBus(c.Coordinator):
+    """A message says that a build has ended well: so it has."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        match received:
+            case c.Heard(Confirmed(version)):
+                self._settle(version, 0, complete=True, now=now)
+        return super().handle(received, now)
+
+
+class LooksWhenNobodyBegins(c.Coordinator):
+    """Each beginning of a build puts off the look after the one before."""
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        if isinstance(received, c.Heard) and isinstance(received.message, Begun):
+            self._watch_at = c.NEVER
+        return super().handle(received, now)
+
+
+class ReadsEverythingWhenIdle(c.Coordinator):
+    """Each build puts off the next that reads everything."""
+
+    def _won(self, version: Version, now: float) -> c.Build:
+        build = super()._won(version, now)
+        self._reconcile_at = now + self._timing.reconcile
+        return build
+
+    def handle(self, received: c.Input, now: float) -> list[c.Action]:
+        if isinstance(received, c.Heard) and isinstance(received.message, Begun):
+            self._reconcile_at = now + self._timing.reconcile
+        return super().handle(received, now)
+
+
+class LooksOnce(c.Coordinator):
+    """What a build did not find is not looked for again."""
+
+    def _look_again(self, complete: bool, reached: list[c.Cover], now: float) -> bool:
+        return False
 
 
 class KeepsItToItself(c.Coordinator):
@@ -129,6 +177,13 @@ class RestoresAtAnyTime(Node):
     def restored(self, edition: Edition) -> bool:
         if self.memory.install(edition):
             self._feed(c.Restored(edition.version))
+        return True
+
+
+class ServesAnything(Node):
+    """What is in the store was committed, surely."""
+
+    def _intact(self, document: Any, catalogue: Catalogue) -> bool:
         return True
 
 
@@ -162,6 +217,17 @@ class ReleasesByKey(Store):
     def abandon(self, lease: Lease) -> None:
         self.data.lock = None
         super().abandon(lease)
+
+
+class HoldsForLong(Store):
+    """A lock ends when it says so."""
+
+    def acquire(self, token: str, seen: Version | None) -> Lease | Busy:
+        lock = self.data.lock
+        answer = super().acquire(token, seen)
+        if isinstance(answer, Busy):
+            self.data.lock = lock
+        return answer
 
 
 class RepeatsNumbers(Store):
@@ -235,7 +301,7 @@ class Reference(c.Coordinator):
                 self.phase = c.Phase.IDLE
             case c.Won(version):
                 self.phase, self.lease = c.Phase.BUILDING, version
-                return [c.Build(version, quiet=False)]
+                return [c.Build(version, quiet=False, whole=True)]
             case c.Built():
                 self.phase = c.Phase.COMMITTING
                 return [c.Commit(None, 0)]
@@ -284,7 +350,14 @@ MUTANTS = {
     "does not give back what an abandoned build covered": Parts(coordinator=ForgetsTheAbandoned),
     "never looks after a dead holder": Parts(coordinator=TrustsTheHolder),
     "hears a message twice": Parts(coordinator=HearsTwice),
+    "hears what is old": Parts(coordinator=HearsTheOld),
     "does not see that the store went back": Parts(coordinator=BelievesTheStore),
+    "believes the bus": Parts(coordinator=BelievesTheBus),
+    "looks after no builder while others begin": Parts(coordinator=LooksWhenNobodyBegins),
+    "reads everything only when idle": Parts(coordinator=ReadsEverythingWhenIdle),
+    "looks once for what was announced": Parts(coordinator=LooksOnce),
+    "serves whatever is in the store": Parts(node=ServesAnything),
+    "waits for a lock for as long as it says": Parts(store=HoldsForLong),
     "mixes documents of two versions": Parts(node=ReadsOnce),
     "has no fence": Parts(store=TakesAnyToken),
     "compares the token only": Parts(store=TakesAnyFence),
