@@ -12,11 +12,15 @@ import re
 from collections.abc import Callable
 from typing import cast
 
+from aiohttp.web_protocol import RequestHandler
+
 from scoreboardd.edition import Version
 from scoreboardd.web.stream import LAST_ID_PARAMETERS, PATH, Asked, Streams
 
 LONGEST = 8 * 1024
 "Bytes of a request that are looked at."
+
+BEGINNING = b"GET %s" % PATH.encode()
 
 # The whole head, at once, and nothing after it.
 _PLAIN = re.compile(
@@ -41,12 +45,12 @@ _PARAMETERS = {
 class Doorway:
     """Makes the protocol of each new connection. `patience` is how many seconds one may say nothing."""
 
-    def __init__(self, streams: Streams, aiohttp: Callable[[], asyncio.Protocol], *, patience: float) -> None:
+    def __init__(self, streams: Streams, aiohttp: Callable[[], RequestHandler], *, patience: float) -> None:
         self.streams = streams
         self.aiohttp = aiohttp
         self._patience = patience
         self.silent: dict[Door, float] = {}
-        "Who has said nothing yet, and until when it may."
+        "Who says nothing, and until when it may."
         self._watching = False
 
     def __call__(self) -> "Door":
@@ -63,37 +67,63 @@ class Doorway:
         now = loop.time()
         for door in [door for door, deadline in self.silent.items() if deadline <= now]:
             del self.silent[door]
-            door.transport.abort()
+            if door.transport.get_protocol() is door:
+                door.transport.abort()
         self._watching = bool(self.silent)
         if self._watching:
             loop.call_later(self._patience / 8, self._look)
 
 
 class Door(asyncio.Protocol):
-    """A connection that has said nothing yet."""
+    """A connection that has said nothing yet; or one of aiohttp's that asked for a stream, and may say no more."""
 
-    __slots__ = ("_doorway", "transport")
+    __slots__ = ("_doorway", "_handler", "transport")
 
     def __init__(self, doorway: Doorway) -> None:
         self._doorway = doorway
+        self._handler: RequestHandler | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._doorway.watch(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._handler is not None:
+            self._handler.data_received(data)
+            return
         doorway, transport = self._doorway, self.transport
         doorway.silent.pop(self, None)
         request = _plain(data)
         if request is not None and doorway.streams.accept(transport, *request):
             return
         handler = doorway.aiohttp()
-        transport.set_protocol(handler)
+        if data[: len(BEGINNING)] == BEGINNING[: len(data)]:
+            self._handler = handler
+        else:
+            transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)
 
+    def eof_received(self) -> bool:
+        # aiohttp would take this for the end of the connection. If there is no stream after all, it ends a little later.
+        if self._handler is None:
+            return False
+        self._handler.close()
+        self._doorway.watch(self)
+        return True
+
+    def pause_writing(self) -> None:
+        if self._handler is not None:
+            self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._handler is not None:
+            self._handler.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._doorway.silent.pop(self, None)
+        if self._handler is not None:
+            self._handler.connection_lost(exc)
 
 
 def _plain(data: bytes) -> tuple[Asked, dict[str, str]] | None:

@@ -217,3 +217,4 @@ async def serving(
             sending.cancel()
             with suppress(asyncio.CancelledError):
                 await sending  # raises what ended it before its time
+            await broadcaster.drain(0)

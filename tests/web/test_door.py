@@ -89,6 +89,34 @@ async def test_what_is_wrong_is_for_aiohttp_to_answer(request_: bytes) -> None:
         assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize(
+    "request_", [PLAIN, head_of_request(PATH, {"Content-Length": "0"}), head_of_request(f"{PATH}?deltas=0")]
+)
+@pytest.mark.parametrize("plainly", [False, True])
+async def test_a_client_may_say_at_once_that_it_will_say_nothing_more(request_: bytes, plainly: bool) -> None:
+    async with serving() as node:
+        node.streams.plainly = plainly
+        stream = await node.connect(Stream)
+        await stream.send(request_)
+        stream.finish()
+        await stream.greet()
+        assert await stream.greeting() == READY
+        payload = node.publish(42)
+        assert await stream.event() == payload
+
+
+@pytest.mark.parametrize("target", [f"{PATH}?division_id=x", "/api/leaderboard"])
+async def test_where_there_is_no_stream_that_is_the_end(target: str) -> None:
+    async with serving(idle=0.2) as node:
+        connection = await node.connect()
+        await connection.request(target)
+        await connection.head()
+        connection.finish()
+        await connection.rest()
+        assert node.runner.server is not None
+        await becomes(lambda: not node.runner.server.connections)
+
+
 async def test_a_connection_that_says_nothing_is_closed() -> None:
     async with serving(idle=0.1) as node:
         silent = [await node.connect() for _ in range(3)]
