@@ -24,7 +24,7 @@ BEGINNING = b"GET %s" % PATH.encode()
 
 # The whole head, at once, and nothing after it.
 _PLAIN = re.compile(
-    rb"GET %s(?:\?([A-Za-z0-9_=&-]+))? HTTP/1\.([01])((?:\r\n[A-Za-z0-9-]+:[\t\x20-\x7e]*)*)\r\n\r\n"
+    rb"GET %s(?:\?([A-Za-z0-9_=&-]+))? HTTP/1\.([01])((?:\r\n[A-Za-z0-9-]+:[\t\x20-\x7e]*){0,100})\r\n\r\n"
     % re.escape(PATH).encode(),
     re.ASCII,
 )
@@ -105,7 +105,7 @@ class Door(asyncio.Protocol):
         handler.data_received(data)
 
     def eof_received(self) -> bool:
-        # aiohttp would take this for the end of the connection. If there is no stream after all, it ends a little later.
+        # aiohttp would take this for the end of the connection. If there is no stream after all, that comes later.
         if self._handler is None:
             return False
         self._handler.close()
