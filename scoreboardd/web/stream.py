@@ -56,8 +56,8 @@ class Asked(NamedTuple):
 class Notice:
     """An event that says that there is a version, and what it was made for.
 
-    It names divisions only to clients that were told of `previous`, the version told before: whoever has missed that
-    has missed changes in other divisions, too.
+    It names divisions only to clients that were told of `previous`, the version told before. Who has missed that may
+    have missed changes in other divisions.
     """
 
     version: Version
@@ -67,7 +67,8 @@ class Notice:
     lossless = False
 
     def since(self, told: Version | None) -> Frame:
-        return self._next if self.event.division_ids is None or told == self.previous else self._after_a_gap
+        in_order = told is not None and told == self.previous and told.epoch == self.version.epoch
+        return self._next if in_order or self.event.division_ids is None else self._after_a_gap
 
     @cached_property
     def _next(self) -> Frame:

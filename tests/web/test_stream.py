@@ -285,6 +285,63 @@ async def test_another_epoch_is_news_whatever_its_number(way: str) -> None:
         assert await stream.frame() == payload
 
 
+# --- divisions ----------------------------------------------------------------------------------------------
+
+
+def of_divisions(*ids: int) -> Event:
+    return Event("division", "submission_correct", "2026-02-27T18:00:00Z", ids)
+
+
+def divisions_in(frame: bytes) -> tuple[str, list[int] | None]:
+    data = orjson.loads(frame.partition(b"data: ")[2])
+    return data["scope"], data.get("division_ids")
+
+
+async def test_clients_are_told_which_divisions_it_is_about(way: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted()
+        for number, event in enumerate((of_divisions(2), of_divisions(1, 3), of_divisions(2)), start=42):
+            node.publish(number, event)
+            assert divisions_in(await stream.frame()) == ("division", list(event.division_ids or ()))
+
+
+async def test_a_notice_that_stands_for_others_is_about_all(way: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted()
+        node.publish(42, of_divisions(1))
+        node.publish(43, of_divisions(2))  # at once: the client never hears of 42
+        assert divisions_in(await stream.frame()) == ("all", None)
+        node.publish(44, of_divisions(2))
+        assert divisions_in(await stream.frame()) == ("division", [2])
+
+
+async def test_who_comes_between_a_version_and_its_notice_is_not_misled(way: str) -> None:
+    async with serving(way=way) as node:
+        early = await node.greeted()
+        node.serve(42)
+        late = await node.greeted()
+        node.tell(42, of_divisions(1))
+        assert divisions_in(await early.frame()) == ("division", [1])
+        node.publish(43, of_divisions(2))
+        for stream in (early, late):
+            assert divisions_in(await stream.frame()) == ("division", [2])
+
+
+async def test_who_was_told_of_no_version_is_told_of_all(way: str) -> None:
+    async with serving(way=way, first=None) as node:
+        stream = await node.greeted()
+        node.publish(42, of_divisions(1))
+        assert divisions_in(await stream.frame()) == ("all", None)
+
+
+async def test_of_another_epoch_everyone_is_told_that_it_is_about_all(way: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted()
+        node.serve(42, "b0b")
+        node.tell(42, of_divisions(1), "b0b")
+        assert divisions_in(await stream.frame()) == ("all", None)
+
+
 # --- room ---------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +428,7 @@ async def test_a_page_of_a_permitted_origin_may_read_the_stream(way: str) -> Non
     async with serving(way=way, cors_origins=["https://ctf.example"]) as node:
         permitted = (await node.stream({"Origin": "https://ctf.example"})).opening
         assert permitted.headers["access-control-allow-origin"] == "https://ctf.example"
+        assert permitted.headers["access-control-allow-credentials"] == "true"
         assert permitted.headers["vary"] == "Origin"
         other = (await node.stream({"Origin": "https://evil.example"})).opening
         assert "access-control-allow-origin" not in other.headers
