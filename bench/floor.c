@@ -20,7 +20,7 @@ enum { BATCH = 512, MOST = 65536 };
 
 static const char HEAD[] =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nConnection: close\r\n\r\n"
-    "retry: 2714\n\nid: 7f3a-41\nevent: ready\ndata: {}\n\n";
+    "retry: 2714\nid: 7f3a-41\nevent: ready\ndata: {}\n\n";
 static const char DONE[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 static char streams[MOST]; /* by descriptor: it is one */
 static int highest, poller;

@@ -6,12 +6,14 @@ end the old ones over `drain` seconds while reads go on, keep the documents, lea
 """
 
 import asyncio
+import errno
 import gc
 import os
 import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -43,6 +45,8 @@ BACKLOG = 4096
 LISTENERS = 4
 """Sockets that listen on the public port, among which the kernel deals out who connects. The system caps the backlog
 of each (`net.core.somaxconn`), and whom it does not hold waits a second or more for the next try."""
+NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"This machine has no such address: `localhost` is `::1` too, with and without IPv6."
 GARBAGE = 50_000
 """Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
 and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
@@ -232,18 +236,27 @@ class Daemon:
 
 
 def _listen(section: str, host: str, port: int, count: int, *, user_timeout: float) -> list[socket.socket]:
-    """`count` sockets on one address; nobody else's."""
+    """`count` sockets, and nobody else's, on each address that `host` stands for, all on one port."""
+    listeners: list[socket.socket] = []
+    missing: OSError | None = None
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        # Sockets that share their port would share it with another daemon's as well: see first that it is free.
-        socket.create_server(address[:2], family=family).close()
-        listeners: list[socket.socket] = []
-        for _ in range(count):
-            at = listeners[0].getsockname() if listeners else address
-            listeners.append(socket.create_server(at[:2], family=family, backlog=BACKLOG, reuse_port=True))
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            try:
+                # Sockets that share their port would share it with another daemon's as well: see first that it is free.
+                _bind(family, address, listeners, share=False).close()
+            except OSError as error:
+                if error.errno not in NOT_HERE:
+                    raise
+                missing = error
+                continue
+            for _ in range(count):
+                listeners.append(_bind(family, address, listeners, share=True))
+        if missing is not None and not listeners:
+            raise missing
     except (OSError, UnicodeError) as error:
+        for listener in listeners:
+            listener.close()
         number = getattr(error, "errno", None) or 0
         why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
         raise CannotListen(
@@ -253,3 +266,17 @@ def _listen(section: str, host: str, port: int, count: int, *, user_timeout: flo
         # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
     return listeners
+
+
+def _bind(family: int, address: tuple[Any, ...], others: list[socket.socket], *, share: bool) -> socket.socket:
+    """A socket that listens on `address`, on the port of the `others` if there are any; `::` serves IPv4 as well."""
+    ip, port, *scope = address
+    if others:
+        port = others[0].getsockname()[1]
+    return socket.create_server(
+        (ip, port, *scope),
+        family=family,
+        backlog=BACKLOG,
+        reuse_port=share,
+        dualstack_ipv6=ip == "::" and socket.has_dualstack_ipv6(),
+    )

@@ -8,7 +8,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -18,6 +18,9 @@ UPDATED = "scoreboard_updated"
 "The reason told to clients when nobody gave one."
 SOLVED = "submission_correct"
 "The reason of a change that is one more solve and nothing else."
+
+MAX_DIVISION_IDS = 100
+"Divisions that an event may name; one that would name more is about all of them."
 
 _VERSION = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 
@@ -61,9 +64,14 @@ class Event:
     scope: str
     reason: str
     ts: str
+    division_ids: tuple[int, ...] | None = None
+    "The divisions whose boards may have changed, in ascending order; None is all of them."
 
     def as_dict(self) -> dict[str, Any]:
-        return {"scope": self.scope, "reason": self.reason, "ts": self.ts}
+        fields: dict[str, Any] = {"scope": self.scope, "reason": self.reason, "ts": self.ts}
+        if self.division_ids is not None:
+            fields["division_ids"] = self.division_ids
+        return fields
 
     @classmethod
     def updated(cls) -> Self:
@@ -79,7 +87,12 @@ class Event:
             self.scope if self.scope == earlier.scope else "all",
             "batch" if len(reasons) > 1 else next(iter(reasons), UPDATED),
             max(self.ts, earlier.ts),
+            _union(self.division_ids, earlier.division_ids),
         )
+
+    def about_all(self) -> "Event":
+        """The same event, about all divisions."""
+        return replace(self, scope="all", division_ids=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,13 @@ class Edition:
         if asked is not None and asked not in self.divisions:
             raise LookupError(f"no division {asked}")
         return asked
+
+
+def _union(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if one is None or other is None:
+        return None
+    union = tuple(sorted({*one, *other}))
+    return union if len(union) <= MAX_DIVISION_IDS else None
 
 
 def now_rfc3339() -> str:

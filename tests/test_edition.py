@@ -38,3 +38,25 @@ def test_the_scope_of_a_merged_event():
     one, other = Event("division:1", "x", ""), Event("division:2", "x", "")
     assert one.after(one).scope == "division:1"
     assert one.after(other).scope == "all"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (None, None, None),
+        ((1,), None, None),
+        (None, (1,), None),
+        ((1,), (1,), (1,)),
+        ((2,), (1, 3), (1, 2, 3)),
+        (tuple(range(1, 100)), (100,), tuple(range(1, 101))),
+        (tuple(range(1, 101)), (101,), None),
+    ],
+)
+def test_the_divisions_of_a_merged_event(one, other, both):
+    assert Event("division", "x", "", one).after(Event("division", "x", "", other)).division_ids == both
+
+
+def test_an_event_names_divisions_only_if_it_is_not_about_all():
+    event = Event("division", "x", "t", (1, 2))
+    assert event.as_dict() == {"scope": "division", "reason": "x", "ts": "t", "division_ids": (1, 2)}
+    assert event.about_all().as_dict() == {"scope": "all", "reason": "x", "ts": "t"}

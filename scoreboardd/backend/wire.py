@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from scoreboardd.backend.base import Abandoned, Begun, Changed, Confirmed, Rebuilt
-from scoreboardd.edition import UPDATED, Event, Version, now_rfc3339
+from scoreboardd.edition import MAX_DIVISION_IDS, UPDATED, Event, Version, now_rfc3339
 
 EVENTS = "scoreboard.events"
 BUILDING = "scoreboard.building"
@@ -22,6 +22,8 @@ MAX_PAYLOAD = 16 * 1024
 "Bytes. A longer payload is not looked into."
 MAX_FIELD = 256
 "Characters. A longer field counts as missing: so what we say ourselves fits into the 8,000 bytes of a NOTIFY."
+MAX_DIVISION_ID = 2**53 - 1
+"The largest number that JavaScript holds exactly."
 
 
 def changed(payload: bytes) -> Changed:
@@ -83,7 +85,18 @@ def _event(fields: dict[str, Any]) -> Event:
         scope=_field(fields, "scope") or "all",
         reason=_field(fields, "reason") or UPDATED,
         ts=_field(fields, "ts") or now_rfc3339(),
+        division_ids=_division_ids(fields),
     )
+
+
+def _division_ids(fields: dict[str, Any]) -> tuple[int, ...] | None:
+    """None, which is all divisions, unless the field is a short list of ids and nothing else."""
+    ids = fields.get("division_ids")
+    if not isinstance(ids, list) or not 0 < len(ids) <= MAX_DIVISION_IDS:
+        return None
+    if not all(type(id) is int and 0 < id <= MAX_DIVISION_ID for id in ids):
+        return None
+    return tuple(sorted(set(ids)))
 
 
 def _field(fields: dict[str, Any], name: str) -> str | None:

@@ -42,7 +42,8 @@ def configure(level: str, format: str) -> None:
     )
     # aiohttp logs a traceback for every request that it cannot parse, and strangers send those as they please.
     seldom = Seldom()
-    logging.getLogger("aiohttp.server").addFilter(lambda record: seldom(record.getMessage()[:40]))
+    # By what it says, and not of whom: they may have many addresses.
+    logging.getLogger("aiohttp.server").addFilter(lambda record: seldom(str(record.msg)[:40]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

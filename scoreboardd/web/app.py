@@ -16,7 +16,7 @@ def make(
     """`page` is None where it is switched off."""
     app = web.Application()
     if streams.origins:
-        app.middlewares.append(cors.middleware(streams.origins))
+        app.middlewares.append(cors.middleware(streams.origins, but=rebuild.PATH))
         app.on_response_prepare.append(cors.add)
     for path in documents.PATHS:
         app.router.add_get(path, errors.as_json(reads.get))

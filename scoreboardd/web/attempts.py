@@ -8,7 +8,7 @@ addresses within a minute: who has so many networks to guess from is held up by 
 of the secret. To refuse unknown addresses instead would let the same stranger lock everyone out.
 """
 
-import ipaddress
+from scoreboardd.web.address import network
 
 REMEMBERED = 4096
 "Addresses, at some 200 bytes each."
@@ -29,29 +29,17 @@ class Attempts:
 
     def wait(self, address: str, now: float) -> float:
         """Seconds until `address` has an attempt left; 0 if it has one."""
-        return max(0.0, (1 - self._left(_network(address), now)) * self._refill)
+        return max(0.0, (1 - self._left(network(address), now)) * self._refill)
 
     def failed(self, address: str, now: float) -> None:
         """Take an attempt from `address`, which has one."""
-        network = _network(address)
-        left = self._left(network, now)
-        self._buckets.pop(network, None)
-        self._buckets[network] = left - 1, now
+        key = network(address)
+        left = self._left(key, now)
+        self._buckets.pop(key, None)
+        self._buckets[key] = left - 1, now
         if len(self._buckets) > self._remembered:
             del self._buckets[next(iter(self._buckets))]
 
-    def _left(self, network: str, now: float) -> float:
-        left, since = self._buckets.get(network, (self._burst, now))
+    def _left(self, key: str, now: float) -> float:
+        left, since = self._buckets.get(key, (self._burst, now))
         return min(self._burst, left + (now - since) / self._refill)
-
-
-def _network(address: str) -> str:
-    """What one client has for itself: an IPv4 address, or an IPv6 network of 2⁶⁴ addresses."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address  # none, as on a Unix socket
-    if ip.version == 4:
-        return str(ip)
-    # A listener on `::` sees an IPv4 client like this.
-    return str(ip.ipv4_mapped or ipaddress.IPv6Address(int(ip) >> 64 << 64))

@@ -1,8 +1,8 @@
 """The broadcaster: all streams of this node, whatever they are told.
 
-- Who is told the same is in one feed (see `feed`): there is one of notices, and one of the deltas of everyone's boards
-  and of each division's that somebody follows. Each tells its clients in a task of its own, so that no feed waits for
-  another. Those of deltas come and go with their clients.
+- Who is told the same bytes is in one feed (see `feed`): there is one of notices, and one of the deltas of everyone's
+  boards and of each division's that somebody follows; of each there is another for bodies in chunks. Each tells its
+  clients in a task of its own, so that no feed waits for another. Those of deltas come and go with their clients.
 - What there is room for counts over all of them, by address too.
 - Heartbeats go to clients that nothing was written to for `heartbeat`, and a client that lags and takes nothing for
   `stall_timeout` is cut off; one timer serves all.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from scoreboardd.edition import Version
 from scoreboardd.telemetry.metrics import Metrics
-from scoreboardd.web.feed import Client, Feed, News, slices
+from scoreboardd.web.feed import Client, Feed, Frame, News, slices
 
 
 class Full(Exception):
@@ -43,9 +43,9 @@ class Broadcaster:
         self._clients: dict[Client, None] = {}
         metrics.clients.set_function(lambda: len(self._clients))
         self._per_address: dict[str, int] = {}
-        self.notices = self._feed()
-        self._deltas: dict[int | None, Feed] = {}
-        "By division; None is everyone."
+        self._notices = {chunked: self._feed(chunked) for chunked in (False, True)}
+        self._deltas: dict[tuple[int | None, bool], Feed] = {}
+        "By division, None is everyone, and by whether in chunks."
         self._news = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -57,7 +57,7 @@ class Broadcaster:
     @property
     def following(self) -> int:
         """Clients that are told deltas."""
-        return len(self._clients) - len(self.notices)
+        return sum(map(len, self._deltas.values()))
 
     @property
     def lagging(self) -> int:
@@ -65,18 +65,22 @@ class Broadcaster:
 
     # Feeds
 
-    def deltas(self, division_id: int | None) -> Feed:
+    def notices(self, *, chunked: bool) -> Feed:
+        return self._notices[chunked]
+
+    def deltas(self, division_id: int | None, *, chunked: bool) -> Feed:
         """The feed of a division's deltas, to be joined at once: one that nobody is in does not last."""
-        feed = self._deltas.get(division_id)
+        key = division_id, chunked
+        feed = self._deltas.get(key)
         if feed is None:
-            feed = self._deltas[division_id] = self._feed()
+            feed = self._deltas[key] = self._feed(chunked)
         return feed
 
-    def _feed(self) -> Feed:
-        return Feed(self._metrics, queue=self.queue, leave=self._leave)
+    def _feed(self, chunked: bool) -> Feed:
+        return Feed(self._metrics, queue=self.queue, leave=self._leave, chunked=chunked)
 
     def _feeds(self) -> list[Feed]:
-        return [self.notices, *self._deltas.values()]
+        return [*self._notices.values(), *self._deltas.values()]
 
     # Coming and going
 
@@ -93,12 +97,15 @@ class Broadcaster:
             and self._per_address.get(address, 0) < self._max_clients_per_ip
         )
 
-    def join(self, client: Client, greeting: bytes, version: Version | None, missed: bytes = b"") -> None:
-        """Greet a client with `greeting` and `missed`, which told it of `version`; from now on its feed tells it."""
+    def join(
+        self, client: Client, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
+    ) -> None:
+        """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on its feed tells
+        it."""
         self._clients[client] = None
         self._empty.clear()
         self._per_address[client.address] = self._per_address.get(client.address, 0) + 1
-        client.feed.add(client, greeting, version, missed)
+        client.feed.add(client, head, greeting, version, missed)
 
     def _leave(self, client: Client, stalled: bool) -> None:
         if client not in self._clients:
@@ -120,10 +127,11 @@ class Broadcaster:
     def tell(self, notice: News, deltas: Callable[[int | None], News | None]) -> None:
         """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division, None if that is no more.
         Returns at once."""
-        self.notices.tell(notice)
-        for division_id, feed in list(self._deltas.items()):
+        for feed in self._notices.values():
+            feed.tell(notice)
+        for (division_id, chunked), feed in list(self._deltas.items()):
             if not feed:
-                del self._deltas[division_id]
+                del self._deltas[division_id, chunked]
             elif news := deltas(division_id):
                 feed.tell(news)
             else:
@@ -160,7 +168,7 @@ class Broadcaster:
         step = math.ceil(max(1, len(leaving) * 0.02))
         for number, part in enumerate(slices(leaving, step), start=1):
             for client in part:
-                client.transport.close()
+                client.feed.end(client)
             await asyncio.sleep(max(0.0, start + spread * number * step / max(1, len(leaving)) - loop.time()))
         try:
             async with asyncio.timeout_at(start + seconds):

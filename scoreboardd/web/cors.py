@@ -5,36 +5,54 @@ from collections.abc import Iterable
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from scoreboardd.web import errors
+
 HEADERS = web.RequestKey("cors", dict[str, str])
 "What the response to a request says of this; `add` sees to it for all that aiohttp sends."
 
 EXPOSED = "ETag, Age, Retry-After, X-Scoreboard-Version, X-Scoreboard-Cache"
+METHODS = ("GET", "HEAD")
+REQUEST_HEADERS = "Authorization, Cache-Control, If-None-Match, Last-Event-ID, Pragma"
+"That pages may send, besides those that need no permission. Nothing that is read depends on who asks."
+ANYONE = "*"
 
 
 class Origins:
-    """The origins that may read, "*" among them if anyone may."""
+    """The origins that may read, "*" among them if anyone may.
+
+    Pages of an origin that is listed by name may send credentials (`fetch(…, {credentials: "include"})`), since some
+    always do. To be one of anyone gives no such right, and browsers refuse the two together.
+    """
 
     def __init__(self, origins: Iterable[str]) -> None:
-        self._allowed = frozenset(origins)
-        self._anyone = "*" in self._allowed
+        allowed = frozenset(origins)
+        self._named = allowed - {ANYONE}
+        self._anyone = ANYONE in allowed
 
     def __bool__(self) -> bool:
-        return bool(self._allowed)
+        return self._anyone or bool(self._named)
 
     def permit(self, origin: str | None) -> bool:
-        return origin is not None and (self._anyone or origin in self._allowed)
+        return origin is not None and (self._anyone or origin in self._named)
 
     def headers(self, origin: str | None) -> dict[str, str]:
         """What a response to a request from `origin` says; None is a request that names none."""
-        headers = {"Vary": "Origin"} if self._allowed and not self._anyone else {}
-        if origin is not None and self.permit(origin):
-            headers["Access-Control-Allow-Origin"] = "*" if self._anyone else origin
+        headers = {"Vary": "Origin"} if self._named else {}
+        if origin is not None and origin in self._named:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Credentials"] = "true"
+            headers["Access-Control-Expose-Headers"] = EXPOSED
+        elif origin is not None and self._anyone:
+            headers["Access-Control-Allow-Origin"] = ANYONE
             headers["Access-Control-Expose-Headers"] = EXPOSED
         return headers
 
 
-def middleware(origins: Origins) -> Middleware:
-    """A middleware that answers preflights and leaves `HEADERS` with the request."""
+def middleware(origins: Origins, *, but: str) -> Middleware:
+    """A middleware that answers preflights, but for the route at the path `but`, and leaves `HEADERS` with the request.
+
+    A page's browser asks first if the page may send a header that is not harmless: with that it could send a token.
+    """
 
     @web.middleware
     async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -42,14 +60,15 @@ def middleware(origins: Origins) -> Middleware:
         request[HEADERS] = origins.headers(origin)
         if (
             request.method == "OPTIONS"
-            and "Access-Control-Request-Method" in request.headers
+            and request.headers.get("Access-Control-Request-Method") in METHODS
             and origins.permit(origin)
+            and errors.path_of(request) != but
         ):
             return web.Response(
                 status=204,
                 headers={
-                    "Access-Control-Allow-Methods": "GET, HEAD",
-                    "Access-Control-Allow-Headers": "If-None-Match, Last-Event-ID, Cache-Control",
+                    "Access-Control-Allow-Methods": ", ".join(METHODS),
+                    "Access-Control-Allow-Headers": REQUEST_HEADERS,
                     "Access-Control-Max-Age": "3600",
                 },
             )

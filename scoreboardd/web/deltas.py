@@ -6,9 +6,9 @@
   is a power of two, or all there are. So a version has a handful of merged deltas at most, whatever strangers say they
   have; to make all of them takes twice as long as the largest, and that takes 4 ms for a ring of 50 KB (256 plain
   solves), and two to six times as long for one as full as it gets.
-- `reset` is for those to whose version the ring does not reach back, or that have it from another epoch. Its `spread`
-  is the number of seconds over which they are to spread the fetches: what it takes to send the leaderboards to all who
-  follow deltas here, at `RATE`, but no more than `LONGEST`.
+- `reset` is for those to whose version the ring does not reach back, or that name one from another epoch or one that
+  this node has not reached. Its `spread` is the number of seconds over which they are to spread the fetches: what it
+  takes to send the leaderboards to all who follow deltas here, at `RATE`, but no more than `LONGEST`.
 """
 
 from collections.abc import Callable
@@ -67,9 +67,9 @@ class Steps:
         "By the number of the version that it leads from."
 
     def since(self, told: Version | None) -> Frame:
-        """From the version a client was last told of; None if it was told of none."""
+        """From the version a client was last told of; None if it was told of none. It may be one that is not known."""
         links = self._ring.after(told.number) if told is not None and told.epoch == self.version.epoch else None
-        if links is None:
+        if not links:
             return self._reset()
         if len(links) > self._most:
             links = self._ring.links[-(1 << (len(links) - 1).bit_length()) :]

@@ -69,7 +69,7 @@ class Documents:
         self._cutting = asyncio.Lock()
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        make_key, owner = PATHS[request.rel_url.raw_path]
+        make_key, owner = PATHS[errors.path_of(request)]
         division_id = window = None
         if request.rel_url.raw_query_string:
             division_id, division_ok = positive(request, "division_id")

@@ -12,33 +12,45 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-from scoreboardd.web.stream import PATH, Asked, Streams
+from aiohttp.web_protocol import RequestHandler
+
+from scoreboardd.edition import Version
+from scoreboardd.web.stream import LAST_ID_PARAMETERS, PATH, Asked, Streams
 
 LONGEST = 8 * 1024
 "Bytes of a request that are looked at."
 
+BEGINNING = b"GET %s" % PATH.encode()
+
 # The whole head, at once, and nothing after it.
 _PLAIN = re.compile(
-    rb"GET %s(?:\?(deltas)=1(?:&division_id=([1-9][0-9]{0,17}))?)? HTTP/1\.[01]\r\n"
-    rb"(?:[A-Za-z0-9-]+:[\t\x20-\x7e]*\r\n)*\r\n" % re.escape(PATH).encode(),
+    rb"GET %s(?:\?([A-Za-z0-9_=&-]+))? HTTP/1\.([01])((?:\r\n[A-Za-z0-9-]+:[\t\x20-\x7e]*){0,100})\r\n\r\n"
+    % re.escape(PATH).encode(),
     re.ASCII,
 )
 _FIELD = re.compile(
-    rb"\r\n(Last-Event-ID|X-Forwarded-For|Origin|Content-Length|Transfer-Encoding|Expect|Upgrade):[\t ]*([^\r]*)",
+    rb"\r\n(Host|Last-Event-ID|X-Forwarded-For|Origin|User-Agent"
+    # Fields that speak of a body or of another protocol, and those of which there may be only one.
+    rb"|Content-[A-Za-z-]+|Transfer-Encoding|Expect|Upgrade|ETag|Max-Forwards|Server):[\t ]*([^\r]*)",
     re.ASCII | re.IGNORECASE,
 )
-_OF_A_STREAM = frozenset({"last-event-id", "x-forwarded-for", "origin"})
+_OF_A_STREAM = frozenset({"host", "last-event-id", "x-forwarded-for", "origin", "user-agent"})
+_PARAMETERS = {
+    "deltas": re.compile("1"),
+    "division_id": re.compile("[1-9][0-9]{0,17}"),
+    **{name: re.compile("[0-9a-z]{1,32}-[0-9]{1,18}") for name in LAST_ID_PARAMETERS},
+}
 
 
 class Doorway:
     """Makes the protocol of each new connection. `patience` is how many seconds one may say nothing."""
 
-    def __init__(self, streams: Streams, aiohttp: Callable[[], asyncio.Protocol], *, patience: float) -> None:
+    def __init__(self, streams: Streams, aiohttp: Callable[[], RequestHandler], *, patience: float) -> None:
         self.streams = streams
         self.aiohttp = aiohttp
         self._patience = patience
         self.silent: dict[Door, float] = {}
-        "Who has said nothing yet, and until when it may."
+        "Who says nothing, and until when it may."
         self._watching = False
 
     def __call__(self) -> "Door":
@@ -55,37 +67,63 @@ class Doorway:
         now = loop.time()
         for door in [door for door, deadline in self.silent.items() if deadline <= now]:
             del self.silent[door]
-            door.transport.abort()
+            if door.transport.get_protocol() is door:
+                door.transport.abort()
         self._watching = bool(self.silent)
         if self._watching:
             loop.call_later(self._patience / 8, self._look)
 
 
 class Door(asyncio.Protocol):
-    """A connection that has said nothing yet."""
+    """A connection that has said nothing yet; or one of aiohttp's that asked for a stream, and may say no more."""
 
-    __slots__ = ("_doorway", "transport")
+    __slots__ = ("_doorway", "_handler", "transport")
 
     def __init__(self, doorway: Doorway) -> None:
         self._doorway = doorway
+        self._handler: RequestHandler | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._doorway.watch(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._handler is not None:
+            self._handler.data_received(data)
+            return
         doorway, transport = self._doorway, self.transport
         doorway.silent.pop(self, None)
         request = _plain(data)
-        if request is not None and doorway.streams.let_in(transport, *request):
+        if request is not None and doorway.streams.accept(transport, *request):
             return
         handler = doorway.aiohttp()
-        transport.set_protocol(handler)
+        if data[: len(BEGINNING)] == BEGINNING[: len(data)]:
+            self._handler = handler
+        else:
+            transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)
 
+    def eof_received(self) -> bool:
+        # aiohttp would take this for the end of the connection. If there is no stream after all, that comes later.
+        if self._handler is None:
+            return False
+        self._handler.close()
+        self._doorway.watch(self)
+        return True
+
+    def pause_writing(self) -> None:
+        if self._handler is not None:
+            self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._handler is not None:
+            self._handler.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._doorway.silent.pop(self, None)
+        if self._handler is not None:
+            self._handler.connection_lost(exc)
 
 
 def _plain(data: bytes) -> tuple[Asked, dict[str, str]] | None:
@@ -93,11 +131,34 @@ def _plain(data: bytes) -> tuple[Asked, dict[str, str]] | None:
     match = _PLAIN.fullmatch(data) if len(data) <= LONGEST else None
     if match is None:
         return None
+    query, minor, lines = match.groups()
     fields: dict[str, str] = {}
-    for name, value in _FIELD.findall(data):
+    for name, value in _FIELD.findall(lines):
         field = name.decode().lower()
         if field in fields or field not in _OF_A_STREAM:
             return None
         fields[field] = value.decode().rstrip("\t ")
-    deltas, division_id = match.groups()
-    return Asked(deltas is not None, int(division_id) if division_id else None), fields
+    if minor == b"1" and "host" not in fields:
+        return None  # RFC 9112 §3.2: an error
+    parameters = _parameters(query.decode()) if query is not None else {}
+    if parameters is None:
+        return None
+    last_ids = [fields.get("last-event-id", ""), *(parameters.get(name, "") for name in LAST_ID_PARAMETERS)]
+    asked = Asked(
+        deltas="deltas" in parameters,
+        division_id=int(parameters["division_id"]) if "division_id" in parameters else None,
+        last=next(filter(None, map(Version.parse, last_ids)), None),
+        chunked=minor == b"1",
+    )
+    return asked, fields
+
+
+def _parameters(query: str) -> dict[str, str] | None:
+    """None unless each is a known one, well formed, and there once."""
+    said: dict[str, str] = {}
+    for parameter in query.split("&"):
+        name, _, value = parameter.partition("=")
+        if name in said or name not in _PARAMETERS or not _PARAMETERS[name].fullmatch(value):
+            return None
+        said[name] = value
+    return said

@@ -1,12 +1,15 @@
 """Errors as JSON: `{"error": …}`, with `details` where there are any."""
 
 from functools import wraps
+from traceback import extract_tb
 from typing import Any
 
 import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+
+from scoreboardd.telemetry.logs import Seldom
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
@@ -30,6 +33,12 @@ def unavailable(text: str, retry_after: int) -> web.Response:
     return error(503, text, {"Retry-After": str(retry_after), "Cache-Control": "no-store"})
 
 
+def path_of(request: web.Request) -> str:
+    """The path of the route that matched. The request may spell it otherwise: `/api/%6Ceaderboard`."""
+    resource = request.match_info.route.resource
+    return "" if resource is None else resource.canonical
+
+
 def as_json(handler: Handler) -> Handler:
     """`handler`, with JSON for what aiohttp refuses (413, …) and for our faults.
 
@@ -47,13 +56,24 @@ def as_json(handler: Handler) -> Handler:
             return error(refusal.status, refusal.reason.lower(), kept)
         except ConnectionError:
             raise  # the client has left: nobody to tell
-        except Exception:
-            log.exception("a request failed", path=request.path)
+        except Exception as fault:
+            if _seldom(_place(fault)):
+                log.exception("a request failed", path=request.path)
             if request.writer.output_size and request.transport is not None:
                 request.transport.close()  # another answer cannot follow half of one
             return error(500, "internal error")
 
     return answered
+
+
+_seldom = Seldom()
+"Strangers may repeat a request that fails as often as they like; what is logged of each fault is one line a minute."
+
+
+def _place(fault: Exception) -> str:
+    """What kind of fault, and where."""
+    (*_, last) = extract_tb(fault.__traceback__, limit=-1)
+    return f"{type(fault).__name__} {last.filename}:{last.lineno}"
 
 
 def refuse_all_else(app: web.Application) -> None:

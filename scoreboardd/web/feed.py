@@ -9,6 +9,8 @@
   waits gives way to what leads from the version that the client was given to the newest.
 - A client that lags and takes nothing for too long is cut off. What counts as taking is the kernel's accepting bytes,
   so a reader that stopped is found once its window and our send buffer (`SNDBUF`) are full.
+- All clients of a feed speak the same HTTP: to those of HTTP/1.1 a frame is a chunk of the body (`chunked`), whose head
+  is part of the shared bytes; those of HTTP/1.0 are in a feed of their own, whose frames are bare.
 - The fan-out goes in slices and lets the loop turn between them. News that comes while it is under way does not break
   it off, or the last slices might starve; of what waits for it, only the newest is told.
 """
@@ -18,6 +20,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -31,15 +34,28 @@ SLICE = 256
 SNDBUF = 64 * 1024
 "Bytes the kernel may hold for a client that does not read; the kernel doubles it for its own bookkeeping."
 PING = b": ping\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+PROBE_SECONDS = 1.0
+"A client that sends no more, and has not reset the connection after so long, still listens."
 
 
-@dataclass(frozen=True, slots=True)
+def chunk(payload: bytes) -> bytes:
+    """`payload`, of at least one byte, as a chunk of an HTTP/1.1 body."""
+    return b"%x\r\n%s\r\n" % (len(payload), payload)
+
+
+@dataclass(frozen=True)
 class Frame:
     """One event as it goes over the wire, or several; whoever gets it has been told of `version`."""
 
     version: Version
     payload: bytes
     events: int = 1
+
+    @cached_property
+    def chunk(self) -> bytes:
+        """The payload as a chunk, made once for all."""
+        return chunk(self.payload)
 
 
 class News(Protocol):
@@ -98,9 +114,15 @@ class Client(asyncio.Protocol):
         """The version it will have been told of once it has taken what waits."""
         return self.queue[-1].version if self.queue else self.version
 
-    def write(self, payload: bytes | memoryview, now: float) -> None:
+    def write(self, data: bytes | memoryview, now: float) -> None:
         self.sent_at = now
-        self.transport.write(payload)
+        self.transport.write(data)
+
+    @property
+    def has_left(self) -> bool:
+        """It answered what was written to it with a reset."""
+        sock = self.transport.get_extra_info("socket")
+        return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     # asyncio.Protocol
 
@@ -113,8 +135,24 @@ class Client(asyncio.Protocol):
         self.feed.caught_up(self)
 
     def data_received(self, data: bytes) -> None:
-        # The request was all that a client of a stream has to say.
-        self.transport.abort()
+        # The request was all that a client of a stream has to say; an empty line after it says nothing.
+        if data.strip(b"\r\n"):
+            self.transport.abort()
+
+    def eof_received(self) -> bool:
+        # It has nothing more to say, and may still listen. One that has left answers the next write with a reset, which
+        # comes at once on this machine, and after a while over a network.
+        loop = asyncio.get_running_loop()
+        if not self.blocked:
+            self.write(self.feed.heartbeat, loop.time())
+        if self.has_left:
+            return False
+        loop.call_later(PROBE_SECONDS, self._abort_if_left)
+        return True
+
+    def _abort_if_left(self) -> None:
+        if not self.transport.is_closing() and self.has_left:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         # The kernel gives up on a peer that acknowledges nothing (TCP_USER_TIMEOUT): a stall that it found first.
@@ -123,12 +161,16 @@ class Client(asyncio.Protocol):
 
 class Feed:
     """`leave(client, stalled)` is called when the stream of one has ended, or is given up; `queue` is how many frames
-    may wait for one."""
+    may wait for one; `chunked` says that the bodies of its clients are."""
 
-    def __init__(self, metrics: Metrics, *, queue: int, leave: Callable[[Client, bool], None]) -> None:
+    def __init__(
+        self, metrics: Metrics, *, queue: int, leave: Callable[[Client, bool], None], chunked: bool = False
+    ) -> None:
         self._metrics = metrics
         self._queue = queue
         self.leave = leave
+        self.chunked = chunked
+        self.heartbeat = chunk(PING) if chunked else PING
         # Every client is in one of these two.
         self._in_step: dict[Callable[[bytes], int], Client] = {}
         self._others: dict[Client, None] = {}
@@ -153,10 +195,11 @@ class Feed:
 
     # Coming and going
 
-    def add(self, client: Client, greeting: bytes, version: Version | None, missed: bytes) -> None:
-        """Greet a client with `greeting` and `missed`, which told it of `version`; from now on it is told of others.
+    def add(self, client: Client, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None) -> None:
+        """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on it is told of
+        others.
 
-        `missed` is written as it is: it may be large, and many may have missed the same.
+        `missed` is written by itself: it may be large, and many may have missed the same.
         """
         sock = client.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -167,9 +210,12 @@ class Feed:
         client.version = version
         self._others[client] = None
         now = asyncio.get_running_loop().time()
-        client.write(greeting, now)
-        if missed:
-            client.write(missed, now)
+        client.write(head + (chunk(greeting) if self.chunked else greeting), now)
+        if missed is not None:
+            client.write(self._rendered(missed), now)
+
+    def _rendered(self, frame: Frame) -> bytes:
+        return frame.chunk if self.chunked else frame.payload
 
     def remove(self, client: Client) -> None:
         self._fall_out(client)
@@ -179,10 +225,19 @@ class Feed:
             client.socket.detach()
         self._lagging.pop(client, None)
 
+    def end(self, client: Client) -> None:
+        """End its stream after what its transport holds, and tell it nothing more."""
+        self._fall_out(client)
+        self._others.pop(client, None)
+        client.queue = None
+        if self.chunked and not client.transport.is_closing():
+            client.transport.write(LAST_CHUNK)
+        client.transport.close()
+
     def close(self) -> None:
         """End all its streams."""
         for client in [*self._in_step.values(), *self._others]:
-            client.transport.close()
+            self.end(client)
 
     # Telling
 
@@ -209,7 +264,8 @@ class Feed:
         if not news.version.follows(self._told):
             return 0
         frame = news.since(self._told)
-        loop, payload, size = asyncio.get_running_loop(), frame.payload, len(frame.payload)
+        loop, payload = asyncio.get_running_loop(), self._rendered(frame)
+        size = len(payload)
         self._told, self._told_at = news.version, loop.time()
         in_step, told, sent = self._in_step, list(self._in_step), 0
         for part in slices(told):
@@ -242,7 +298,7 @@ class Feed:
         if not client.blocked:
             frame = news.since(client.version)
             client.version = frame.version
-            client.write(frame.payload, now)
+            client.write(self._rendered(frame), now)
             if client.passable and not client.blocked and frame.version == self._told:
                 self._fall_in(client)
             return frame.events
@@ -281,7 +337,7 @@ class Feed:
             waiting, client.queue = client.queue, None
             client.version = waiting[-1].version
             self._metrics.events_sent.inc(sum(frame.events for frame in waiting))
-            client.write(b"".join(frame.payload for frame in waiting), asyncio.get_running_loop().time())
+            client.write(b"".join(map(self._rendered, waiting)), asyncio.get_running_loop().time())
 
     # Looking after them
 
@@ -300,7 +356,7 @@ class Feed:
                 if client.blocked:
                     client.sent_at = now  # it has enough to take
                 else:
-                    client.write(PING, now)
+                    client.write(self.heartbeat, now)
             await asyncio.sleep(0)
 
     def cut_off_stalled(self, timeout: float) -> None:

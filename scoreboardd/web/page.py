@@ -96,7 +96,7 @@ class Page:
         return _answer(request, self._assets[part], FOR_EVER if ours else "no-store")
 
     async def _get_library(self, request: web.Request) -> web.StreamResponse:
-        answer = _answer(request, self._assets[request.path[1:]], "no-cache")
+        answer = _answer(request, self._assets[errors.path_of(request)[1:]], "no-cache")
         answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         return answer
 

@@ -88,6 +88,50 @@ class TestChanged:
         fields = SOLVE.as_dict() | {"contest": {"id": 7}, "list": [1, 2], "version": 3}
         assert wire.changed(dumps(fields)).event == SOLVE
 
+    @pytest.mark.parametrize(
+        ("said", "ids"),
+        [
+            ([1], (1,)),
+            ([3, 1, 2, 3], (1, 2, 3)),
+            ([2**53 - 1], (2**53 - 1,)),
+            (list(range(1, 101)), tuple(range(1, 101))),
+        ],
+    )
+    def test_divisions_are_passed_on(self, said: list[int], ids: tuple[int, ...]):
+        event = wire.changed(dumps({"scope": "division", "division_ids": said})).event
+        assert (event.scope, event.division_ids) == ("division", ids)
+        rebuilt = wire.rebuilt(wire.announcement(Version("7f3a", 42), event))
+        assert rebuilt is not None and rebuilt.event == event
+        assert wire.changed(wire.change(event, "f00")).event == event
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            None,
+            [],
+            1,
+            "1",
+            {"1": 1},
+            [0],
+            [-1],
+            [1, 0],
+            ["1"],
+            [1.0],
+            [True],
+            [None],
+            [[1]],
+            [2**53],
+            [2**80],
+            list(range(1, 102)),
+            [1] * 101,
+        ],
+        ids=lambda said: repr(said)[:20],
+    )
+    def test_divisions_that_are_not_a_short_list_of_ids_are_all(self, said: Any):
+        event = wire.changed(dumps({"scope": "division", "division_ids": said})).event
+        assert (event.scope, event.division_ids) == ("division", None)
+        assert "division_ids" not in json.loads(wire.announcement(Version("7f3a", 42), event))
+
     def test_what_we_say_we_hear(self):
         changed = wire.changed(wire.change(SOLVE, "f00"))
         assert (changed.event, changed.id) == (SOLVE, "f00")
@@ -166,7 +210,8 @@ json_values = st.recursive(
     max_leaves=8,
 )
 objects = st.dictionaries(
-    st.sampled_from(["state", "epoch", "version", "as_of", "committed", "scope", "reason", "ts", "id"]) | st.text(),
+    st.sampled_from(["state", "epoch", "version", "as_of", "committed", "scope", "reason", "ts", "id", "division_ids"])
+    | st.text(),
     st.sampled_from(["begun", "confirmed", "abandoned"]) | json_values,
 )
 
@@ -174,7 +219,8 @@ objects = st.dictionaries(
 @given(st.binary() | json_values.map(dumps) | objects.map(dumps))
 def test_nothing_that_arrives_raises(payload: bytes):
     changed = wire.changed(payload)
-    assert all(isinstance(text, str) and 0 < len(text) <= wire.MAX_FIELD for text in changed.event.as_dict().values())
+    texts = (changed.event.scope, changed.event.reason, changed.event.ts)
+    assert all(isinstance(text, str) and 0 < len(text) <= wire.MAX_FIELD for text in texts)
     # And what is passed on to nodes and clients can be said.
     json.loads(wire.announcement(Version("e", 1), changed.event))
     wire.building(payload)

@@ -4,6 +4,7 @@ import { createInterface } from "node:readline";
 
 import { Scoreboard, showVersion } from "../../scoreboardd/web/page/scoreboard.js";
 
+const options = JSON.parse(process.argv[3] ?? "{}");
 const tabs = [];
 const say = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
 const clock = Date.now;
@@ -11,7 +12,7 @@ let ahead = 0;
 Date.now = () => clock() + 1000 * ahead;
 
 function open() {
-  const scoreboard = new Scoreboard({ url: process.argv[2], boards: ["users", "teams"] });
+  const scoreboard = new Scoreboard({ url: process.argv[2], boards: ["users", "teams"], ...options });
   const tab = tabs.push(scoreboard) - 1;
   scoreboard.addEventListener("board", ({ detail: { kind, board, reason } }) =>
     say({ say: "board", tab, kind, reason, version: showVersion(board.version), document: JSON.stringify(board.document) }),

@@ -108,6 +108,28 @@ describe("an event", () => {
     }
   });
 
+  test("that is about other divisions only moves the version on", () => {
+    const notice = (ids, after = "7f3a-41") => ({ ...event("scoreboard", 42, { scope: "division", division_ids: ids }), after });
+    assert.deepEqual(decide(of(41), notice([1, 2]), 3), { do: "advance", version: of(42) });
+    assert.deepEqual(decide(of(41), notice([1, 2], "7f3a-40"), 3), { do: "advance", version: of(42) });
+    assert.deepEqual(decide(of(42), notice([1, 2]), 3), { do: "ignore" });
+    for (const [held, said, division] of [
+      [of(41), notice([1, 2]), 2],
+      [of(41), notice([1, 2]), null], // everyone's board is about every division
+      [of(40), notice([1, 2]), 3], // something was missed
+      [null, notice([1, 2]), 3],
+      [of(41), notice([1, 2], ""), 3],
+      [of(41), notice([1, 2], null), 3],
+      [of(41), notice([1, 2], "old-41"), 3],
+      [of(41, "old"), notice([1, 2], "old-41"), 3],
+      [of(41), notice([]), 3],
+      [of(41), notice(null), 3],
+      [of(41), notice("12"), 3],
+    ]) {
+      assert.equal(decide(held, said, division).do, "refetch");
+    }
+  });
+
   test("that resets says over how many seconds to spread", () => {
     for (const held of [null, of(41), of(99, "old")]) {
       assert.equal(decide(held, event("reset", 42, { spread: 30 })).within, 30);

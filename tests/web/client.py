@@ -49,6 +49,10 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def finish(self) -> None:
+        """Say that nothing more will be sent, and go on listening."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def reset(self) -> None:
         """Leave as a crashed machine does: the server hears of it at once, and not politely."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -149,6 +153,12 @@ class Stream(Connection):
         frame = bytes(self._body[:size])
         del self._body[:size]
         return frame
+
+    async def greeting(self) -> bytes:
+        """The first block of the stream, without what it says of `retry`."""
+        retry, _, ready = (await self.frame()).partition(b"\n")
+        assert retry.startswith(b"retry: ")
+        return ready
 
     async def event(self) -> bytes:
         """The next that is no heartbeat."""

@@ -115,8 +115,7 @@ async def following(node: Node, last: Version | None = None, *, query: str = DEL
     """A stream of deltas, greeted, of a client that comes back from version `last`."""
     headers: dict[str, str | bytes] = {} if last is None else {"Last-Event-ID": str(last)}
     stream = await node.stream(headers, query=query, **options)
-    await stream.frame()
-    assert await stream.frame() == greeting(node, last)
+    assert await stream.greeting() == greeting(node, last)
     return stream
 
 

@@ -97,8 +97,7 @@ class Node(Listener):
     async def greeted(self, **options: Any) -> Stream:
         """An open stream whose greeting has been read."""
         stream = await self.stream(**options)
-        await stream.frame()
-        assert b"event: ready\n" in await stream.frame()
+        assert b"\nevent: ready\n" in await stream.frame()
         return stream
 
     def serve(self, served: int | Edition, epoch: str = EPOCH) -> None:
@@ -218,3 +217,4 @@ async def serving(
             sending.cancel()
             with suppress(asyncio.CancelledError):
                 await sending  # raises what ended it before its time
+            await broadcaster.drain(0)

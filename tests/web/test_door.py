@@ -25,8 +25,7 @@ async def opened(node: Node, *pieces: bytes) -> Stream:
         await becomes(lambda: node.runner.server.connections)
     await stream.send(pieces[-1])
     await stream.greet()
-    await stream.frame()
-    assert await stream.frame() == READY
+    assert await stream.greeting() == READY
     payload = node.publish(42)
     assert payload.startswith(b"id: 7f3a-42\n")
     assert await stream.frame() == payload
@@ -39,7 +38,9 @@ async def opened(node: Node, *pieces: bytes) -> Stream:
         PLAIN,
         head_of_request(PATH, protocol="HTTP/1.0"),
         head_of_request(PATH, {"LAST-EVENT-ID": "7f3a-41", "Cookie": "a=b; c=d", "Accept": "text/event-stream"}),
-        f"GET {PATH} HTTP/1.1\r\n\r\n".encode(),
+        f"GET {PATH} HTTP/1.0\r\n\r\n".encode(),
+        head_of_request(f"{PATH}?last_event_id=7f3a-41"),
+        head_of_request(f"{PATH}?lastEventId=7f3a-41"),
     ],
 )
 async def test_a_plain_request_is_let_in(request_: bytes) -> None:
@@ -54,7 +55,7 @@ async def test_a_plain_request_is_let_in(request_: bytes) -> None:
     [
         [PLAIN[:10], PLAIN[10:]],
         [PLAIN[:-2], PLAIN[-2:]],
-        [head_of_request(f"{PATH}?last_event_id=7f3a-41")],
+        [head_of_request(f"{PATH}?last_event_id=7f3a%2D41")],
         [head_of_request(PATH, {"Content-Length": "0"})],
         [head_of_request(PATH, {"Last-Event-ID": "7f3a-41", "last-event-id": "7f3a-41"})],
         [head_of_request(PATH, {"Last-Event-ID": b"\xff"})],
@@ -86,6 +87,34 @@ async def test_what_is_wrong_is_for_aiohttp_to_answer(request_: bytes) -> None:
             answers.append((await connection.head()).status)
             await becomes(lambda node=node: len(node.broadcaster) == (answers[-1] == 200))
         assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "request_", [PLAIN, head_of_request(PATH, {"Content-Length": "0"}), head_of_request(f"{PATH}?deltas=0")]
+)
+@pytest.mark.parametrize("plainly", [False, True])
+async def test_a_client_may_say_at_once_that_it_will_say_nothing_more(request_: bytes, plainly: bool) -> None:
+    async with serving() as node:
+        node.streams.plainly = plainly
+        stream = await node.connect(Stream)
+        await stream.send(request_)
+        stream.finish()
+        await stream.greet()
+        assert await stream.greeting() == READY
+        payload = node.publish(42)
+        assert await stream.event() == payload
+
+
+@pytest.mark.parametrize("target", [f"{PATH}?division_id=x", "/api/leaderboard"])
+async def test_where_there_is_no_stream_that_is_the_end(target: str) -> None:
+    async with serving(idle=0.2) as node:
+        connection = await node.connect()
+        await connection.request(target)
+        await connection.head()
+        connection.finish()
+        await connection.rest()
+        assert node.runner.server is not None
+        await becomes(lambda: not node.runner.server.connections)
 
 
 async def test_a_connection_that_says_nothing_is_closed() -> None:

@@ -5,7 +5,9 @@ import time
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
+from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.web import errors
 from scoreboardd.web.documents import PART, PATHS
 from scoreboardd.web.rebuild import PATH as REBUILD
@@ -179,6 +181,28 @@ async def test_a_fault_of_ours_is_500_and_says_no_more() -> None:
             assert (answer.status, answer.json) == (500, {"error": "internal error"})
 
 
+async def test_the_same_fault_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_seldom", Seldom())
+    faults = iter([ZeroDivisionError("1"), ZeroDivisionError("2"), KeyError("3"), KeyError("4")])
+
+    async def fails(request: web.Request) -> web.StreamResponse:
+        raise next(faults)
+
+    async def fails_elsewhere(request: web.Request) -> web.StreamResponse:
+        raise KeyError("5")
+
+    app = web.Application()
+    app.router.add_get("/{anything:.*}", errors.as_json(fails))
+    app.router.add_post("/elsewhere", errors.as_json(fails_elsewhere))
+    with capture_logs() as logs:
+        async with listening(app) as listener:
+            for path in ("/a", "/b", "/a", "/b"):
+                assert (await listener.ask(path)).status == 500
+            for _ in range(2):
+                assert (await listener.ask("/elsewhere", {"Content-Length": "0"}, method="POST")).status == 500
+    assert [line["path"] for line in logs] == ["/a", "/a", "/elsewhere"]
+
+
 async def test_an_answer_that_fails_halfway_is_cut_off_rather_than_continued_with_another() -> None:
     async with listening(faulty_app()) as listener:
         connection = await listener.connect()
@@ -190,12 +214,12 @@ async def test_an_answer_that_fails_halfway_is_cut_off_rather_than_continued_wit
 # --- other origins ------------------------------------------------------------------------------------------
 
 
-async def preflight(node: Node, path: str, origin: str) -> dict[str, str]:
+async def preflight(node: Node, path: str, origin: str, method: str = "GET") -> dict[str, str]:
     answer = await node.ask(
         path,
         {
             "Origin": origin,
-            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Method": method,
             "Access-Control-Request-Headers": "last-event-id",
         },
         method="OPTIONS",
@@ -212,7 +236,9 @@ async def test_a_permitted_origin(path: str) -> None:
             assert headers["status"] == "204"
             assert headers["access-control-allow-origin"] == origin
             assert headers["access-control-allow-methods"] == "GET, HEAD"
-            assert "Last-Event-ID" in headers["access-control-allow-headers"]
+            assert headers["access-control-allow-credentials"] == "true"
+            allowed = headers["access-control-allow-headers"].split(", ")
+            assert set(allowed) == {"Authorization", "Cache-Control", "If-None-Match", "Last-Event-ID", "Pragma"}
             assert int(headers["access-control-max-age"]) > 0
             assert headers["vary"] == "Origin"
 
@@ -228,7 +254,10 @@ async def test_a_page_of_a_permitted_origin_sees_what_it_needs(path: str) -> Non
         assert answer.headers["vary"] == "Accept-Encoding, Origin"
         unchanged = await node.ask(path, {"Origin": PAGE, "If-None-Match": answer.headers["etag"]})
         assert unchanged.status == 304
-        assert unchanged.headers["access-control-allow-origin"] == PAGE
+        for said in (answer, unchanged):
+            assert said.headers["access-control-allow-origin"] == PAGE
+            assert said.headers["access-control-allow-credentials"] == "true"
+            assert said.headers["vary"] == "Accept-Encoding, Origin"
 
 
 @pytest.mark.parametrize("size", [10, PART + 1])
@@ -247,10 +276,12 @@ async def test_a_page_of_a_permitted_origin_sees_errors_too() -> None:
             ("/api/leaderboard", 503),
             ("/api/timeline?window=x", 400),
             ("/nothing", 404),
+            ("/api/%6Ceaderboard", 503),
             (STREAM, 503),
         ]:
             answer = await node.ask(target, {"Origin": PAGE})
             assert answer.status == status
+            assert answer.headers["access-control-allow-credentials"] == "true"
             assert answer.headers["access-control-allow-origin"] == PAGE
             assert answer.headers["vary"] == "Origin"
 
@@ -280,6 +311,38 @@ async def test_any_origin() -> None:
         stream = (await node.stream({"Origin": "https://anyone.example"})).opening
         assert stream.headers["access-control-allow-origin"] == "*"
         assert "vary" not in stream.headers
+
+
+async def test_any_origin_gets_no_credentials_and_one_that_is_named_does() -> None:
+    async with serving(cors_origins=["*", PAGE]) as node:
+        for target in ("/api/leaderboard", STREAM):
+            for origin, allowed, credentials in (
+                (PAGE, PAGE, "true"),
+                ("https://x.example", "*", None),
+                (None, None, None),
+            ):
+                connection = await node.connect()
+                await connection.request(target, {"Origin": origin} if origin else {})
+                headers = (await connection.head()).headers
+                assert headers.get("access-control-allow-origin") == allowed
+                assert headers.get("access-control-allow-credentials") == credentials
+                assert headers["vary"].split(", ")[-1] == "Origin"
+
+
+@pytest.mark.parametrize("path", [REBUILD, "/api/leaderboard/rebuil%64"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_no_page_of_another_origin_may_send_a_token_to_be_guessed(path: str, method: str) -> None:
+    async with serving(cors_origins=[PAGE], token="t") as node:
+        headers = await preflight(node, path, PAGE, method)
+        assert headers["status"] == "405"
+        assert not any(name.startswith("access-control-allow-headers") for name in headers)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "get", ""])
+async def test_no_page_of_another_origin_may_do_more_than_read(method: str) -> None:
+    async with serving(cors_origins=[PAGE]) as node:
+        for path in ("/api/leaderboard", STREAM):
+            assert (await preflight(node, path, PAGE, method))["status"] == "405"
 
 
 async def test_none_by_default() -> None:

@@ -1,6 +1,7 @@
 """Streams of deltas: what is sent to whom, beside the notices, over every way of serving them."""
 
 import asyncio
+import itertools
 import random
 import re
 from collections.abc import AsyncIterator
@@ -37,6 +38,11 @@ async def node_at(
         yield node
 
 
+def followed(node: Node) -> list[int | None]:
+    """Whose deltas somebody follows."""
+    return [division_id for division_id, _ in node.broadcaster._deltas]
+
+
 def number_of(event: bytes) -> int:
     match = re.match(rb"id: 7f3a-(\d+)\nevent: delta\n", event)
     assert match is not None, event[:100]
@@ -57,8 +63,7 @@ async def test_a_client_is_greeted_and_then_told_what_changed(way: str, protocol
         assert stream.opening.headers["content-type"] == "text/event-stream"
         assert stream.opening.headers["cache-control"] == "no-cache"
         assert stream.opening.headers["x-accel-buffering"] == "no"
-        assert re.fullmatch(rb"retry: [1-5]\d{3}\n\n", await stream.frame())
-        assert await stream.frame() == b"id: 7f3a-41\nevent: ready\ndata: {}\n\n"
+        assert re.fullmatch(rb"retry: [1-5]\d{3}\nid: 7f3a-41\nevent: ready\ndata: \{\}\n\n", await stream.frame())
         publish(node, HISTORY, 42)
         assert await stream.frame() == (
             b'id: 7f3a-42\nevent: delta\ndata: {"from":41,"version":42,"challenges":{"points":[[1,958]]},'
@@ -189,13 +194,13 @@ async def comes_back(node: Node, where: str, last: str, query: str = DELTAS) -> 
     if where == "header":
         stream = await node.stream({"Last-Event-ID": last}, query=query)
     else:
-        stream = await node.stream(query=f"{query}&last_event_id={last}")
-    await stream.frame()
-    assert await stream.frame() == greeting(node, Version.parse(last))
+        name = "lastEventId" if where == "polyfill" else "last_event_id"
+        stream = await node.stream(query=f"{query}&{name}={last}")
+    assert await stream.greeting() == greeting(node, Version.parse(last))
     return stream
 
 
-@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize("where", ["header", "query", "polyfill"])
 @pytest.mark.parametrize("last", [41, 40, 30, 26])
 async def test_who_comes_back_gets_exactly_what_it_missed(way: str, where: str, last: int) -> None:
     async with node_at(42, way=way) as node:
@@ -234,13 +239,14 @@ async def test_who_has_missed_nothing_or_says_nothing_gets_nothing(way: str, whe
         assert await stream.frame() == HISTORY.events(42, 43)
 
 
-@pytest.mark.parametrize("where", ["header", "query"])
-async def test_who_is_ahead_of_a_node_gets_nothing_until_it_no_longer_is(way: str, where: str) -> None:
+@pytest.mark.parametrize("where", ["header", "query", "polyfill"])
+@pytest.mark.parametrize("last", ["7f3a-43", "7f3a-44", "7f3a-999999999999999999", "b0b-43", "b0b-1"])
+async def test_who_names_a_version_that_this_node_does_not_know_starts_over(way: str, where: str, last: str) -> None:
     async with node_at(42, way=way) as node:
-        stream = await comes_back(node, where, "7f3a-44")
-        for number in (43, 44, 45):
-            publish(node, HISTORY, number)
-        assert await stream.frame() == HISTORY.events(44, 45)
+        stream = await comes_back(node, where, last)
+        assert await stream.frame() == reset_event(version(42))
+        publish(node, HISTORY, 43)
+        assert await stream.frame() == HISTORY.events(42, 43)
 
 
 async def test_between_the_replay_and_what_comes_next_nothing_is_lost_or_told_twice(way: str) -> None:
@@ -268,7 +274,6 @@ async def test_clients_that_come_while_versions_do_miss_none(way: str) -> None:
             await asyncio.sleep(0)
         for number, stream in enumerate(await asyncio.gather(*coming), start=42):
             client = Follower(version(number - 1), HISTORY.views[version(number - 1)])
-            await stream.frame()
             assert b"event: ready\n" in await stream.frame()
             held = number - 1
             while client.held != version(91):
@@ -283,8 +288,7 @@ async def test_before_the_first_document_there_is_no_version_to_tell_of(way: str
         streams = []
         for last in (None, "7f3a-40", "b0b-40", "7f3a-43"):
             stream = await node.stream({"Last-Event-ID": last} if last else {}, query=DELTAS)
-            await stream.frame()
-            assert await stream.frame() == b"event: ready\ndata: {}\n\n"
+            assert await stream.greeting() == b"event: ready\ndata: {}\n\n"
             streams.append(stream)
         new, behind, foreign, ahead = streams
         publish(node, HISTORY, 42)
@@ -352,7 +356,7 @@ async def test_a_platform_without_divisions_is_one(way: str) -> None:
         stream = await following(node, query="?deltas=1&division_id=4")
         publish(node, HISTORY, 42)
         assert await stream.frame() == HISTORY.events(41, 42)
-        assert list(node.broadcaster._deltas) == [None]
+        assert followed(node) == [None]
 
 
 async def test_head_tells_of_a_stream_and_opens_none(way: str) -> None:
@@ -408,12 +412,12 @@ async def test_a_feed_goes_with_its_last_client(way: str) -> None:
         publish_divided(node, 41)
         three = [await following(node, query=query_for(3)) for _ in range(2)]
         five = await following(node, query=query_for(5))
-        assert list(node.broadcaster._deltas) == [3, 5]
+        assert followed(node) == [3, 5]
         three.pop().close()
         five.reset()
         await becomes(lambda: len(node.broadcaster) == 1)
         publish_divided(node, 42)
-        assert list(node.broadcaster._deltas) == [3]
+        assert followed(node) == [3]
         assert await three[0].frame() == BOARDS[3].events(41, 42)
         again = await following(node, version(41), query=query_for(5))
         assert await again.frame() == BOARDS[5].events(41, 42)
@@ -438,13 +442,14 @@ async def test_in_a_feed_nobody_waits_for_those_of_another(way: str) -> None:
         many = [await following(node, query=query_for(3)) for _ in range(3)]
         one, notified = await following(node, query=query_for(5)), await node.greeted()
         told = asyncio.Event()
-        send_to_others = node.broadcaster.deltas(3)._send_to_others
+        feed = node.broadcaster.deltas(3, chunked=way != "plain")
+        send_to_others = feed._send_to_others
 
         async def slow(news: Any) -> int:
             await told.wait()
             return await send_to_others(news)
 
-        node.broadcaster.deltas(3)._send_to_others = slow
+        feed._send_to_others = slow
         for number in (42, 43):
             publish_divided(node, number)
             assert await one.frame() == BOARDS[5].events(number - 1, number)
@@ -541,7 +546,6 @@ async def test_what_comes_while_a_replay_is_being_taken_comes_after_it(way: str)
         await becomes(lambda: client.blocked)
         publish(node, BULKY, 57)
         await becomes(lambda: client.told == version(57))
-        await stream.frame()
         assert b"event: ready\n" in await stream.frame()
         assert await events(stream, 16) == BULKY.events(41, 57)
 
@@ -594,7 +598,7 @@ async def test_a_drain_ends_them_too(way: str) -> None:
 async def test_who_leaves_is_forgotten(way: str) -> None:
     async with node_at(41, way=way) as node:
         streams = [await following(node) for _ in range(5)]
-        feed = node.broadcaster.deltas(None)
+        feed = node.broadcaster.deltas(None, chunked=way != "plain")
         publish(node, HISTORY, 42)
         for stream in streams:
             assert await stream.frame() == HISTORY.events(41, 42)
@@ -628,6 +632,18 @@ async def test_a_plain_request_for_deltas_is_let_in(division_id: int | None, las
         assert asked_of_aiohttp(node) == 0
 
 
+@pytest.mark.parametrize("name", ["last_event_id", "lastEventId"])
+async def test_a_plain_query_is_let_in_in_any_order(name: str) -> None:
+    parameters = ("deltas=1", "division_id=3", f"{name}=7f3a-39")
+    async with serving(first=None) as node:
+        publish_divided(node, 41)
+        for order in itertools.permutations(parameters):
+            stream = await node.stream(query="?" + "&".join(order))
+            assert await stream.greeting() == b"id: 7f3a-39\nevent: ready\ndata: {}\n\n"
+            assert await events(stream, 2) == BOARDS[3].events(39, 41)
+        assert asked_of_aiohttp(node) == 0
+
+
 @pytest.mark.parametrize(
     ("query", "status", "division_id"),
     [
@@ -636,9 +652,9 @@ async def test_a_plain_request_for_deltas_is_let_in(division_id: int | None, las
         ("?deltas=%31", 200, (None,)),
         ("?deltas=1&", 200, (None,)),
         ("?deltas=1&x=y", 200, (None,)),
-        ("?division_id=3&deltas=1", 200, (3,)),
         ("?deltas=1&division_id=03", 200, (3,)),
-        ("?deltas=1&last_event_id=7f3a-41", 200, (None,)),
+        ("?deltas=1&last_event_id=7f3a-x", 200, (None,)),
+        ("?deltas=1&last_event_id=7f3a-41&last_event_id=7f3a-41", 200, (None,)),
         ("?deltas=1&division_id=4", 404, ()),
         ("?deltas=1&division_id=1234567890123456789", 404, ()),
         ("?deltas=1&division_id=12345678901234567890", 400, ()),
@@ -653,4 +669,4 @@ async def test_one_that_is_odd_is_aiohttp_s(query: str, status: int, division_id
         await connection.request(PATH + query)
         assert (await connection.head()).status == status
         assert asked_of_aiohttp(node) == 1
-        assert tuple(node.broadcaster._deltas) == division_id
+        assert tuple(followed(node)) == division_id

@@ -124,7 +124,7 @@ class World:
                     follower.fetch(self.at[which], self.history)
 
     def hear(self, which: int, event: bytes) -> None:
-        if not event.startswith(b"retry:") and b"\nevent: ready\n" not in event:
+        if b"\nevent: ready\n" not in event:
             self.followers[which].hear(event)
 
 

@@ -1,11 +1,13 @@
 """The stream as the contract (§6) words it, byte for byte, over both ways of serving it."""
 
+import asyncio
 import re
 
 import orjson
 import pytest
 
 from scoreboardd.edition import Event
+from scoreboardd.web.feed import PING
 from scoreboardd.web.stream import PATH
 from tests.web.client import Connection, Stream
 from tests.web.server import Node, becomes, serving
@@ -16,8 +18,11 @@ RESUME = re.compile(
 )
 
 
+READY = re.compile(rb"retry: (\d+)\n(?:id: 7f3a-\d+\n)?event: ready\ndata: \{\}\n\n")
+
+
 async def retry_of(stream: Stream) -> int:
-    match = re.fullmatch(rb"retry: (\d+)\n\n", await stream.frame())
+    match = READY.fullmatch(await stream.frame())
     assert match is not None
     return int(match[1])
 
@@ -29,8 +34,8 @@ async def retry_of(stream: Stream) -> int:
 async def test_a_client_is_greeted_and_then_told(way: str, protocol: str) -> None:
     async with serving(way=way) as node:
         stream = await node.stream(protocol=protocol)
-        assert 1000 <= await retry_of(stream) <= 5000
-        assert await stream.frame() == b"id: 7f3a-41\nevent: ready\ndata: {}\n\n"
+        match = re.fullmatch(rb"retry: (\d+)\nid: 7f3a-41\nevent: ready\ndata: \{\}\n\n", await stream.frame())
+        assert match is not None and 1000 <= int(match[1]) <= 5000
         node.publish(42)
         assert await stream.frame() == (
             b"id: 7f3a-42\nevent: scoreboard\n"
@@ -47,8 +52,7 @@ async def test_the_head_of_the_answer(way: str, protocol: str) -> None:
         assert opening.headers["x-accel-buffering"] == "no"
         assert "content-length" not in opening.headers
         assert "content-encoding" not in opening.headers
-        if protocol == "HTTP/1.0":
-            assert "transfer-encoding" not in opening.headers
+        assert opening.headers.get("transfer-encoding") == (None if protocol == "HTTP/1.0" else "chunked")
 
 
 async def test_a_frame_stays_a_frame_whatever_the_event_says(way: str) -> None:
@@ -84,10 +88,62 @@ async def test_head_tells_of_a_stream_and_opens_none(way: str) -> None:
         assert len(node.broadcaster) == 1
 
 
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+async def test_a_stream_ends_as_its_http_has_it(way: str, protocol: str) -> None:
+    async with serving(way=way) as node:
+        streams = [await node.greeted(protocol=protocol) for _ in range(3)]
+        for number in (42, 43):  # the second is sent past the transport
+            payload = node.publish(number)
+            for stream in streams:
+                assert await stream.frame() == payload
+        await node.broadcaster.drain(0.1)
+        # `end` reads the last chunk, and sees that nothing comes after it.
+        assert [await stream.end() for stream in streams] == [[], [], []]
+
+
+async def test_clients_of_both_protocols_are_told_the_same(way: str) -> None:
+    async with serving(way=way, heartbeat=0.2) as node:
+        streams = [await node.greeted(protocol=f"HTTP/1.{number % 2}") for number in range(10)]
+        for number in range(42, 52):
+            payload = node.publish(number)
+            for stream in streams:
+                assert await stream.event() == payload
+        for stream in streams:
+            assert await stream.frame() == PING
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+async def test_an_empty_line_after_the_request_says_nothing(way: str, protocol: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted(protocol=protocol)
+        for said in (b"\r\n", b"\n", b"\r\n\r\n"):
+            await stream.send(said)
+            payload = node.publish(node.memory.version.number + 1)
+            assert await stream.event() == payload
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize("way", ["door", "hand-over"])
+async def test_a_client_that_has_nothing_more_to_say_may_listen(way: str, protocol: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted(protocol=protocol)
+        stream.finish()
+        for number in (42, 43, 44):
+            payload = node.publish(number)
+            assert await stream.event() == payload
+        stream.close()
+        number = 44
+        async with asyncio.timeout(10):
+            while len(node.broadcaster):
+                number += 1
+                node.publish(number)
+                await asyncio.sleep(0.01)
+
+
 # --- what was missed ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize("where", ["header", "query", "polyfill"])
 @pytest.mark.parametrize(
     "last",
     ["7f3a-41", "7f3a-1", "7f3a-43", "0-42", "b0b-42", "b0b-7", "0-0"],
@@ -101,7 +157,7 @@ async def test_who_comes_back_from_another_version_is_told_of_this_one(way: str,
         assert await stream_goes_on(node, stream)
 
 
-@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize("where", ["header", "query", "polyfill"])
 @pytest.mark.parametrize(
     "last",
     [
@@ -138,10 +194,39 @@ async def comes_back(node: Node, where: str, last: str | bytes) -> Stream:
     if where == "header":
         stream = await node.stream({"Last-Event-ID": raw})
     else:
-        stream = await node.stream(query="?last_event_id=" + "".join(f"%{byte:02X}" for byte in raw[:2500]))
-    await retry_of(stream)
-    assert await stream.frame() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
+        name = "lastEventId" if where == "polyfill" else "last_event_id"
+        stream = await node.stream(query=f"?{name}=" + "".join(f"%{byte:02X}" for byte in raw[:2500]))
+    assert await stream.greeting() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
     return stream
+
+
+@pytest.mark.parametrize(
+    ("query", "missed"),
+    [
+        ("last_event_id=7f3a-41&last_event_id=7f3a-41", False),
+        ("lastEventId=7f3a-41&lastEventId=7f3a-40", False),
+        ("lasteventid=7f3a-41", False),
+        ("last_event_id=x&lastEventId=7f3a-41", True),
+        ("lastEventId=7f3a-41&last_event_id=7f3a-40", True),
+        ("x=y&lastEventId=7f3a-41", True),
+    ],
+)
+async def test_of_several_parameters_one_that_is_there_once_and_can_be_read_counts(
+    way: str, query: str, missed: bool
+) -> None:
+    async with serving(way=way, first=42) as node:
+        stream = await node.stream(query=f"?{query}")
+        assert await stream.greeting() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
+        if missed:
+            assert RESUME.fullmatch(await stream.frame())
+        assert await stream_goes_on(node, stream)
+
+
+async def test_the_header_counts_before_the_query(way: str) -> None:
+    async with serving(way=way, first=42) as node:
+        stream = await node.stream({"Last-Event-ID": "7f3a-42"}, query="?lastEventId=7f3a-41")
+        await stream.greeting()
+        assert await stream_goes_on(node, stream)
 
 
 async def stream_goes_on(node: Node, stream: Stream) -> bool:
@@ -154,8 +239,7 @@ async def stream_goes_on(node: Node, stream: Stream) -> bool:
 async def test_before_the_first_document_there_is_no_version_to_tell_of(way: str, last: str | None) -> None:
     async with serving(way=way, first=None) as node:
         stream = await node.stream({"Last-Event-ID": last} if last else {})
-        await retry_of(stream)
-        assert await stream.frame() == b"event: ready\ndata: {}\n\n"
+        assert await stream.greeting() == b"event: ready\ndata: {}\n\n"
         payload = node.publish(42)
         assert await stream.frame() == payload
 
@@ -169,8 +253,7 @@ async def test_a_version_is_told_once(way: str) -> None:
         # What a node does between its commit and the fan-out: it serves 42 already, and a client joins.
         node.serve(42)
         late = await node.stream()
-        await retry_of(late)
-        assert await late.frame() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
+        assert await late.greeting() == b"id: 7f3a-42\nevent: ready\ndata: {}\n\n"
         first = node.tell(42)
         assert await early.frame() == first
         again = node.tell(42)
@@ -197,10 +280,66 @@ async def test_another_epoch_is_news_whatever_its_number(way: str) -> None:
         stream = await node.greeted()
         node.serve(1, "b0b")
         greeted = await node.stream()
-        await retry_of(greeted)
-        assert await greeted.frame() == b"id: b0b-1\nevent: ready\ndata: {}\n\n"
+        assert await greeted.greeting() == b"id: b0b-1\nevent: ready\ndata: {}\n\n"
         payload = node.tell(1, epoch="b0b")
         assert await stream.frame() == payload
+
+
+# --- divisions ----------------------------------------------------------------------------------------------
+
+
+def of_divisions(*ids: int) -> Event:
+    return Event("division", "submission_correct", "2026-02-27T18:00:00Z", ids)
+
+
+def divisions_in(frame: bytes) -> tuple[str, list[int] | None]:
+    data = orjson.loads(frame.partition(b"data: ")[2])
+    return data["scope"], data.get("division_ids")
+
+
+async def test_clients_are_told_which_divisions_it_is_about(way: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted()
+        for number, event in enumerate((of_divisions(2), of_divisions(1, 3), of_divisions(2)), start=42):
+            node.publish(number, event)
+            assert divisions_in(await stream.frame()) == ("division", list(event.division_ids or ()))
+
+
+async def test_a_notice_that_stands_for_others_is_about_all(way: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted()
+        node.publish(42, of_divisions(1))
+        node.publish(43, of_divisions(2))  # at once: the client never hears of 42
+        assert divisions_in(await stream.frame()) == ("all", None)
+        node.publish(44, of_divisions(2))
+        assert divisions_in(await stream.frame()) == ("division", [2])
+
+
+async def test_who_comes_between_a_version_and_its_notice_is_not_misled(way: str) -> None:
+    async with serving(way=way) as node:
+        early = await node.greeted()
+        node.serve(42)
+        late = await node.greeted()
+        node.tell(42, of_divisions(1))
+        assert divisions_in(await early.frame()) == ("division", [1])
+        node.publish(43, of_divisions(2))
+        for stream in (early, late):
+            assert divisions_in(await stream.frame()) == ("division", [2])
+
+
+async def test_who_was_told_of_no_version_is_told_of_all(way: str) -> None:
+    async with serving(way=way, first=None) as node:
+        stream = await node.greeted()
+        node.publish(42, of_divisions(1))
+        assert divisions_in(await stream.frame()) == ("all", None)
+
+
+async def test_of_another_epoch_everyone_is_told_that_it_is_about_all(way: str) -> None:
+    async with serving(way=way) as node:
+        stream = await node.greeted()
+        node.serve(42, "b0b")
+        node.tell(42, of_divisions(1), "b0b")
+        assert divisions_in(await stream.frame()) == ("all", None)
 
 
 # --- room ---------------------------------------------------------------------------------------------------
@@ -263,6 +402,25 @@ async def test_a_refused_client_may_use_its_connection_for_reads(way: str) -> No
         assert (await connection.answer()).status == 200
 
 
+@pytest.mark.parametrize("query", ["", "?lastEventId=x"])
+async def test_of_an_ipv6_client_it_is_the_network_that_counts(way: str, query: str) -> None:
+    async with serving(way=way, max_clients_per_ip=2, trusted=["127.0.0.1"]) as node:
+
+        async def status(address: str) -> int:
+            connection = await node.connect(Stream)
+            await connection.request(PATH + query, {"X-Forwarded-For": address})
+            return (await connection.head()).status
+
+        assert await status("2001:db8::1") == 200
+        assert await status("[2001:db8::2:3]:443") == 200
+        assert await status("2001:db8::3") == 503
+        assert await status("2001:db8:0:1::3") == 200
+        assert await status("203.0.113.7:51234") == 200
+        assert await status("::ffff:203.0.113.7") == 200
+        assert await status("203.0.113.7") == 503
+        assert await status("203.0.113.8") == 200
+
+
 # --- who may read -------------------------------------------------------------------------------------------
 
 
@@ -270,6 +428,7 @@ async def test_a_page_of_a_permitted_origin_may_read_the_stream(way: str) -> Non
     async with serving(way=way, cors_origins=["https://ctf.example"]) as node:
         permitted = (await node.stream({"Origin": "https://ctf.example"})).opening
         assert permitted.headers["access-control-allow-origin"] == "https://ctf.example"
+        assert permitted.headers["access-control-allow-credentials"] == "true"
         assert permitted.headers["vary"] == "Origin"
         other = (await node.stream({"Origin": "https://evil.example"})).opening
         assert "access-control-allow-origin" not in other.headers

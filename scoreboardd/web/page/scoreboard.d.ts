@@ -69,6 +69,8 @@ export class Board {
   nameOf(entry: Entry): string;
   /** The board that a delta leads to which begins at this version or before, and ends after it. */
   apply(delta: Delta): Board;
+  /** The same board at another version. */
+  at(version: Version): Board;
 }
 
 export interface Options {
@@ -105,7 +107,8 @@ export interface BoardChange {
   kind: Kind;
   board: Board;
   before: Board | null;
-  reason: "delta" | "refetch" | "verify";
+  /** elsewhere: nothing but the version differs, for the change was in other divisions. */
+  reason: "delta" | "refetch" | "verify" | "elsewhere";
 }
 
 interface Events {
@@ -140,6 +143,8 @@ export interface StreamEvent<T = string> {
   id: string;
   event: string;
   data: T;
+  /** The id of the event before it. */
+  after?: string;
 }
 
 export class StreamParser {
@@ -151,7 +156,8 @@ export class StreamParser {
 export type Decision =
   | { do: "ignore" }
   | { do: "apply" }
+  | { do: "advance"; version: Version }
   | { do: "refetch"; version: Version; within: number; after?: number };
 
-export function decide(held: Version | null, event: StreamEvent<any>): Decision;
+export function decide(held: Version | null, event: StreamEvent<any>, division?: number | null): Decision;
 export function backoff(attempt: number, retry: number, random: number): number;

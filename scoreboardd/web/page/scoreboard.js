@@ -51,6 +51,11 @@ export class Board {
     return { challenges: this.challenges, entries: this.entries };
   }
 
+  /** The same board at another version. */
+  at(version) {
+    return new Board(this.kind, version, this.challenges, this.entries);
+  }
+
   idOf(entry) {
     return entry[FIELDS[this.kind][0]];
   }
@@ -235,8 +240,11 @@ const SPREAD = 0.3;
 /** Seconds within which what `ready` says was missed has to have come. */
 const GRACE = 2;
 
-/** What to do about an event of the stream for a board that is held at `held`, null if none is. `data` is parsed. */
-export function decide(held, { id, event, data }) {
+/**
+ * What to do about an event of the stream for the board of a division (null: everyone's) that is held at `held`, null if
+ * none is. `data` is parsed; `after` is the id of the event before it in the stream.
+ */
+export function decide(held, { id, event, data, after }, division = null) {
   const version = parseVersion(id);
   if (version === null || reaches(held, version)) return IGNORE;
   switch (event) {
@@ -244,7 +252,9 @@ export function decide(held, { id, event, data }) {
       // Nothing in a delta is relative: whoever is past its beginning may take it all the same.
       return held?.epoch === version.epoch && held.number >= data.from ? APPLY : refetch(version, SPREAD);
     case "scoreboard":
-      return refetch(version, SPREAD);
+      return isElsewhere(data, division) && follows(held, after, version)
+        ? { do: "advance", version }
+        : refetch(version, SPREAD);
     case "reset":
       return refetch(version, Number.isFinite(data.spread) ? data.spread : SPREAD);
     case "ready":
@@ -253,6 +263,17 @@ export function decide(held, { id, event, data }) {
     default:
       return IGNORE;
   }
+}
+
+/** True if a notice names the divisions whose boards may have changed, and this one is not among them. */
+function isElsewhere({ division_ids: ids }, division) {
+  return division !== null && Array.isArray(ids) && ids.length > 0 && !ids.includes(division);
+}
+
+/** True if nothing but what the event of `version` tells is new to a board at `held`. */
+function follows(held, after, version) {
+  const before = parseVersion(after);
+  return before !== null && before.epoch === version.epoch && reaches(held, before);
 }
 
 /** Seconds to wait before attempt `attempt` (from 0) to connect. `retry`, in seconds, is what the server asked for. */
@@ -388,9 +409,10 @@ class Keeper {
   #short = 0; // fetches in a row that did not reach it
   #asking = new AbortController();
 
-  constructor(kind, url, host) {
+  constructor(kind, url, division, host) {
     this.kind = kind;
     this.url = url;
+    this.division = division;
     this.host = host;
   }
 
@@ -408,9 +430,11 @@ class Keeper {
       this.#waiting.push(event);
       return;
     }
-    const decision = decide(this.held, event);
+    const decision = decide(this.held, event, this.division);
     if (decision.do === "apply") {
       this.#apply(event);
+    } else if (decision.do === "advance") {
+      this.#show(this.board.at(decision.version), "elsewhere");
     } else if (decision.do === "refetch") {
       this.want(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
     }
@@ -585,7 +609,8 @@ export class Scoreboard extends EventTarget {
       for (const [name, value] of Object.entries(query)) if (value !== null) made.searchParams.set(name, value);
       return made.href;
     };
-    this.#keepers = new Map(boards.map((kind) => [kind, new Keeper(kind, at(PATHS[kind], { division_id: division }), this)]));
+    const mine = division === null ? null : Number(division);
+    this.#keepers = new Map(boards.map((kind) => [kind, new Keeper(kind, at(PATHS[kind], { division_id: division }), mine, this)]));
     this.#streamUrl = at(STREAM, { deltas: deltas ? 1 : null, division_id: division });
     if (share && globalThis.BroadcastChannel) {
       this.#channel = new BroadcastChannel(`scoreboardd ${this.#streamUrl}`);
@@ -740,6 +765,7 @@ export class Scoreboard extends EventTarget {
           this.#attempt = 0;
           this.#open = true;
         }
+        event.after = this.#told;
         this.#told = event.id;
         this.#hear(event);
         this.#post([{ say: "event", event }]);
@@ -748,14 +774,14 @@ export class Scoreboard extends EventTarget {
     }
   }
 
-  #hear({ id, event, data }) {
+  #hear({ id, event, data, after }) {
     let parsed;
     try {
       parsed = JSON.parse(data);
     } catch {
       return; // nothing of ours
     }
-    for (const keeper of this.#keepers.values()) keeper.hear({ id, event, data: parsed });
+    for (const keeper of this.#keepers.values()) keeper.hear({ id, event, data: parsed, after });
     this.changed();
   }
 
