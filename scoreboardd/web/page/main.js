@@ -74,10 +74,11 @@ function drawFound({ count: found }) {
   $("empty").hidden = found > 0;
 }
 
-function drawFacts({ kind, owners, challenges, solves, since }) {
+function drawFacts({ kind, owners, challenges, solves, since, outliers }) {
   const who = kind === "teams" ? ["team", "teams"] : ["player", "players"];
   const parts = [count(owners, ...who), count(challenges.length, "challenge", "challenges"), count(solves, "solve", "solves")];
   setText($("facts"), parts.join(" · "));
+  setText($("outliers"), outliers ? `◂▸ ${count(outliers, "solve is", "solves are")} dated outside of the time shown.` : "");
   setText($("since"), since === null ? "" : `▲▼ places won and lost since ${formatExact(since)}.`);
 }
 

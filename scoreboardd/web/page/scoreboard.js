@@ -52,9 +52,9 @@ function checkDocument(kind, { challenges, entries }) {
   for (const challenge of challenges) checkChallenge(challenge);
   const known = new Set(challenges.map(({ id }) => id));
   for (const { [idField]: id, [nameField]: name, score, solves } of entries) {
-    checkInteger(id, idField);
+    checkInteger(id, `the id of ${WHO[kind]}`);
     checkInteger(score, "a score");
-    checkString(name, nameField);
+    checkString(name, `the name of ${WHO[kind]}`);
     for (const { challenge_id, solved_at } of solves) {
       if (!known.has(challenge_id)) throw new RangeError("a solve of no challenge");
       checkString(solved_at, "the time of a solve");
@@ -64,17 +64,17 @@ function checkDocument(kind, { challenges, entries }) {
 
 /** Check what a board of this kind takes from a delta. Whether it fits that board is found out when it is applied. */
 function checkDelta(kind, { from, version, challenges = {}, [kind]: owners = {} }) {
-  const [idField, nameField] = FIELDS[kind];
+  const [id, name] = [`the id of ${WHO[kind]}`, `the name of ${WHO[kind]}`];
   checkInteger(from, "the beginning of a delta");
   checkInteger(version, "the version of a delta");
   if (from >= version) throw new RangeError("a delta that leads nowhere");
   for (const challenge of challenges.put ?? []) checkChallenge(challenge);
-  for (const id of challenges.drop ?? []) checkInteger(id, "the id of a challenge");
+  for (const dropped of challenges.drop ?? []) checkInteger(dropped, "the id of a challenge");
   for (const [id, points] of challenges.points ?? []) checkChallenge({ id, title: "", category: "", points });
-  for (const [id, name] of owners.put ?? []) checkInteger(id, idField), checkString(name, nameField);
-  for (const id of owners.drop ?? []) checkInteger(id, idField);
-  for (const [id, challenge] of [...(owners.solves ?? []), ...(owners.unsolves ?? [])]) {
-    checkInteger(id, idField);
+  for (const [put, called] of owners.put ?? []) checkInteger(put, id), checkString(called, name);
+  for (const dropped of owners.drop ?? []) checkInteger(dropped, id);
+  for (const [owner, challenge] of [...(owners.solves ?? []), ...(owners.unsolves ?? [])]) {
+    checkInteger(owner, id);
     checkInteger(challenge, "the id of a challenge");
   }
   for (const [, , at, firstBlood] of owners.solves ?? []) {
@@ -85,6 +85,7 @@ function checkDelta(kind, { from, version, challenges = {}, [kind]: owners = {} 
 
 // --- boards ------------------------------------------------------------------------------------------------------
 
+const WHO = { teams: "a team", users: "a user" };
 const FIELDS = { teams: ["team_id", "team_name"], users: ["user_id", "username"] };
 
 /**
