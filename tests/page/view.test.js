@@ -121,6 +121,14 @@ test("one solve that a wrong clock dated far away does not stretch the time show
   }
 });
 
+test("a solve that is dated tomorrow does not stretch the time shown today", () => {
+  for (const ahead of [8, 24, 30]) {
+    assert.deepEqual(windowOf([...HOUR_OF_PLAY, hours(ahead)], hours(1)), WHOLE);
+    assert.equal(windowOf([...HOUR_OF_PLAY, hours(ahead)], hours(ahead)).last, hours(ahead), "when it is no longer ahead");
+  }
+  assert.equal(windowOf([...HOUR_OF_PLAY, hours(5)], hours(1)).last, hours(5));
+});
+
 test("many that are dated in 1970 or 2099 do not, either", () => {
   for (const date of ["1970-01-01T00:00:00Z", "2099-01-01T00:00:00Z"]) {
     assert.deepEqual(windowOf([...HOUR_OF_PLAY, ...Array(20).fill(Date.parse(date))]), WHOLE);

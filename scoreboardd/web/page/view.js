@@ -9,8 +9,10 @@
 const HOUR = 60 * 60_000;
 /** Who moved is shown over the last quarter of the contest, at most so many milliseconds. */
 const WINDOW = HOUR;
-/** A solve is plausible if it is no further than this from most others, or from now. It spans a night and a day. */
-const NEAR = 36 * HOUR;
+/** Hours. A solve is plausible if it is no further than this from most others, or from now. It spans a night and a day. */
+const NEAR = 36;
+/** Of those dated ahead of now; clocks of those who look may be slow, and zones mistaken. */
+const NEAR_AHEAD = 6;
 /** The share of the solves, at each end, that are not "most" solves. */
 const TRIMMED = 0.05;
 /** No contest is older, and none is later than now by so much: clocks that are not set begin in 1970 or 1980. */
@@ -30,7 +32,7 @@ export function columns(challenges) {
  * The hours of the first and of the last solve that are plausible, given how many solves there are in each hour since 1970;
  * null without any.
  *
- * Most solves, and as much time again on either side, are; so are those near now. One that a wrong clock dated decades away
+ * Most solves, and as much time again on either side, are; so are those shortly before now. One that a wrong clock dated decades away
  * is not, lest the whole contest be a hair at the edge of a chart.
  */
 export function plausible(hours, now) {
@@ -40,8 +42,10 @@ export function plausible(hours, now) {
   const total = some.reduce((sum, [, solves]) => sum + solves, 0);
   const trimmed = total < 3 ? 0 : Math.max(1, Math.floor(TRIMMED * total));
   const [low, high] = [hourOf(some, trimmed), hourOf(some.toReversed(), trimmed)];
-  const reach = Math.max(high - low, NEAR / HOUR);
-  const fits = ([hour]) => (hour >= low - reach && hour <= high + reach) || Math.abs(hour * HOUR - now) <= NEAR;
+  const age = (hour) => now / HOUR - hour;
+  const reach = (hour) => Math.max(high - low, age(hour) < 0 ? NEAR_AHEAD : NEAR);
+  const fits = ([hour]) =>
+    (hour >= low - reach(hour) && hour <= high + reach(hour)) || (age(hour) >= 0 && age(hour) <= NEAR);
   const first = some.find(fits);
   return first === undefined ? null : { first: first[0], last: some.findLast(fits)[0] };
 }
