@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import orjson
 
-from scoreboardd.board.view import Entry, Listed, Solve, View
+from scoreboardd.board.view import Entry, Listed, Solve, View, integer, listed, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class Delta:
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`. KeyError, TypeError or ValueError if it is none."""
+        """The inverse of `as_dict`. AttributeError, KeyError, TypeError or ValueError if it is none."""
         challenges = said.get("challenges", {})
         return cls(
             Challenges(
-                {c["id"]: Listed(c["title"], c["category"], c["points"]) for c in challenges.get("put", [])},
-                frozenset(challenges.get("drop", [])),
-                {id: points for id, points in challenges.get("points", [])},  # noqa: C416  only pairs
+                listed(challenges.get("put", [])),
+                frozenset(map(integer, challenges.get("drop", []))),
+                {integer(id): integer(points) for id, points in challenges.get("points", [])},
             ),
             _owners(said.get("users", {})),
             _owners(said.get("teams", {})),
@@ -94,9 +94,9 @@ class Step:
 
     @classmethod
     def parse(cls, data: bytes | str) -> Self:
-        """The inverse of `data`. KeyError, TypeError or ValueError if it is none."""
+        """The inverse of `data`. AttributeError, KeyError, TypeError or ValueError if it is none."""
         said = orjson.loads(data)
-        return cls(said["from"], said["version"], Delta.from_dict(said))
+        return cls(integer(said["from"]), integer(said["version"]), Delta.from_dict(said))
 
 
 def diff(a: View, b: View) -> Delta:
@@ -191,16 +191,15 @@ def _owners_dict(owners: Owners) -> dict[str, Any]:
 
 def _owners(said: Mapping[str, Any]) -> Owners:
     solves: dict[tuple[int, int], Solve | None] = {
-        (id, challenge_id): Solve(at, bool(first_blood)) for id, challenge_id, at, first_blood in said.get("solves", [])
+        (integer(id), integer(challenge_id)): Solve(text(at), _FIRST_BLOOD[integer(first_blood)])
+        for id, challenge_id, at, first_blood in said.get("solves", [])
     }
-    solves.update(dict.fromkeys(map(_cell, said.get("unsolves", []))))
-    put = {id: name for id, name in said.get("put", [])}  # noqa: C416  only pairs
-    return Owners(put, frozenset(said.get("drop", [])), solves)
+    solves.update({(integer(id), integer(challenge_id)): None for id, challenge_id in said.get("unsolves", [])})
+    put = {integer(id): text(name) for id, name in said.get("put", [])}
+    return Owners(put, frozenset(map(integer, said.get("drop", []))), solves)
 
 
-def _cell(pair: list[int]) -> tuple[int, int]:
-    id, challenge_id = pair
-    return id, challenge_id
+_FIRST_BLOOD = {0: False, 1: True}
 
 
 def _filled(parts: dict[str, Any]) -> dict[str, Any]:

@@ -50,28 +50,55 @@ NOTHING = View({}, {}, {})
 
 
 def parse(users: bytes | memoryview, teams: bytes | memoryview) -> View:
-    """The view in the leaderboards of users and of teams, which are of one version."""
+    """The view in the leaderboards of users and of teams, which are of one version.
+
+    KeyError, TypeError or ValueError if they are no leaderboards.
+    """
     documents = {Owner.USERS: orjson.loads(users), Owner.TEAMS: orjson.loads(teams)}
-    return View(
-        listed(documents[Owner.TEAMS]["challenges"]),
-        *(
-            {
-                entry[owner.id_field]: Entry(entry[owner.name_field], solved(entry["solves"]))
-                for entry in document["entries"]
-            }
-            for owner, document in documents.items()
-        ),
-    )
+    challenges = listed(documents[Owner.TEAMS]["challenges"])
+    return View(challenges, *(_entries(document, owner, challenges) for owner, document in documents.items()))
+
+
+def _entries(document: Any, owner: Owner, challenges: dict[int, Listed]) -> dict[int, Entry]:
+    entries = {}
+    for entry in document["entries"]:
+        solves = solved(entry["solves"])
+        if not solves.keys() <= challenges.keys():
+            raise ValueError("a solve of no challenge")
+        entries[integer(entry[owner.id_field])] = Entry(text(entry[owner.name_field]), solves)
+    return entries
 
 
 def listed(challenges: list[dict[str, Any]]) -> dict[int, Listed]:
-    """What a document says of the challenges."""
-    return {c["id"]: Listed(c["title"], c["category"], c["points"]) for c in challenges}
+    """What a document says of the challenges. KeyError or TypeError if it says something else."""
+    return {integer(c["id"]): Listed(text(c["title"]), text(c["category"]), integer(c["points"])) for c in challenges}
 
 
 def solved(solves: list[dict[str, Any]]) -> dict[int, Solve]:
-    """What a document says of an owner's solves."""
-    return {solve["challenge_id"]: Solve(solve["solved_at"], solve["is_first_blood"]) for solve in solves}
+    """What a document says of an owner's solves. KeyError or TypeError if it says something else."""
+    return {
+        integer(solve["challenge_id"]): Solve(text(solve["solved_at"]), boolean(solve["is_first_blood"]))
+        for solve in solves
+    }
+
+
+def integer(value: Any) -> int:
+    """`value`; TypeError if it is anything else, such as the float that orjson makes of an integer beyond 64 bits."""
+    if type(value) is not int:
+        raise TypeError(f"{type(value).__name__} in place of an integer")
+    return value
+
+
+def text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{type(value).__name__} in place of a string")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{type(value).__name__} in place of a boolean")
+    return value
 
 
 def render(view: View) -> tuple[bytes, bytes]:

@@ -16,8 +16,8 @@ PATHS = {Owner.USERS: "api/leaderboard", Owner.TEAMS: "api/leaderboard/teams"}
 
 WHOLE = 120.0
 "Seconds until all of a document has come."
-MOST = 1 << 30
-"Bytes of a document; the largest there ever were had 50 MB."
+MOST = 128 * 1024 * 1024
+"Bytes of a document, decompressed, in all its members; the largest there ever were had 50 MB."
 
 
 @dataclass(frozen=True, slots=True)

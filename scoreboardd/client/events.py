@@ -1,70 +1,87 @@
-"""`text/event-stream`, from bytes in any pieces to events."""
+"""`text/event-stream`, from bytes in any pieces to events, as the WHATWG HTML standard (§9.2.6) interprets it.
+
+The standard decodes the stream to text and splits that into lines. Here each line is decoded on its own, which gives
+the same text: no byte of a multi-byte character is a CR or LF.
+"""
 
 from typing import NamedTuple
 
 MOST = 8 * 1024 * 1024
-"Bytes that one event may have; a change that is larger than some kilobytes is no delta but a reset."
+"Bytes that a line, and the data of an event, may have; a change larger than some kilobytes is a reset, not a delta."
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class TooLong(ValueError):
-    """An event is longer than `MOST`."""
+    """A line or the data of an event is longer than `MOST`."""
 
 
 class Event(NamedTuple):
     id: str
+    "The last `id` that the stream sent, in this event's block or in an earlier one."
     name: str
     data: bytes
+    "Well-formed UTF-8."
 
 
 class Parser:
-    """Lines end in LF or CRLF. An event without data is none."""
-
     retry: float | None = None
-    "Seconds to wait before connecting again, as the server said last."
+    "Seconds to wait before connecting again, as the server said last; inf if that is more than a float holds."
 
     def __init__(self) -> None:
         self._line = bytearray()
-        "What there is of a line that has not ended."
-        self._fields: dict[bytes, bytes] = {}
-        self._data: list[bytes] = []
-        self._length = 0
-        "Of the data."
+        "The beginning of a line whose end has not come."
+        self._first_line = True
+        self._after_cr = False
+        "The last byte was a CR: an LF that comes now belongs to it."
+        self._id = self._name = ""
+        self._data: list[str] = []
+        self._data_bytes = 0
+        "Bytes of `_data`, with an LF for each line."
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that `chunk` completes. Raises `TooLong`."""
-        events = []
-        rest, *lines = chunk.split(b"\n")
-        self._line += rest
-        for following in lines:
-            event = self._end(bytes(self._line.removesuffix(b"\r")))
-            if event is not None:
+        """The events that `chunk` completes. Raises `TooLong`; the stream cannot be used after that."""
+        events: list[Event] = []
+        if not chunk:
+            return events
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_cr = chunk.endswith(b"\r")
+        for piece in chunk.splitlines(keepends=True):
+            text = piece.rstrip(b"\r\n")
+            self._line += text
+            if len(self._line) > MOST:
+                raise TooLong(f"a line of more than {MOST} bytes")
+            if len(text) == len(piece):
+                break  # the last piece, whose end has not come
+            line = bytes(self._line)
+            self._line.clear()
+            if self._first_line:
+                self._first_line, line = False, line.removeprefix(BYTE_ORDER_MARK)
+            if line:
+                self._process(line)
+            elif (event := self._dispatch()) is not None:
                 events.append(event)
-            self._line[:] = following
-        if len(self._line) + self._length > MOST:
-            raise TooLong(f"an event of more than {MOST} bytes")
         return events
 
-    def _end(self, line: bytes) -> Event | None:
-        if not line:
-            return self._dispatch()
+    def _process(self, line: bytes) -> None:
+        """A line that is not empty. Comments have an empty name, and so are ignored as any unknown field is."""
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        if field == b"data":
-            self._data.append(value)
-            self._length += len(value)
-        elif field in (b"id", b"event"):
-            self._fields[field] = value
-        elif field == b"retry" and value.isdigit() and len(value) < 10:
-            self.retry = int(value) / 1000
-        return None
+        match field:
+            case b"data":
+                self._data_bytes += len(value) + 1
+                if self._data_bytes > MOST:
+                    raise TooLong(f"an event of more than {MOST} bytes")
+                self._data.append(value.decode(errors="replace"))
+            case b"event":
+                self._name = value.decode(errors="replace")
+            case b"id" if b"\0" not in value:
+                self._id = value.decode(errors="replace")
+            case b"retry" if value.isdigit():
+                self.retry = float(value) / 1000
 
     def _dispatch(self) -> Event | None:
-        fields, data = self._fields, self._data
-        self._fields, self._data, self._length = {}, [], 0
-        if not data:
-            return None
-        id, name = (fields.get(field, default).decode(errors="replace") for field, default in _DEFAULTS.items())
-        return Event(id, name, b"\n".join(data))
-
-
-_DEFAULTS = {b"id": b"", b"event": b"message"}
+        name, data = self._name, self._data
+        self._name, self._data, self._data_bytes = "", [], 0
+        return Event(self._id, name or "message", "\n".join(data).encode()) if data else None

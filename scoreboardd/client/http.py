@@ -13,6 +13,10 @@ ANSWER = 15.0
 TEXT = 2048
 "Bytes of a refusal that are read for its reason."
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 5
+"One after the other, for one request."
+
 FOR_NOW = frozenset({408, 425, 429})
 "Of the 4xx, those that say nothing about the request itself."
 
@@ -43,13 +47,14 @@ def shown(url: URL) -> str:
 async def ask(
     session: aiohttp.ClientSession, method: str, url: URL, headers: Mapping[str, str]
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """An answer of 200 or 304. Its body the caller reads, with deadlines of its own.
+    """An answer of 200 or 304. Its body the caller reads, with deadlines of its own. Redirects are followed within the
+    origin of `url` only: no server may send the client to another one, such as one behind the client's firewall.
 
     Raises `Unanswered`, for what goes wrong while the caller has it, too.
     """
     try:
         async with asyncio.timeout(ANSWER):
-            response = await session.request(method, url, headers=headers)
+            response = await _request(session, method, url, headers)
         async with response:
             if response.status not in (200, 304):
                 raise await _refused(url, response)
@@ -58,6 +63,34 @@ async def ask(
         raise Unanswered(url, "does not answer") from None
     except (aiohttp.ClientError, OSError) as error:
         raise Unanswered(url, f"cannot be had: {error or type(error).__name__}") from error
+
+
+async def _request(
+    session: aiohttp.ClientSession, method: str, url: URL, headers: Mapping[str, str]
+) -> aiohttp.ClientResponse:
+    target = url
+    for _ in range(MOST_REDIRECTS + 1):
+        response = await session.request(method, target, headers=headers, allow_redirects=False)
+        if response.status not in REDIRECTS or "Location" not in response.headers:
+            return response
+        response.close()
+        target = _redirected(url, target, response.headers["Location"])
+    raise Unanswered(url, f"redirects more than {MOST_REDIRECTS} times", wrong=True)
+
+
+def _redirected(url: URL, target: URL, location: str) -> URL:
+    """Where `location` leads from `target`, with the credentials of `url`."""
+    try:
+        found = target.join(URL(location))
+        origin = found.origin()
+    except ValueError:
+        raise Unanswered(url, "redirects to something that is no http URL", wrong=True) from None
+    if origin != url.origin():
+        problem = (
+            f"redirects to another origin, {origin}, which is not followed: give that address if it is the right one"
+        )
+        raise Unanswered(url, problem, wrong=True)
+    return found.with_user(url.user).with_password(url.password)
 
 
 async def _refused(url: URL, response: aiohttp.ClientResponse) -> Unanswered:

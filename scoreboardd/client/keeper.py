@@ -178,7 +178,12 @@ def _led(board: Board, epoch: str, step: Step) -> Board | None:
     held = board.version
     if held.epoch != epoch or not step.since <= held.number < step.number:
         return None
-    return Board(Version(epoch, step.number), apply(step.delta, board.view))
+    view = apply(step.delta, board.view)
+    for owners in (step.delta.users, step.delta.teams):
+        for (_, challenge_id), solve in owners.solves.items():
+            if solve is not None and challenge_id not in view.challenges:
+                raise ValueError("a delta with a solve of no challenge")
+    return Board(Version(epoch, step.number), view)
 
 
 def _joined(first: _Waiting | None, second: _Waiting) -> _Waiting:

@@ -37,6 +37,8 @@ class Server:
         "What stood behind the paths asked for."
         self.joined: list[str | None] = []
         "The Last-Event-ID of each stream that was asked for."
+        self.authorizations: list[str | None] = []
+        "The Authorization of each request."
         self.instead: defaultdict[str, deque[Answer]] = defaultdict(deque)
         "By path: what to answer first, before the truth."
         self.answering = asyncio.Event()
@@ -53,6 +55,7 @@ class Server:
 
     async def _asked(self, request: web.Request) -> str:
         self.queries.add(request.query_string)
+        self.authorizations.append(request.headers.get("Authorization"))
         async with self.asking:
             self.asking.notify_all()
         return request.path.removeprefix(self._prefix)

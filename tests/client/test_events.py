@@ -1,6 +1,9 @@
 """Bytes of a stream to events."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,45 +11,70 @@ from hypothesis import strategies as st
 
 from scoreboardd.client.events import MOST, Event, Parser, TooLong
 
-STREAM = (
-    b"retry: 2714\n\n"
-    b'id: 7f3a-41\nevent: ready\ndata: {}\n\n: ping\n\nid: 7f3a-42\r\nevent: delta\r\ndata: {"from":41}\r\n\r\n'
-    b"data: two\ndata:lines \xc3\xa9\nunknown: x\n\nevent: nothing\n\ndata\n\ndata: cut"
-)
-EVENTS = [
-    Event("7f3a-41", "ready", b"{}"),
-    Event("7f3a-42", "delta", b'{"from":41}'),
-    Event("", "message", "two\nlines é".encode()),
-    Event("", "message", b""),
-]
+CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("event_streams.json").read_text())
+"""From the parsing algorithm of the standard; scoreboard.js is tested with them too. `stream` has a character for each
+byte, `retry` is in milliseconds."""
 
 
-@given(st.lists(st.integers(0, len(STREAM))))
+@pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
+def test_streams_are_interpreted_as_the_standard_says_wherever_they_are_split(case: dict[str, Any]):
+    stream = case["stream"].encode("latin-1")
+    expected = [Event(event["id"], event["event"], event["data"].encode()) for event in case["events"]]
+    retry = None if case["retry"] is None else case["retry"] / 1000
+    splits = [[stream], [stream[at : at + 1] for at in range(len(stream))]]
+    splits += [[stream[:at], b"", stream[at:]] for at in range(len(stream) + 1)]
+    for chunks in splits:
+        parser = Parser()
+        assert [event for chunk in chunks for event in parser.feed(chunk)] == expected, chunks
+        assert parser.retry == retry, chunks
+
+
+ALL = b"".join(case["stream"].encode("latin-1") + b"\n\n" for case in CASES)
+
+
+@given(st.lists(st.integers(0, len(ALL))))
 def test_events_do_not_depend_on_how_the_bytes_come(cuts: list[int]):
     parser = Parser()
-    ends = [0, *sorted(cuts), len(STREAM)]
-    assert [e for a, b in pairwise(ends) for e in parser.feed(STREAM[a:b])] == EVENTS
-    assert parser.retry == 2.714
+    ends = [0, *sorted(cuts), len(ALL)]
+    assert [e for a, b in pairwise(ends) for e in parser.feed(ALL[a:b])] == Parser().feed(ALL)
+
+
+def test_an_event_is_dispatched_by_a_cr_without_waiting_for_the_byte_after_it():
+    parser = Parser()
+    assert parser.feed(b"data: a\r\n\r") == [Event("", "message", b"a")]
+    assert parser.feed(b"\ndata: b\r\r") == [Event("", "message", b"b")]
 
 
 @given(st.binary())
 def test_no_bytes_are_too_odd(garbage: bytes):
     parser = Parser()
     parser.feed(garbage)
-    assert parser.feed(b"\n\nevent: ready\ndata: {}\n\n")[-1] == Event("", "ready", b"{}")
+    assert parser.feed(b"\n\nevent: ready\ndata: {}\n\n")[-1][1:] == ("ready", b"{}")
 
 
-@pytest.mark.parametrize("retry", [b"-1", b"soon", b"1e3", b"", b"9" * 100])
-def test_a_retry_that_is_none_is_ignored(retry: bytes):
+@pytest.mark.parametrize("digits", [100, 5000])
+def test_a_retry_of_very_many_digits_is_a_very_long_time(digits: int):
     parser = Parser()
-    parser.feed(b"retry: %s\n" % retry)
-    assert parser.retry is None
+    parser.feed(b"retry: %s\n" % (b"9" * digits))
+    assert parser.retry is not None and parser.retry > 1e9
 
 
-@pytest.mark.parametrize("piece", [b"x" * 65536, b"data: %s\n" % (b"x" * 65536)])
+@pytest.mark.parametrize("piece", [b"x" * 65536, b"data: %s\n" % (b"x" * 65536), b"data\n" * 65536, b":" * 65536])
 def test_an_event_without_end_is_too_long(piece: bytes):
     parser = Parser()
     for _ in range(MOST // 65536 - 1):
         assert parser.feed(piece) == []
-    with pytest.raises(TooLong):
+    with pytest.raises(TooLong, match=f"of more than {MOST} bytes"):
         parser.feed(2 * piece)
+
+
+@pytest.mark.parametrize("stream", [b"data: %s\n\n", b"%s\n", b": %s\n\n"])
+def test_one_that_is_too_long_is_so_in_one_piece_too(stream: bytes):
+    with pytest.raises(TooLong):
+        Parser().feed(stream % (b"x" * (MOST + 1)))
+
+
+def test_heartbeats_are_not_added_up():
+    parser = Parser()
+    for _ in range(MOST // 65536 + 1):
+        assert parser.feed(b": ping\n" * 10_000) == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.view import Entry, View
+from scoreboardd.board.view import Entry, Listed, Solve, View, parse, render
 from scoreboardd.client.board import Board
 from scoreboardd.client.events import Event
 from scoreboardd.client.keeper import GRACE, JITTER, PATIENCE, Keeper
@@ -42,6 +42,26 @@ def delta(since: int, number: int) -> Event:
 
 def number(keeper: Keeper) -> int | None:
     return keeper.board and keeper.board.version.number
+
+
+NO_OWNERS = (
+    *(
+        b'{"put":%s}' % put
+        for put in (b'"ab"', b"7", b"[7]", b'[["1","a"]]', b'[[1,"a",2]]', b"[[1,null]]", b'[[1.5,"a"]]')
+    ),
+    *(b'{"put":%s}' % put for put in (b'[[true,"a"]]', b"[[[1],[2]]]", b'[[18446744073709551616,"a"]]')),
+    *(b'{"drop":%s}' % drop for drop in (b"7", b'["1"]', b"[null]", b"[1.0]", b"[[1]]", b"[true]")),
+    *(b'{"solves":[[%s]]}' % solve for solve in (b'1,1,"x"', b'"1",1,"x",0', b'1,1,"x",0', b"0,1,7,0", b'0,1,"x",2')),
+    *(b'{"solves":[[0,%s]]}' % solve for solve in (b'1,"x",true', b'"1","x",0', b'1,"x",null', b'1,"x",0')),
+    *(b'{"unsolves":%s}' % pairs for pairs in (b"[[1]]", b'[["0",1]]', b"[[7,1]]", b"[[0,[]]]", b"[0]")),
+)
+"""What is no part of a delta, or no part of one for owners with one team and one user, 0, and no challenges."""
+NO_CHALLENGES = (
+    *(b'{"put":%s}' % put for put in (b"[{}]", b"7", b'[{"id":"1","title":"a","category":"b","points":1}]')),
+    *(b'{"put":[{"id":1,"title":%s,"points":1.5}]}' % rest for rest in (b'7,"category":"b"', b'"a","category":[]')),
+    *(b'{"drop":%s}' % drop for drop in (b"7", b'["1"]', b"[{}]")),
+    *(b'{"points":%s}' % points for points in (b"[[1,1]]", b'[[1,"1"]]', b"[[1]]", b"[1]", b'{"1":1}')),
+)
 
 
 @pytest.fixture
@@ -109,6 +129,13 @@ class TestDeltas:
             b'{"from":2,"version":2}',
             b'{"from":1,"version":2,"teams":[]}',
             b'{"from":1,"version":2,"teams":{"solves":[[99,99,"",0]]}}',
+            *(b'{"from":1,"version":2,"teams":%s}' % teams for teams in NO_OWNERS),
+            *(b'{"from":1,"version":2,"users":%s}' % users for users in NO_OWNERS),
+            *(b'{"from":1,"version":2,"challenges":%s}' % challenges for challenges in NO_CHALLENGES),
+            *(
+                b'{"from":%s,"version":2}' % since
+                for since in (b"null", b"true", b"1.0", b"[]", b"18446744073709551616")
+            ),
         ],
     )
     def test_one_that_is_none_is_a_gap(self, keeper: Keeper, data: bytes):
@@ -116,6 +143,30 @@ class TestDeltas:
         assert (number(keeper), keeper.due) == (1, JITTER)
         keeper.fetched(board(2), 1.0)
         assert keeper.due == math.inf
+
+
+def test_ids_and_points_are_exact_beyond_what_a_float_holds():
+    large = (2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1)
+    facts = [
+        View(
+            {id: Listed(f"challenge {id}", "misc", id - solves) for id in large},
+            {id: Entry(f"user {id}", {}) for id in large},
+            {
+                id: Entry(f"team {id}", {c: Solve("2026-02-27T18:00:00Z", False) for c in large[:solves]})
+                for id in large
+            },
+        )
+        for solves in (0, 1, 2)
+    ]
+    keeper = Keeper()
+    keeper.fetched(Board(Version("a", 0), parse(*render(facts[0]))), 0.0)
+    for number in (1, 2):
+        keeper.hear(event("delta", number, step(facts, number - 1, number).data()), 0.0)
+        assert keeper.board is not None
+        assert keeper.board.view == facts[number]
+        assert {row.id for row in keeper.board.teams} == set(large)
+        assert {row.score for row in keeper.board.teams} == {sum(id - number for id in large[:number])}
+    assert keeper.due == math.inf
 
 
 class TestOtherEvents:

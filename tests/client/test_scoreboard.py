@@ -1,12 +1,16 @@
 """The client before a server that says what a test wants said."""
 
 import asyncio
+import gzip
 import json
+import zlib
+from collections import deque
 from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 
+from scoreboardd.board.delta import Step, diff
 from scoreboardd.board.view import render
 from scoreboardd.client import Board, ClientError, Scoreboard, documents, http, keeper, scoreboard, stream
 from scoreboardd.demo.servers import free_port
@@ -27,6 +31,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 async def url(server: Server) -> AsyncIterator[str]:
     async with serving(server) as url:
         yield url
+
+
+def redirect(location: str, status: int = 302) -> web.Response:
+    return web.Response(status=status, headers={"Location": location})
+
+
+def compressed(body: bytes, encoding: str) -> web.Response:
+    headers = {"Content-Encoding": encoding, "X-Scoreboard-Version": f"{EPOCH}-1"}
+    return web.Response(body=body, headers=headers, content_type="application/json")
 
 
 async def following(boards: AsyncIterator[Board]) -> Board:
@@ -212,6 +225,50 @@ class TestOutages:
             outage = await until(lambda: client.outage, "it is seen")
             assert "more than 10 bytes" in outage.problem
 
+    @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+    @pytest.mark.parametrize("members", [1, 64])
+    async def test_documents_are_not_decompressed_without_end(
+        self, server: Server, url: str, monkeypatch: pytest.MonkeyPatch, encoding: str, members: int
+    ):
+        """Whether one member of the body or all of them together are too large."""
+        monkeypatch.setattr(documents, "MOST", 1 << 20)
+        compressor = zlib.compressobj(wbits=31 if encoding == "gzip" else 15)
+        size = (64 << 20) // (members if encoding == "gzip" else 1)
+        member = compressor.compress(bytes(size)) + compressor.flush()
+        body = members * member
+        server.instead[TEAMS].append(lambda: compressed(body, encoding))
+        async with Scoreboard(url) as client:
+            outage = await until(lambda: client.outage, "it is seen")
+            assert outage.problem == f"{url}{TEAMS} answers with more than {1 << 20} bytes"
+            await becomes(aiter(client), server)
+
+    async def test_documents_in_many_members_are_read_as_one(self, server: Server, url: str):
+        text = render(server.view)[1]
+        body = b"".join(gzip.compress(text[at : at + 50]) for at in range(0, len(text), 50))
+        server.instead[TEAMS].append(lambda: compressed(body, "gzip"))
+        async with Scoreboard(url) as client:
+            await becomes(aiter(client), server)
+            assert server.instead[TEAMS] == deque()
+
+    @pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "br", "x-unknown"])
+    async def test_what_cannot_be_decompressed_is_an_outage(self, server: Server, url: str, encoding: str):
+        server.instead[TEAMS].append(lambda: compressed(b"\x28\xb5\x2f\xfd garbage", encoding))
+        async with Scoreboard(url) as client:
+            outage = await until(lambda: client.outage, "it is seen")
+            assert outage.problem.startswith(f"{url}{TEAMS} ")
+            await becomes(aiter(client), server)
+
+    async def test_a_stream_that_is_compressed_is_not_decompressed_without_end(self, server: Server, url: str):
+        body = gzip.compress(b"data: " + bytes(64 << 20))
+        headers = {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"}
+        server.instead[STREAM].append(lambda: web.Response(body=body, headers=headers))
+        async with Scoreboard(url) as client:
+            boards = aiter(client)
+            await becomes(boards, server)
+            outage = await until(lambda: client.outage, "it is seen")
+            assert outage.problem.endswith("says a line of more than 8388608 bytes")
+            await until(lambda: client.outage is None, "it follows another")
+
     async def test_who_takes_too_long_to_answer_is_asked_again(
         self, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
     ):
@@ -249,6 +306,102 @@ class TestOutages:
             await until(lambda: len(server.joined) == 2 and client.outage is None, "it follows")
             await server.step(2, view(2))
             await becomes(boards, server)
+
+
+class TestRedirects:
+    async def test_within_the_origin_they_are_followed(self, server: Server, url: str):
+        moved = {USERS: "/api/leaderboard/../leaderboard?moved", TEAMS: f"{url}/api/leaderboard/teams?moved"}
+        for path, location in moved.items():
+            server.instead[path].append(lambda location=location: redirect(location))
+        server.instead[STREAM].append(lambda: redirect("?deltas=1&moved"))
+        async with Scoreboard(url.replace("//", "//bot:secret@")) as client:
+            boards = await live(client, server)
+            await until(lambda: len(server.joined) == 2, "it follows the stream")
+            await server.step(2, view(2))
+            await becomes(boards, server)
+            assert {"moved", "deltas=1&moved"} <= server.queries
+            assert len(set(server.authorizations)) == 1
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_to_another_origin_none_is_followed(self, server: Server, url: str, status: int):
+        elsewhere = Server()
+        async with serving(elsewhere) as other:
+            for path in BOTH:
+                server.instead[path].append(lambda: redirect(f"{other}{TEAMS}", status))
+            with pytest.raises(ClientError, match=f"redirects to another origin, {other}, which is not followed"):
+                async with Scoreboard(url) as client, asyncio.timeout(DEADLINE):
+                    await anext(aiter(client))
+            assert elsewhere.queries == set()
+
+    @pytest.mark.parametrize(
+        "location", ["//127.0.0.2{port}/", "https://127.0.0.1{port}/", "http://127.0.0.1:1/", "mailto:a@b"]
+    )
+    async def test_another_scheme_host_or_port_is_another_origin(self, server: Server, url: str, location: str):
+        port = url[url.rindex(":") :]
+        for path in BOTH:
+            server.instead[path].append(lambda: redirect(location.format(port=port)))
+        with pytest.raises(ClientError, match=r"redirects to (another origin|something that is no http URL)"):
+            async with Scoreboard(url) as client, asyncio.timeout(DEADLINE):
+                await anext(aiter(client))
+
+    async def test_those_of_a_stream_are_an_outage_and_those_in_a_circle_end(self, server: Server, url: str):
+        server.instead[STREAM].append(lambda: redirect("https://ctf.example.org/"))
+        server.instead[STREAM].extend(6 * [lambda: redirect("?deltas=1")])
+        problems = set()
+        async with Scoreboard(url) as client:
+            await live(client, server)
+
+            def follows() -> bool:
+                problems.add(client.outage.problem if client.outage else "")
+                return len(server.joined) == 8 and client.outage is None
+
+            await until(follows, "it follows")
+        assert any("another origin" in problem for problem in problems)
+
+
+class TestFraming:
+    """Bodies as any server or proxy may frame them, in pieces of any size."""
+
+    @pytest.mark.parametrize("size", [1, 7, 100_000])
+    @pytest.mark.parametrize("framing", ["chunked", "extended", "closed"])
+    async def test_streams_and_documents(self, framing: str, size: int):
+        board, next_board = view(1), view(2)
+        documents = dict(zip(BOTH, render(board), strict=True))
+        step = Step(1, 2, diff(board, next_board))
+        ready = f"retry: 100\nid: {EPOCH}-1\nevent: ready\ndata: {{}}\n\n"
+        events = f"{ready}id: {EPOCH}-2\nevent: delta\ndata: ".encode() + step.data() + b"\n\n"
+        last = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().partition("?")[0]
+            body = documents.get(path, events)
+            kind = "application/json" if path in documents else "text/event-stream"
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nX-Scoreboard-Version: {EPOCH}-1\r\n"
+            head += "Connection: close\r\n\r\n" if framing == "closed" else "Transfer-Encoding: chunked\r\n\r\n"
+            writer.write(head.encode())
+            if framing != "closed":
+                extension = b";x=y" if framing == "extended" else b""
+                pieces = [body[at : at + 100] for at in range(0, len(body), 100)]
+                body = b"".join(b"%x%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces)
+            for at in range(0, len(body), size):
+                writer.write(body[at : at + size])
+                await writer.drain()
+            if path in documents:
+                writer.write(b"" if framing == "closed" else b"0\r\n\r\n")
+            else:
+                await last.wait()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+            host, port = listening.sockets[0].getsockname()
+            try:
+                async with Scoreboard(f"http://{host}:{port}") as client:
+                    boards = aiter(client)
+                    while (found := await following(boards)).version.number < 2:
+                        pass
+                    assert found.documents == render(next_board)
+            finally:
+                last.set()
 
 
 class TestMistakes:

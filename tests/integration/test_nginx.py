@@ -7,13 +7,33 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from scoreboardd.demo.servers import free_port
 from tests.integration.conftest import Platform
 from tests.nodes import listening, nodes, until
 from tests.parts import require
 
-SITE = Path(__file__).parents[2] / "systemd" / "scoreboardd.nginx.conf"
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+SITE = SYSTEMD / "scoreboardd.nginx.conf"
+INCLUDED = ("scoreboardd-locations.nginx.conf", "scoreboardd-proxy.nginx.conf")
+PLATFORM = """
+server {{
+    listen 127.0.0.1:{port};
+    gzip on; gzip_types application/json text/event-stream;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header Authorization "the platform's";
+    proxy_intercept_errors on;
+    proxy_ignore_headers X-Accel-Buffering;
+    error_page 404 503 /oops;
+    include snippets/scoreboardd-locations.nginx.conf;
+    location ^~ /api/ {{ proxy_pass http://{platform}; }}
+    location ~ ^/api/leader {{ proxy_pass http://{platform}; }}
+    location / {{ proxy_pass http://{platform}; }}
+}}
+"""
+"""A platform's own site, with settings that are not for scoreboardd."""
 MAIN = """
 daemon off;
 pid {folder}/nginx.pid;
@@ -40,13 +60,32 @@ async def nginx(folder: Path, upstream: str) -> AsyncIterator[tuple[str, asyncio
     site = site.replace("server 127.0.0.1:8080;", f"server {upstream};").replace(
         "listen 80;", f"listen 127.0.0.1:{port};"
     )
+    async with running(folder, site) as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+@asynccontextmanager
+async def platforms_nginx(folder: Path, upstream: str, platform: str) -> AsyncIterator[str]:
+    """The URL of an nginx with the site of `platform` (host:port), which includes our locations."""
+    port = free_port()
+    (folder / "snippets").mkdir()
+    for name in INCLUDED:
+        text = (SYSTEMD / name).read_text()
+        (folder / "snippets" / name).write_text(text.replace("127.0.0.1:8080", upstream))
+    async with running(folder, PLATFORM.format(port=port, platform=platform)):
+        yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def running(folder: Path, site: str) -> AsyncIterator[asyncio.subprocess.Process]:
     (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
     process = await asyncio.create_subprocess_exec(
         *(str(require("nginx")), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf"))
     )
     try:
-        yield f"http://127.0.0.1:{port}", process
+        await until((folder / "nginx.pid").exists, "nginx listens")
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         await process.wait()
@@ -98,3 +137,79 @@ async def test_the_limit_per_address_sees_through_nginx(platform: Platform, sess
         timeout = aiohttp.ClientTimeout(total=5)
         async with session.get(f"{node.url}/api/scoreboard/stream", headers=elsewhere, timeout=timeout) as third:
             assert third.status == 200
+
+
+OURS = [
+    "/api/leaderboard",
+    "/api/leaderboard/teams",
+    "/api/timeline",
+    "/api/timeline/teams",
+    "/api/timeline?window=60",
+    "/api/scoreboard",
+    "/scoreboard",
+    "/scoreboard/",
+    "/scoreboard/scoreboard.js",
+    "/scoreboard/api/scoreboard",
+    "/scoreboard/api/leaderboard/teams",
+]
+PLATFORMS = [
+    "/",
+    "/api/",
+    "/api/leaderboard/",
+    "/api/leaderboards",
+    "/api/leaderboard/teams/1",
+    "/api/leaderboard/me",
+    "/api/timeline/",
+    "/api/timelines",
+    "/api/scoreboard/",
+    "/api/scoreboards",
+    "/api/scoreboard/stream/",
+    "/api/scoreboard/streams",
+    "/api/users?path=/api/leaderboard",
+    "/scoreboard.js",
+    "/page/x",
+]
+
+
+async def test_on_the_site_of_a_platform_it_has_its_own_paths_and_no_others(
+    platform: Platform, session, settings, tmp_path
+):
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"platform": request.path_qs})
+
+    app = web.Application()
+    app.router.add_route("*", "/{anything:.*}", answer)
+    async with TestServer(app) as other, nodes(1, **settings) as (node,):
+        upstream = node.url.removeprefix("http://")
+        async with (
+            platforms_nginx(tmp_path, upstream, f"{other.host}:{other.port}") as url,
+            listening(session, url, f"{url}/scoreboard") as listeners,
+        ):
+            await until(lambda: all(listener.version for listener in listeners), "the streams speak")
+            for path in PLATFORMS:
+                async with session.get(url + path) as response:
+                    assert await response.json() == {"platform": path}
+            for path in OURS:
+                async with session.get(node.url + path.removeprefix("/scoreboard")) as response:
+                    expected = response.status, await response.read()
+                async with session.get(url + path) as response:
+                    assert (response.status, await response.read()) == expected, path
+                    assert response.status == 200
+            async with session.post(f"{url}/api/leaderboard/rebuild") as response:
+                assert response.status == 404
+                assert "error" in await response.json(), "the daemon's own words"
+            before = max(listener.version for listener in listeners)
+            await platform.solve(1, 1)
+            await until(lambda: all(listener.version > before for listener in listeners), "an event", deadline=10)
+
+
+async def test_on_the_site_of_a_platform_the_daemon_sees_its_clients(platform: Platform, session, settings, tmp_path):
+    async with (
+        nodes(1, sse__max_clients_per_ip=1, **settings) as (node,),
+        platforms_nginx(tmp_path, node.url.removeprefix("http://"), "127.0.0.1:1") as url,
+        listening(session, url) as (listener,),
+    ):
+        await until(lambda: listener.version, "one stream is allowed")
+        claims = {"X-Forwarded-For": "203.0.113.7"}
+        async with session.get(f"{url}/api/scoreboard/stream", headers=claims) as second:
+            assert second.status == 503, "what a client claims about itself is not passed on"

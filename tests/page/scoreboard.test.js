@@ -6,6 +6,7 @@ import { describe, test } from "node:test";
 import {
   Board,
   Election,
+  Scoreboard,
   StreamParser,
   backoff,
   compareBytes,
@@ -52,6 +53,111 @@ test("names compare as their bytes do", () => {
   assert.deepEqual([...names].sort(compareBytes), [...names].sort((a, b) => Buffer.compare(bytes(a), bytes(b))));
 });
 
+/** A document of one team, and a delta; `at` sets one of their numbers. */
+const MOST = Number.MAX_SAFE_INTEGER;
+const document = (edit = () => {}) => {
+  const solve = { challenge_id: 1, solved_at: "2026-02-27T18:00:00Z", is_first_blood: false };
+  const challenges = [{ id: 1, title: "one", category: "misc", points: 100 }];
+  const entries = [{ team_id: 1, team_name: "a", score: 100, solves: [solve] }];
+  edit({ challenge: challenges[0], entry: entries[0], solve });
+  return { challenges, entries };
+};
+const boardOf = (made) => Board.fromDocument("teams", of(41), JSON.parse(JSON.stringify(made)));
+const onwards = (parts) => ({ from: 41, version: 42, ...parts });
+
+describe("numbers that JavaScript rounds", () => {
+  const texts = ["9007199254740992", "9007199254740993", "18446744073709551615", "-9007199254740993", "1e300"];
+
+  test("up to 2^53 - 1 are exact", () => {
+    const board = boardOf(document(({ entry }) => (entry.team_id = MOST)));
+    const next = board.apply(onwards({ teams: { put: [[MOST - 1, "b"]] } }));
+    assert.deepEqual(next.entries.map(({ team_id }) => team_id), [MOST, MOST - 1]);
+  });
+
+  test("are refused in a document, wherever they are", () => {
+    const places = ['"id":1', '"points":100', '"team_id":1', '"score":100'];
+    for (const place of places) {
+      const text = JSON.stringify(document());
+      for (const number of texts) {
+        const changed = JSON.parse(text.replace(place, `${place.split(":")[0]}:${number}`));
+        assert.throws(() => Board.fromDocument("teams", of(41), changed), /beyond 2\^53 - 1/, `${place} ${number}`);
+      }
+    }
+  });
+
+  test("are refused in a delta, wherever they are, and the board stays as it was", () => {
+    const at = '"2026-02-27T18:00:00Z"';
+    const places = [
+      '"teams":{"put":[[N,"b"]]}', '"teams":{"drop":[N]}', `"teams":{"solves":[[N,1,${at},0]]}`,
+      `"teams":{"solves":[[1,N,${at},0]]}`, '"teams":{"unsolves":[[N,1]]}', '"teams":{"unsolves":[[1,N]]}',
+      '"challenges":{"put":[{"id":N,"title":"b","category":"c","points":1}]}', '"challenges":{"drop":[N]}',
+      '"challenges":{"put":[{"id":2,"title":"b","category":"c","points":N}]}', '"challenges":{"points":[[N,1]]}',
+      '"challenges":{"points":[[1,N]]}',
+    ];
+    const board = boardOf(document());
+    for (const place of places) {
+      for (const number of texts) {
+        const delta = JSON.parse(`{"from":41,"version":42,${place.replace("N", number)}}`);
+        assert.throws(() => board.apply(delta), /beyond 2\^53 - 1/, `${place} ${number}`);
+      }
+    }
+    assert.deepEqual(board.document, document());
+  });
+
+  test("are refused as a sum too", () => {
+    const board = boardOf(document());
+    const points = [[1, MOST]];
+    assert.equal(board.apply(onwards({ challenges: { points } })).entries[0].score, MOST);
+    const put = [{ id: 2, title: "two", category: "misc", points: 1 }];
+    const solves = [[1, 2, "2026-02-27T18:00:00Z", 0]];
+    assert.throws(() => board.apply(onwards({ challenges: { points, put }, teams: { solves } })), /a score is beyond 2\^53 - 1/);
+  });
+
+  test("are no versions and no divisions", () => {
+    assert.equal(parseVersion("7f3a-9007199254740992"), null);
+    assert.throws(() => new Scoreboard({ division: 2 ** 53 }), /division is beyond 2\^53 - 1/);
+    new Scoreboard({ url: "https://ctf.example.org/", division: "9007199254740993", share: false });
+  });
+});
+
+test("what is no document is refused", () => {
+  for (const made of [null, [], {}, { challenges: [], entries: [{}] }, { challenges: [{}], entries: [] }]) {
+    assert.throws(() => Board.fromDocument("teams", of(41), made));
+  }
+  for (const edit of [
+    ({ entry }) => (entry.team_id = "1"),
+    ({ entry }) => (entry.team_name = null),
+    ({ entry }) => (entry.score = 1.5),
+    ({ entry }) => (entry.solves = null),
+    ({ solve }) => (solve.challenge_id = 2),
+    ({ solve }) => (solve.solved_at = 7),
+    ({ challenge }) => (challenge.points = "many"),
+    ({ challenge }) => (challenge.title = 7),
+  ]) {
+    assert.throws(() => boardOf(document(edit)), String(edit));
+  }
+});
+
+test("what is no delta is refused, and the board stays as it was", () => {
+  const board = boardOf(document());
+  const at = "2026-02-27T18:00:00Z";
+  for (const delta of [
+    null, 7, "x", [], {}, { from: 41 }, { from: "41", version: 42 }, { from: 42, version: 42 },
+    ...[
+      { put: 7 }, { put: [7] }, { put: [["1", "b"]] }, { put: [[2, 7]] }, { put: [[true, "b"]] }, { drop: ["1"] }, { drop: 7 },
+      { solves: [[1, 1, at]] }, { solves: [[1, 1, at, true]] }, { solves: [[1, 1, 7, 0]] }, { solves: [[1, 2, at, 0]] },
+      { solves: [["1", 1, at, 0]] }, { solves: [[9, 1, at, 0]] }, { unsolves: [[1]] }, { unsolves: [[9, 1]] }, { put: "ab" },
+    ].map((teams) => onwards({ teams })),
+    ...[
+      { put: [{}] }, { put: [{ id: 2, title: 7, category: "c", points: 1 }] }, { drop: [null] }, { points: [[1, "1"]] },
+      { points: [[1]] }, { points: [[9, 1]] }, { points: {} },
+    ].map((challenges) => onwards({ challenges })),
+  ]) {
+    assert.throws(() => board.apply(delta), JSON.stringify(delta));
+  }
+  assert.deepEqual(board.document, document());
+});
+
 test("what is no version is null", () => {
   assert.deepEqual(parseVersion("7f3a-41"), of(41));
   for (const text of ["", "41", "7f3a-", "7f3a-x", "-1", undefined, null]) assert.equal(parseVersion(text), null);
@@ -59,7 +165,33 @@ test("what is no version is null", () => {
   assert.ok(!reaches(of(41), of(42)) && !reaches(of(43, "b"), of(42)) && !reaches(null, of(0)));
 });
 
+const CASES = JSON.parse(readFileSync(new URL("../client/event_streams.json", import.meta.url), "utf8"));
+
 describe("the stream", () => {
+  for (const { case: name, stream, events, retry } of CASES) {
+    test(`is interpreted as the standard says, wherever it is split: ${name}`, () => {
+      const bytes = Buffer.from(stream, "latin1");
+      const splits = [[bytes], [...bytes].map((byte) => Uint8Array.of(byte))];
+      for (let at = 0; at <= bytes.length; at++) splits.push([bytes.subarray(0, at), bytes.subarray(at)]);
+      for (const chunks of splits) {
+        const [decoder, parser, found] = [new TextDecoder(), new StreamParser(), []];
+        for (const chunk of chunks) found.push(...parser.feed(decoder.decode(chunk, { stream: true })));
+        assert.deepEqual(found, events);
+        assert.equal(parser.retry, retry);
+      }
+    });
+  }
+
+  test("is refused if a line or an event has no end", () => {
+    const piece = "x".repeat(1 << 20);
+    for (const endless of [piece, `: ${piece}`, `data: ${piece}\n`, "data\n".repeat(1 << 20)]) {
+      const parser = new StreamParser();
+      assert.throws(() => {
+        for (let fed = 0; fed < 16; fed++) assert.deepEqual(parser.feed(endless), []);
+      }, /of more than 8388608 characters/);
+    }
+  });
+
   const said = 'retry: 2714\n\nid: 7f3a-41\nevent: ready\ndata: {}\n\n: ping\n\nid: 7f3a-42\nevent: x\ndata: 1\ndata:2\n\n';
   const events = [
     { id: "7f3a-41", event: "ready", data: "{}" },
@@ -128,6 +260,16 @@ describe("an event", () => {
     ]) {
       assert.equal(decide(held, said, division).do, "refetch");
     }
+  });
+
+  test("whose data are garbage is a reason to fetch", () => {
+    for (const data of [null, 7, "x", [], {}, { from: null }, { from: "41" }, { from: 41.5 }, { from: 2 ** 60 }]) {
+      assert.equal(decide(of(41), event("delta", 42, data)).do, "refetch");
+      for (const name of ["scoreboard", "ready"]) assert.equal(decide(of(41), event(name, 42, data)).do, "refetch");
+      assert.equal(decide(of(41), event("reset", 42, data)).within, 0.3);
+    }
+    for (const spread of [-1, "x", null, 1 / 0]) assert.equal(decide(of(41), event("reset", 42, { spread })).within, 0.3);
+    assert.equal(decide(of(41), event("reset", 42, { spread: 1e12 })).within, 600);
   });
 
   test("that resets says over how many seconds to spread", () => {

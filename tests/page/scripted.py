@@ -40,8 +40,11 @@ class Server:
         self.answering.set()
         self.greeting = True
         "A stream begins with `ready`."
+        self.queries: list[str] = []
+        "Of the documents asked for."
+        self.divisions: list[dict[str, Any]] = []
         self._steps: list[Step] = []
-        self._streams: list[web.StreamResponse] = []
+        self.streams: list[web.StreamResponse] = []
         self._end = asyncio.Event()
 
     def app(self) -> web.Application:
@@ -54,6 +57,7 @@ class Server:
         return app
 
     async def _document(self, request: web.Request) -> web.Response:
+        self.queries.append(request.query_string)
         version, body = self.version, render(self.view)[PATHS[request.path]]
         headers = {"ETag": f'W/"{version}"', "X-Scoreboard-Version": str(version), "X-Scoreboard-Cache": "memory"}
         if request.path in self.refusing:
@@ -79,28 +83,28 @@ class Server:
                 if last is not None and last == f"7f3a-{step.since}":
                     await response.write(_event("delta", Version("7f3a", step.number), step.data()))
                     last = f"7f3a-{step.number}"
-        self._streams.append(response)
+        self.streams.append(response)
         await self._end.wait()
         return response
 
     async def _about(self, _: web.Request) -> web.Response:
-        return web.json_response({"name": "Scripted CTF", "version": str(self.version), "divisions": []})
+        return web.json_response({"name": "Scripted CTF", "version": str(self.version), "divisions": self.divisions})
 
     def _refuse(self, request: web.Request) -> web.Response:
         self.refused.append(request.path)
         return web.Response(status=503, headers={"Retry-After": str(LONG)})
 
     async def hang_up(self) -> None:
-        self._streams.clear()
+        self.streams.clear()
         self._end.set()
         self._end = asyncio.Event()
 
     def forget(self) -> None:
         """Whoever is connected now hears nothing more, and not that it is over."""
-        self._streams.clear()
+        self.streams.clear()
 
     async def say(self, event: str, version: Version, data: bytes) -> None:
-        for stream in self._streams:
+        for stream in self.streams:
             await stream.write(_event(event, version, data))
 
     async def step(self, view: View, *, to: int) -> Step:

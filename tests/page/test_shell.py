@@ -6,6 +6,7 @@ import pytest
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
+from scoreboardd.board.view import Entry, View
 from scoreboardd.edition import Version
 from tests.nodes import until
 from tests.page.scripted import PATHS, Server, board, following
@@ -63,6 +64,61 @@ async def test_a_delta_that_does_not_fit_what_is_held_is_a_reason_to_fetch(serve
         await server.say("delta", server.version, json.dumps(data).encode())
         await follower.holds(server, reason="refetch")
         assert len(server.joined) == 1
+
+
+GARBAGE = [
+    b"",
+    b"garbage",
+    b"null",
+    b"7",
+    b"[]",
+    b"{}",
+    b'{"from":null,"version":2}',
+    b'{"from":1,"version":99}',
+    b'{"from":1,"version":2,"teams":{"put":[["1","one"]]},"users":{"put":[["1","one"]]}}',
+    b'{"from":1,"version":2,"teams":{"put":[[9007199254740993,"one"]]},"users":{"put":[[9007199254740993,"one"]]}}',
+    b'{"from":1,"version":2,"challenges":{"points":[[1,"many"]]}}',
+    b'{"from":1,"version":2,"challenges":{"drop":7}}',
+]
+
+
+@pytest.mark.parametrize("data", GARBAGE)
+async def test_garbage_in_a_delta_is_a_reason_to_fetch(server: Server, data: bytes):
+    async with following(server) as follower:
+        server.version, server.view = Version("7f3a", 2), board(3)
+        await server.say("delta", server.version, data)
+        await follower.holds(server, reason="refetch")
+        await server.step(board(4), to=3)
+        await follower.holds(server, reason="delta")
+        assert len(server.joined) == 1
+
+
+async def test_a_document_that_is_refused_is_not_fetched_again(server: Server):
+    async with following(server) as follower:
+        large = Entry("large", {})
+        facts = server.view
+        server.version, server.view = Version("7f3a", 2), View(facts.challenges, {2**53: large}, {2**53: large})
+        await server.say("scoreboard", server.version, b"{}")
+        problem = "the id of a user is beyond 2^53 - 1: browsers cannot tell such numbers apart"
+        await follower.until(say="state", status="reconnecting", problem=problem)
+        follower.do("creep", 30)
+        await follower.until(say="crept")
+        assert sorted(server.asked) == sorted([*PATHS, *PATHS])
+        server.version, server.view = Version("7f3a", 3), facts
+        await server.say("scoreboard", server.version, b"{}")
+        await follower.holds(server, reason="refetch")
+        await follower.until(say="state", status="live", problem=None)
+
+
+async def test_a_stream_without_line_ends_is_given_up(server: Server):
+    async with following(server) as follower:
+        (endless,) = server.streams
+        server.forget()
+        await endless.write(b"x" * 9_000_000)
+        await until(lambda: server.streams, "it follows another")
+        await follower.until(say="state", status="live")
+        await server.step(board(2), to=2)
+        await follower.holds(server, reason="delta")
 
 
 async def test_what_cannot_be_fetched_is_no_problem_once_a_delta_brought_it(server: Server):

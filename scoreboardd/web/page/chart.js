@@ -1,17 +1,21 @@
 /** The score of the first ten over time, as steps. Hover, touch or the arrow keys show the values at a moment. */
 
-import { element, formatClock, formatExact, formatNumber, setAttribute, setText, svg } from "./format.js";
+import { count, element, formatClock, formatDate, formatExact, formatNumber, formatWhole, setAttribute, setText, svg } from "./format.js";
 
 const MARGIN = { top: 10, right: 14, bottom: 22, left: 46 };
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].map((minutes) => minutes * 60_000);
+const DAY = 1440;
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, DAY, 2 * DAY, 7 * DAY, 28 * DAY, 364 * DAY].map(
+  (minutes) => minutes * 60_000,
+);
 
 export class Chart {
   #root;
   #svg = svg("svg", { "aria-hidden": "true", focusable: "false" });
   #grid = svg("g", { class: "grid" });
   #lines = svg("g", { class: "lines" });
+  #outliers = svg("g", { class: "outliers" });
   #cursor = svg("g", { class: "cursor" });
-  #tip = element("div", { class: "tip", "aria-hidden": "true" });
+  #tip = element("div", { class: "tip", "aria-hidden": "true", hidden: "" });
   #legend;
   #paths = new Map();
   #series = [];
@@ -26,7 +30,7 @@ export class Chart {
   constructor(root, legend) {
     this.#root = root;
     this.#legend = legend;
-    this.#svg.append(this.#grid, this.#lines, this.#cursor);
+    this.#svg.append(this.#grid, this.#lines, this.#outliers, this.#cursor);
     root.append(this.#svg, this.#tip);
     new ResizeObserver(([{ contentRect }]) => {
       [this.#width, this.#height] = [contentRect.width, contentRect.height];
@@ -91,7 +95,24 @@ export class Chart {
       end.remove();
       this.#paths.delete(id);
     }
+    this.#outliers.replaceChildren(...this.#series.flatMap((series, index) => this.#marks(series, index)));
     this.#look(this.#at);
+  }
+
+  /** A triangle that points out of the chart, at each edge beyond which there are solves. */
+  #marks({ name, outliers }, index) {
+    const made = [];
+    for (const early of [true, false]) {
+      const those = outliers.filter((outlier) => outlier.early === early);
+      if (!those.length) continue;
+      const { at, score } = those.at(-1);
+      const [x, y, out] = [this.#x(early ? this.#from : this.#to), this.#y(score), early ? -1 : 1];
+      const mark = svg("path", { class: `series-${index}`, d: `M${x + out * 5} ${y - 5}v10l${out * 8} -5z` });
+      const which = those.length === 1 ? formatWhole(at) : `the last ${formatWhole(at)}`;
+      mark.append(svg("title", {}, `${name}: ${count(those.length, "solve", "solves")} dated outside of the time shown, ${which}`));
+      made.push(mark);
+    }
+    return made;
   }
 
   #steps(points) {
@@ -112,11 +133,12 @@ export class Chart {
     }
     const room = Math.max(1, Math.floor(this.#width / 110));
     const step = STEPS.find((each) => (this.#to - this.#from) / each <= room) ?? STEPS.at(-1);
+    const label = step < STEPS[STEPS.length - 4] ? formatClock : formatDate;
     const zone = new Date(this.#from).getTimezoneOffset() * 60_000;
     for (let at = Math.ceil((this.#from - zone) / step) * step + zone; at <= this.#to; at += step) {
       const x = this.#x(at);
       if (x > this.#width - MARGIN.right - 16 || x < MARGIN.left + 16) continue;
-      made.push(svg("text", { x: x.toFixed(1), y: this.#height - 4, "text-anchor": "middle" }, formatClock(at)));
+      made.push(svg("text", { x: x.toFixed(1), y: this.#height - 4, "text-anchor": "middle" }, label(at)));
     }
     this.#grid.replaceChildren(...made);
   }

@@ -4,6 +4,7 @@ const number = new Intl.NumberFormat();
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: "2-digit", minute: "2-digit" });
+const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
 export const formatNumber = (value) => number.format(value);
@@ -11,10 +12,15 @@ export const formatClock = (at) => clock.format(at);
 export const formatExact = (at) => exact.format(at);
 export const formatWhole = (at) => whole.format(at);
 
-/** The time of day; with the day of the week unless it is today. */
+export const formatDate = (at) => date.format(at);
+
+/** Milliseconds. */
+const FAR = 300 * 24 * 3_600_000;
+
+/** The time of day; with the day of the week unless it is today; the date alone if it is about a year away, or more. */
 export function formatMoment(at) {
-  const date = new Date(at);
-  return date.toDateString() === new Date().toDateString() ? clock.format(date) : day.format(date);
+  if (Math.abs(at - Date.now()) > FAR) return date.format(at);
+  return new Date(at).toDateString() === new Date().toDateString() ? clock.format(at) : day.format(at);
 }
 
 export const count = (value, one, many) => `${formatNumber(value)} ${value === 1 ? one : many}`;

@@ -25,9 +25,14 @@ if (["dark", "light"].includes(parameters.get("theme"))) document.documentElemen
 
 const look = {
   kind: parameters.get("kind") === "users" ? "users" : "teams",
-  division: Number(parameters.get("division")) || null,
+  division: divisionOf(parameters.get("division")),
   query: parameters.get("q") ?? "",
 };
+/** The id of a division stays text, which is exact. */
+function divisionOf(text) {
+  return /^[0-9]+$/.test(text ?? "") ? text : null;
+}
+
 let connection = { status: "connecting", since: null, stale: false, problem: null };
 let shown = null;
 
@@ -69,10 +74,11 @@ function drawFound({ count: found }) {
   $("empty").hidden = found > 0;
 }
 
-function drawFacts({ kind, owners, challenges, solves, since }) {
+function drawFacts({ kind, owners, challenges, solves, since, outliers }) {
   const who = kind === "teams" ? ["team", "teams"] : ["player", "players"];
   const parts = [count(owners, ...who), count(challenges.length, "challenge", "challenges"), count(solves, "solve", "solves")];
   setText($("facts"), parts.join(" · "));
+  setText($("outliers"), outliers ? `◂▸ ${count(outliers, "solve is", "solves are")} dated outside of the time shown.` : "");
   setText($("since"), since === null ? "" : `▲▼ places won and lost since ${formatExact(since)}.`);
 }
 
@@ -149,7 +155,7 @@ function drawConnection() {
           ? ["live", "Live"]
           : status === "connecting"
             ? ["off", problem === null || !behind ? "Connecting" : `No board yet: ${problem}`]
-            : ["off", `Reconnecting, stale${asOf}`];
+            : ["off", `Reconnecting, stale${asOf}${problem === null ? "" : `: ${problem}`}`];
   setAttribute($("connection"), "data-mood", mood);
   setText($("status"), text);
   setAttribute(document.documentElement, "data-mood", mood);
@@ -223,7 +229,7 @@ $("search").addEventListener("input", () => {
   changed();
 });
 $("division").addEventListener("change", () => {
-  look.division = Number($("division").value) || null;
+  look.division = divisionOf($("division").value);
   changed();
 });
 addEventListener("keydown", (event) => {
@@ -238,7 +244,12 @@ async function learn() {
     try {
       const response = await fetch(new URL("api/scoreboard", root), { cache: "no-store" });
       const { divisions, version } = await response.json();
-      for (const { id, name } of divisions) $("division").append(element("option", { value: String(id) }, name));
+      for (const { id, name } of divisions) {
+        const exact = Number.isSafeInteger(id);
+        const option = element("option", { value: String(id) }, exact ? name : `${name}: its id is too large for a browser`);
+        option.disabled = !exact;
+        $("division").append(option);
+      }
       $("division").value = look.division ?? "";
       $("division-field").hidden = divisions.length === 0;
       if (version !== null) return; // before the first document nobody knows of divisions

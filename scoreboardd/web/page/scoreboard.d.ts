@@ -1,4 +1,7 @@
-/** Types of scoreboard.js. */
+/**
+ * Types of scoreboard.js. Every `number` is exact: documents and deltas with an integer beyond `Number.MAX_SAFE_INTEGER`,
+ * which JavaScript would round, are refused.
+ */
 
 export type Kind = "teams" | "users";
 
@@ -55,6 +58,7 @@ export interface Delta {
 /** The teams or the users at one version. Immutable. */
 export class Board {
   constructor(kind: Kind, version: Version, challenges: Challenge[], entries: Entry[]);
+  /** Throws a RangeError if an id, points or a score is beyond `Number.MAX_SAFE_INTEGER`. */
   static fromDocument(kind: Kind, version: Version, document: Document): Board;
   readonly kind: Kind;
   readonly version: Version;
@@ -67,7 +71,10 @@ export class Board {
   readonly document: Document;
   idOf(entry: Entry): number;
   nameOf(entry: Entry): string;
-  /** The board that a delta leads to which begins at this version or before, and ends after it. */
+  /**
+   * The board that a delta leads to which begins at this version or before, and ends after it. Throws if it is no delta, or
+   * does not fit this board, or has a number beyond `Number.MAX_SAFE_INTEGER`.
+   */
   apply(delta: Delta): Board;
   /** The same board at another version. */
   at(version: Version): Board;
@@ -78,8 +85,8 @@ export interface Options {
   url?: string;
   /** What to keep; `["teams"]` by default. */
   boards?: Kind[];
-  /** A division's id; null, the default, is everyone. */
-  division?: number | null;
+  /** A division's id, as text if it is beyond `Number.MAX_SAFE_INTEGER`; null, the default, is everyone. */
+  division?: number | string | null;
   /** Ask for deltas; true by default. Without them every change is a fetch. */
   deltas?: boolean;
   /** One stream for all tabs of this origin; true by default. */
@@ -99,7 +106,7 @@ export interface State {
   stale: boolean;
   /** This tab holds the stream for all tabs. */
   leading: boolean;
-  /** Why the last fetch failed. */
+  /** Why the last fetch failed, in words: also that a document had a number that JavaScript would round. */
   problem: string | null;
 }
 
@@ -150,6 +157,7 @@ export interface StreamEvent<T = string> {
 export class StreamParser {
   /** Milliseconds. */
   retry: number | null;
+  /** `text` as a TextDecoder gives it. Throws a RangeError at a line or an event of more than 8 Mi characters. */
   feed(text: string): StreamEvent[];
 }
 

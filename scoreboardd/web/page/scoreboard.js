@@ -8,15 +8,17 @@
  *     scoreboard.start();
  *
  * First half: the core, pure and without a clock. Second half: the shell, which does what the core decides.
- * The types are in scoreboard.d.ts. Ids are exact up to 2^53, as everywhere in JavaScript.
+ * The types are in scoreboard.d.ts. JavaScript rounds integers beyond 2^53 - 1, so that two ids could become one: a document
+ * or a delta with such a number is refused.
  */
 
 // --- versions ----------------------------------------------------------------------------------------------------
 
-/** `<epoch>-<number>`, or null for anything else. */
+/** `<epoch>-<number>`, or null for anything else; a number that JavaScript would round is something else. */
 export function parseVersion(text) {
   const match = /^([0-9a-z]{1,32})-([0-9]{1,18})$/.exec(text ?? "");
-  return match && { epoch: match[1], number: Number(match[2]) };
+  const number = Number(match?.[2]);
+  return Number.isSafeInteger(number) ? { epoch: match[1], number } : null;
 }
 
 export const showVersion = (version) => `${version.epoch}-${version.number}`;
@@ -25,8 +27,65 @@ export const showVersion = (version) => `${version.epoch}-${version.number}`;
 export const reaches = (held, version) =>
   held !== null && held.epoch === version.epoch && held.number >= version.number;
 
+// --- what a server may say ---------------------------------------------------------------------------------------
+
+/** Check that `value`, which the error calls `what`, is an integer and has not been rounded. */
+function checkInteger(value, what) {
+  if (Number.isSafeInteger(value)) return;
+  if (Number.isInteger(value)) throw new RangeError(`${what} is beyond 2^53 - 1: browsers cannot tell such numbers apart`);
+  throw new TypeError(`${what} is not an integer`);
+}
+
+function checkString(value, what) {
+  if (typeof value !== "string") throw new TypeError(`${what} is not a string`);
+}
+
+function checkChallenge({ id, title, category, points }) {
+  checkInteger(id, "the id of a challenge");
+  checkInteger(points, "the points of a challenge");
+  checkString(title, "the title of a challenge");
+  checkString(category, "the category of a challenge");
+}
+
+function checkDocument(kind, { challenges, entries }) {
+  const [idField, nameField] = FIELDS[kind];
+  for (const challenge of challenges) checkChallenge(challenge);
+  const known = new Set(challenges.map(({ id }) => id));
+  for (const { [idField]: id, [nameField]: name, score, solves } of entries) {
+    checkInteger(id, `the id of ${WHO[kind]}`);
+    checkInteger(score, "a score");
+    checkString(name, `the name of ${WHO[kind]}`);
+    for (const { challenge_id, solved_at } of solves) {
+      if (!known.has(challenge_id)) throw new RangeError("a solve of no challenge");
+      checkString(solved_at, "the time of a solve");
+    }
+  }
+}
+
+/** Check what a board of this kind takes from a delta. Whether it fits that board is found out when it is applied. */
+function checkDelta(kind, { from, version, challenges = {}, [kind]: owners = {} }) {
+  const [id, name] = [`the id of ${WHO[kind]}`, `the name of ${WHO[kind]}`];
+  checkInteger(from, "the beginning of a delta");
+  checkInteger(version, "the version of a delta");
+  if (from >= version) throw new RangeError("a delta that leads nowhere");
+  for (const challenge of challenges.put ?? []) checkChallenge(challenge);
+  for (const dropped of challenges.drop ?? []) checkInteger(dropped, "the id of a challenge");
+  for (const [id, points] of challenges.points ?? []) checkChallenge({ id, title: "", category: "", points });
+  for (const [put, called] of owners.put ?? []) checkInteger(put, id), checkString(called, name);
+  for (const dropped of owners.drop ?? []) checkInteger(dropped, id);
+  for (const [owner, challenge] of [...(owners.solves ?? []), ...(owners.unsolves ?? [])]) {
+    checkInteger(owner, id);
+    checkInteger(challenge, "the id of a challenge");
+  }
+  for (const [, , at, firstBlood] of owners.solves ?? []) {
+    checkString(at, "the time of a solve");
+    if (firstBlood !== 0 && firstBlood !== 1) throw new TypeError("a first blood is neither 0 nor 1");
+  }
+}
+
 // --- boards ------------------------------------------------------------------------------------------------------
 
+const WHO = { teams: "a team", users: "a user" };
 const FIELDS = { teams: ["team_id", "team_name"], users: ["user_id", "username"] };
 
 /**
@@ -43,7 +102,9 @@ export class Board {
     this.entries = entries;
   }
 
+  /** Throws if a number in it is beyond 2^53 - 1, or if it is no document. */
   static fromDocument(kind, version, document) {
+    checkDocument(kind, document);
     return new Board(kind, version, document.challenges, document.entries);
   }
 
@@ -70,10 +131,11 @@ export class Board {
 
   /**
    * The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after.
-   * Throws if it is about owners that are not here. Of most solves nothing is looked at: whoever follows a board of
+   * Throws if it is no delta or does not fit this board. Of most solves nothing is looked at: whoever follows a board of
    * 30,000 does this whenever somebody solves something.
    */
   apply(delta) {
+    checkDelta(this.kind, delta);
     const [idField, nameField] = FIELDS[this.kind];
     const challenges = applyToChallenges(this.challenges, delta.challenges ?? {});
     const gone = delta.challenges?.drop ?? [];
@@ -159,6 +221,7 @@ function scoring(before, now) {
       for (const { challenge_id } of solves) score += worth.get(challenge_id);
     }
     if (Number.isNaN(score)) throw new RangeError("a solve of no challenge");
+    checkInteger(score, "a score");
     return score;
   };
 }
@@ -201,32 +264,63 @@ const aboveTheRest = (unit) => (unit >= 0xd800 && unit <= 0xdfff ? unit + 0x1000
 
 // --- the stream --------------------------------------------------------------------------------------------------
 
-/** Lines of `text/event-stream`, fed in any pieces, to events `{id, event, data}` and what the server says of `retry`. */
+/** Characters that a line, and the data of an event, may have. */
+const MOST = 8 * 1024 * 1024;
+
+/**
+ * `text/event-stream`, fed in any pieces, to events `{id, event, data}` and what the server says of `retry`, as the WHATWG
+ * HTML standard (§9.2.6) interprets it. The text is decoded before, which replaces what is not UTF-8 and removes a byte
+ * order mark.
+ */
 export class StreamParser {
-  #rest = "";
-  #fields = {};
+  #line = ""; // the beginning of one whose end has not come
+  #afterCr = false; // the last character was a CR: an LF that comes now belongs to it
+  #id = "";
+  #event = "";
+  #data = null;
   /** Milliseconds, as last said; null until then. */
   retry = null;
 
   feed(text) {
-    const lines = (this.#rest + text).split("\n");
-    this.#rest = lines.pop();
+    if (text === "") return [];
+    if (this.#afterCr && text.startsWith("\n")) text = text.slice(1);
+    this.#afterCr = text.endsWith("\r");
+    const pieces = text.split(/\r\n?|\n/);
+    const rest = pieces.pop();
     const events = [];
-    for (const raw of lines) {
-      const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
-      if (line === "") {
-        if (this.#fields.data !== undefined) events.push({ id: "", event: "message", ...this.#fields });
-        this.#fields = {};
-        continue;
-      }
-      const colon = line.indexOf(":");
-      const name = colon < 0 ? line : line.slice(0, colon);
-      const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
-      if (name === "data" && this.#fields.data !== undefined) this.#fields.data += `\n${value}`;
-      else if (name === "data" || name === "event" || name === "id") this.#fields[name] = value;
-      else if (name === "retry" && /^\d+$/.test(value)) this.retry = Number(value);
+    for (const piece of pieces) {
+      const line = this.#grown(piece);
+      this.#line = "";
+      if (line !== "") this.#process(line);
+      else if (this.#data !== null) events.push(this.#dispatched());
+      else this.#event = "";
     }
+    this.#line = this.#grown(rest);
     return events;
+  }
+
+  #grown(piece) {
+    if (this.#line.length + piece.length > MOST) throw new RangeError(`a line of more than ${MOST} characters`);
+    return this.#line + piece;
+  }
+
+  #process(line) {
+    const colon = line.indexOf(":");
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+    if (name === "data") {
+      this.#data = this.#data === null ? value : `${this.#data}\n${value}`;
+      if (this.#data.length > MOST) throw new RangeError(`an event of more than ${MOST} characters`);
+    } else if (name === "event") this.#event = value;
+    else if (name === "id" && !value.includes("\0")) this.#id = value;
+    else if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value);
+  }
+
+  #dispatched() {
+    const event = { id: this.#id, event: this.#event || "message", data: this.#data };
+    this.#event = "";
+    this.#data = null;
+    return event;
   }
 }
 
@@ -239,10 +333,12 @@ export const refetch = (version, within) => ({ do: "refetch", version, within })
 const SPREAD = 0.3;
 /** Seconds within which what `ready` says was missed has to have come. */
 const GRACE = 2;
+/** Seconds over which a server may spread a reset. */
+const MOST_SPREAD = 600;
 
 /**
  * What to do about an event of the stream for the board of a division (null: everyone's) that is held at `held`, null if
- * none is. `data` is parsed; `after` is the id of the event before it in the stream.
+ * none is. `data` is parsed: anything; `after` is the id of the event before it in the stream.
  */
 export function decide(held, { id, event, data, after }, division = null) {
   const version = parseVersion(id);
@@ -250,13 +346,15 @@ export function decide(held, { id, event, data, after }, division = null) {
   switch (event) {
     case "delta":
       // Nothing in a delta is relative: whoever is past its beginning may take it all the same.
-      return held?.epoch === version.epoch && held.number >= data.from ? APPLY : refetch(version, SPREAD);
+      return held?.epoch === version.epoch && Number.isSafeInteger(data?.from) && held.number >= data.from
+        ? APPLY
+        : refetch(version, SPREAD);
     case "scoreboard":
       return isElsewhere(data, division) && follows(held, after, version)
         ? { do: "advance", version }
         : refetch(version, SPREAD);
     case "reset":
-      return refetch(version, Number.isFinite(data.spread) ? data.spread : SPREAD);
+      return refetch(version, Number.isFinite(data?.spread) && data.spread >= 0 ? Math.min(data.spread, MOST_SPREAD) : SPREAD);
     case "ready":
       // What was missed is on its way, to the tab that connected at least: another may have missed more.
       return { ...refetch(version, SPREAD), after: GRACE };
@@ -266,7 +364,8 @@ export function decide(held, { id, event, data, after }, division = null) {
 }
 
 /** True if a notice names the divisions whose boards may have changed, and this one is not among them. */
-function isElsewhere({ division_ids: ids }, division) {
+function isElsewhere(data, division) {
+  const ids = data?.division_ids;
   return division !== null && Array.isArray(ids) && ids.length > 0 && !ids.includes(division);
 }
 
@@ -389,7 +488,7 @@ class Refused extends Error {
 
 function versionOf(response) {
   const version = parseVersion(response.headers.get("X-Scoreboard-Version"));
-  if (version === null) throw new Error("the answer has no X-Scoreboard-Version: see cors_origins, or the proxy");
+  if (version === null) throw new Error("the answer has no usable X-Scoreboard-Version: see cors_origins, or the proxy");
   return version;
 }
 
@@ -401,6 +500,7 @@ class Keeper {
   /** The server labels what it serves as stale. */
   stale = false;
   #etag = null; // of what was fetched last
+  #unusable = null; // why that was no board
   #wanted = null; // the version that has to be reached
   #due = Infinity; // when to fetch
   #spread = false; // … is the server's choice: what it says meanwhile must not bring everyone back at once
@@ -477,6 +577,7 @@ class Keeper {
   #apply({ id, data }) {
     let next;
     try {
+      if (data.version !== parseVersion(id).number) throw new RangeError("it does not lead to the version it came with");
       next = this.board.apply(data);
     } catch (error) {
       console.warn("scoreboard.js fetches the board, for a delta does not fit the one it has:", error);
@@ -519,12 +620,23 @@ class Keeper {
 
   async #fetch() {
     const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
-    if (response.status === 304) return;
+    if (response.status === 304) {
+      if (this.#unusable !== null) throw this.#unusable;
+      return;
+    }
     const version = versionOf(response);
     const document = await response.json();
     this.#etag = response.headers.get("ETag");
+    this.#unusable = null;
     // Another node may lag: within an epoch nothing goes backwards.
-    if (!reaches(this.held, version)) this.#show(Board.fromDocument(this.kind, version, document), "refetch");
+    if (reaches(this.held, version)) return;
+    let board;
+    try {
+      board = Board.fromDocument(this.kind, version, document);
+    } catch (error) {
+      throw (this.#unusable = error); // and not fetched again before there is another
+    }
+    this.#show(board, "refetch");
   }
 
   /** Ask what is served now, without the document. */
@@ -604,6 +716,7 @@ export class Scoreboard extends EventTarget {
 
   constructor({ url = "/", boards = ["teams"], division = null, deltas = true, share = true } = {}) {
     super();
+    if (typeof division === "number") checkInteger(division, "division");
     const at = (path, query) => {
       const made = new URL(path, new URL(url, globalThis.location?.href));
       for (const [name, value] of Object.entries(query)) if (value !== null) made.searchParams.set(name, value);
@@ -738,6 +851,7 @@ export class Scoreboard extends EventTarget {
       least = error.retryAfter ?? 0;
     }
     if (this.#connection !== connection) return; // dropped: there may be another by now
+    connection.abort(); // it may go on with what cannot be read
     this.#connection = null;
     this.#open = false;
     this.#dueToConnect = seconds() + Math.max(least, backoff(this.#attempt++, this.#retry, Math.random()));
@@ -775,11 +889,11 @@ export class Scoreboard extends EventTarget {
   }
 
   #hear({ id, event, data, after }) {
-    let parsed;
+    let parsed = null;
     try {
       parsed = JSON.parse(data);
     } catch {
-      return; // nothing of ours
+      // Its id says at least which version there is.
     }
     for (const keeper of this.#keepers.values()) keeper.hear({ id, event, data: parsed, after });
     this.changed();
