@@ -137,7 +137,7 @@ class PostgresSource:
         """`timezone`, an IANA name, is that of times without a zone."""
         self._dsn = dsn
         self._kind = kind
-        self._timeout = statement_timeout
+        self.statement_timeout = statement_timeout
         self._timezone = timezone
         self._wanted = wanted(kind)
         self._queries = {name: (folder_of(kind) / f"{name}.sql").read_text() for name in (*_ROWS, "solves")}
@@ -168,7 +168,7 @@ class PostgresSource:
             raise SourceError(str(error)) from error
         except FAILURES as error:
             await self.aclose()
-            raise SourceError(explain(error, self._kind)) from error
+            raise SourceError(explain(error, self._kind, self._dsn)) from error
 
     async def news(self, roster: Roster, mark: Mark) -> News | None:
         """The solves since `mark`, some older ones among them. None if something else has changed: read all again.
@@ -192,13 +192,13 @@ class PostgresSource:
                 return News(solves, as_of, Mark(highest, counters), findings.all)
         except FAILURES as error:
             await self.aclose()
-            raise SourceError(explain(error, self._kind)) from error
+            raise SourceError(explain(error, self._kind, self._dsn)) from error
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(
                 self._dsn,
-                statement_timeout=self._timeout,
+                statement_timeout=self.statement_timeout,
                 # Not one plan for every argument: it would scan all submissions for the newest of them.
                 plan_cache_mode="force_custom_plan",
             )
@@ -254,9 +254,7 @@ class PostgresSource:
                 findings.add("submissions", problem, id)
             findings.add("submissions", problem, rows=rows - len(ids))
 
-    async def _find_hidden_tables(
-        self, connection: Any, roster: Roster, solves: Solves, findings: Findings
-    ) -> None:
+    async def _find_hidden_tables(self, connection: Any, roster: Roster, solves: Solves, findings: Findings) -> None:
         """Of the tables of which nothing is shown, those of which we cannot see what there is."""
         shown = {"users": roster.users, "teams": roster.teams, "challenges": roster.challenges, "submissions": solves}
         for table, rows in shown.items():
@@ -321,20 +319,22 @@ async def hidden(connection: Any, table: str) -> str | None:
     return None
 
 
-def explain(error: BaseException, kind: str) -> str:
-    """What went wrong with reading, for the person who can mend it."""
+def explain(error: BaseException, kind: str, dsn: str) -> str:
+    """What went wrong with reading, for the person who can fix it."""
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            return database.told(
-                error,
+            fix = (
                 f"the {kind} source needs it: see that postgres.dsn names the platform's database, and run "
-                "`scoreboardd check`",
+                "`scoreboardd check`"
             )
+        case asyncpg.InsufficientPrivilegeError() if "function" in str(error):
+            fix = "a view of the platform calls it: GRANT EXECUTE on it to the role in postgres.dsn"
         case asyncpg.InsufficientPrivilegeError():
-            return database.told(error, "GRANT SELECT on the platform's tables to the role in postgres.dsn")
+            fix = "GRANT SELECT on the platform's tables to the role in postgres.dsn"
         case asyncpg.QueryCanceledError():
-            return database.told(
-                error, "run `scoreboardd check` for missing indexes, or raise postgres.statement_timeout"
-            )
+            fix = "run `scoreboardd check` for missing indexes, or raise postgres.statement_timeout"
+        case asyncpg.InvalidParameterValueError() if "time zone" in str(error):
+            fix = "write another name of it in source.timezone"
         case _:
-            return database.explain(error)
+            return database.explain(error, dsn)
+    return database.told(error, fix, dsn)

@@ -77,6 +77,12 @@ class Metrics:
         self.bus_reconnects = Counter(
             "scoreboardd_bus_reconnects_total", "Subscriptions that had to be made anew.", registry=registry
         )
+        self.bad_rows = Gauge(
+            "scoreboardd_source_bad_rows",
+            "Rows of the platform that the last whole read left out, or shows with other values than they have.",
+            ["table"],
+            registry=registry,
+        )
         for reason in (*REASONS, "other"):
             self.events.labels(reason)
         for result in ("committed", "failed", "superseded"):
