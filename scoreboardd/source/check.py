@@ -36,9 +36,7 @@ WHERE (SELECT relkind FROM pg_class WHERE oid = to_regclass(t.name)) IN ('r', 'p
 GROUP BY t.name ORDER BY t.name
 """
 
-_UTC = frozenset(
-    {"UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Etc/UCT", "Zulu", "Etc/Zulu", "Universal", "Etc/Universal"}
-)
+_UTC = frozenset(f"{area}{name}" for area in ("", "Etc/") for name in ("UTC", "GMT", "UCT", "Zulu", "Universal"))
 
 
 class Table(NamedTuple):
@@ -78,21 +76,18 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float, timezone: s
         return
     try:
         found = await inspect(connection, kind, wishes(kind))
-        unreadable = False
-        async for problem in _structure(connection, found, dsn):
-            unreadable = True
-            yield problem
-        for problem in [*await _shadowed(connection, found), *await _zone(connection, found, timezone)]:
+        unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
+        shadowed, zones = await _shadowed(connection, found), await _zone(connection, found, timezone)
+        for problem in [*unreadable, *found.problems(), *shadowed, *zones]:
             yield problem
         for index in wishes(kind)["indexes"]:
             indexed = await find_table(connection, index["table"])
             its = fitted(index, found)
             if indexed is not None and indexed.is_table and not await has_index(connection, its):
                 yield no_index(its, indexed)
-        if not unreadable:
-            async for problem in _reading(
-                PostgresSource(dsn, kind, statement_timeout=statement_timeout, timezone=timezone)
-            ):
+        if not unreadable and found.is_readable:
+            source = PostgresSource(dsn, kind, statement_timeout=statement_timeout, timezone=timezone)
+            async for problem in _reading(source):
                 yield problem
     except FAILURES as error:
         yield explain(error, kind, dsn)
@@ -100,8 +95,8 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float, timezone: s
         connection.terminate()
 
 
-async def _structure(connection: Any, found: Tables, dsn: str) -> AsyncIterator[str]:
-    """What keeps the tables from being read: what is missing, not allowed or of the wrong type."""
+async def _unreadable(connection: Any, found: Tables, dsn: str) -> AsyncIterator[str]:
+    """What keeps the tables from being read, whatever their columns are: one row of each is read."""
     for table, columns in found.meanings.items():
         problems = await table_problems(connection, table, list(columns), found.kind)
         if not problems:
@@ -111,8 +106,6 @@ async def _structure(connection: Any, found: Tables, dsn: str) -> AsyncIterator[
                 problems = [explain(error, found.kind, dsn)]
         for problem in problems:
             yield problem
-    for problem in found.problems():
-        yield problem
 
 
 async def _shadowed(connection: Any, found: Tables) -> list[str]:

@@ -1,4 +1,4 @@
-"""The columns of a platform's tables: what the queries expect of each, and how a column of another type is read as that.
+"""The columns of a platform's tables: what the queries expect of each, and how a column of another type is read.
 
 `source.toml` says what a column means; the database says which type it has. In the queries `{users}` stands for the
 table `users`: `Tables.query` puts a subquery there, in which every column has the type that goes with its meaning. A
@@ -100,6 +100,16 @@ class Tables:
     def has_divisions(self) -> bool:
         return "divisions" in self.columns
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether every column that is there has a type that can be read."""
+        return all(
+            _value(meaning, name, column, "UTC") is not None
+            for table, meanings in self.meanings.items()
+            for name, meaning in meanings.items()
+            if (column := self.columns.get(table, {}).get(name)) is not None
+        )
+
     def problems(self) -> Iterator[str]:
         """One line for each column whose type cannot be read, or cannot mean what the source takes it for."""
         for table, meanings in self.meanings.items():
@@ -176,7 +186,7 @@ def _fits(meaning: str, column: Column) -> bool:
     if meaning == "word":
         return column.is_text or column.ignores_case
     if meaning == "number":
-        return column.category == "N" and column.base != "money" or column.is_text
+        return (column.category == "N" and column.base != "money") or column.is_text
     return _value(meaning, "x", column, "UTC") is not None
 
 

@@ -73,11 +73,11 @@ class Decoder:
         self, table: str, raw: Iterable[Raw], decode: Callable[[int, Raw], Row], order: Callable[[Row], Any]
     ) -> list[Row]:
         rows: list[Row] = []
-        for row in raw:
-            if row[0] is None:
+        for texts in raw:
+            if texts[0] is None:
                 self._findings.add(table, "the id is NULL or no integer, and the row is left out")
             else:
-                rows.append(decode(int(row[0]), row))
+                rows.append(decode(int(texts[0]), texts))
         kept = {row.id: row for row in rows}
         if len(kept) < len(rows):
             kept = {}
@@ -100,28 +100,28 @@ class Decoder:
     def _challenge(self, id: int, row: Raw) -> Challenge:
         initial = self._points("points", id, row[3])
         minimum = self._points("minimum_points", id, row[4])
-        title, category = self._text("challenges", id, row[1]), self._text("challenges", id, row[2])
+        title, category = self._text("challenges.title", id, row[1]), self._text("challenges.category", id, row[2])
         initial = initial or 0
         return Challenge(id, title, category, initial, initial if minimum is None else minimum)
 
     def _team(self, id: int, row: Raw) -> Team:
-        return Team(id, self._text("teams", id, row[1]), None if row[2] is None else int(row[2]))
+        return Team(id, self._text("teams.name", id, row[1]), None if row[2] is None else int(row[2]))
 
     def _user(self, id: int, row: Raw) -> User:
-        return User(id, self._text("users", id, row[1]), None if row[2] is None else int(row[2]))
+        return User(id, self._text("users.username", id, row[1]), None if row[2] is None else int(row[2]))
 
     def _division(self, id: int, row: Raw) -> Division:
-        return Division(id, self._text("divisions", id, row[1]))
+        return Division(id, self._text("divisions.name", id, row[1]))
 
-    def _text(self, table: str, id: int, value: bytes | None) -> str:
+    def _text(self, column: str, id: int, value: bytes | None) -> str:
         if value is None:
             return ""
         try:
             return value.decode(self._codec)
         except UnicodeDecodeError:
-            self._findings.add(
-                table, "a text is not valid in the database's encoding, and is shown with U+FFFD; correct it", id
-            )
+            table, _, name = column.partition(".")
+            problem = f"{name} is not valid in the database's encoding, and is shown with U+FFFD; correct it"
+            self._findings.add(table, problem, id)
             return value.decode(self._codec, "replace")
 
     def _points(self, column: str, id: int, value: bytes | None) -> int | None:
@@ -130,7 +130,7 @@ class Decoder:
             return None
         try:
             number = Decimal(value.decode("ascii").strip())
-            if number.is_finite() and abs(number) <= MAX_POINTS:
+            if number.is_finite() and -MAX_POINTS <= number <= MAX_POINTS:
                 return int(number.to_integral_value(ROUND_HALF_UP))
         except (InvalidOperation, UnicodeDecodeError):
             pass

@@ -20,6 +20,7 @@ more than `TAIL` were seen; and for some seconds a change that is not announced.
 
 import time
 import tomllib
+from collections.abc import Sized
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -39,10 +40,15 @@ from scoreboardd.source.findings import MAX_EXAMPLES, Finding, Findings
 TAIL = 10_000
 "Ids below the highest seen among which a submission may still become visible."
 
-_ROWS = {"challenges": Challenge, "divisions": Division, "teams": Team, "users": User}
-"What the rows of each query become, but for the solves."
+_COLUMNS = {
+    "challenges": Challenge._fields,
+    "divisions": Division._fields,
+    "teams": Team._fields,
+    "users": User._fields,
+}
+"What the queries of the roster return."
 
-# Of a `solves.sql`. A bytea holds a gigabyte: forty million solves. A solve that lacks something is counted, not packed.
+# Of a `solves.sql`. A bytea holds a gigabyte: forty million solves. A solve that lacks a part is counted, not packed.
 _SOLVES = "FROM ({}) AS solves (id, user_id, challenge_id, at, first_blood)"
 _PACK = f"""
 SELECT string_agg(int8send(user_id) || int8send(challenge_id) || timestamptz_send(at) || boolsend(first_blood), ''),
@@ -54,10 +60,10 @@ _HIGHEST = f"SELECT max(id)::text {_SOLVES}"
 _BAD_SOLVES = f"""
 SELECT id::text FROM (SELECT * {_SOLVES} {{}}) AS solves
 WHERE user_id IS NULL OR challenge_id IS NULL OR at IS NULL OR at NOT BETWEEN '{EARLIEST}' AND '{LATEST}'
-LIMIT {MAX_EXAMPLES}"""
+LIMIT {MAX_EXAMPLES}"""  # noqa: S608
 _REPEATED_SOLVES = f"""
 SELECT sum(times - 1)::bigint, (array_agg(id))[:{MAX_EXAMPLES}]
-FROM (SELECT id::text, count(*) AS times {_SOLVES} GROUP BY 1 HAVING count(*) > 1) AS repeated"""
+FROM (SELECT id::text, count(*) AS times {_SOLVES} GROUP BY 1 HAVING count(*) > 1) AS repeated"""  # noqa: S608
 
 # Rows written so far to the small tables, then rows of submissions changed or removed.
 _COUNTERS = """
@@ -140,7 +146,7 @@ class PostgresSource:
         self.statement_timeout = statement_timeout
         self._timezone = timezone
         self._wanted = wanted(kind)
-        self._queries = {name: (folder_of(kind) / f"{name}.sql").read_text() for name in (*_ROWS, "solves")}
+        self._queries = {name: (folder_of(kind) / f"{name}.sql").read_text() for name in (*_COLUMNS, "solves")}
         self._tables = [*{*self._wanted["tables"], *self._wanted["divisions"]}]
         self._connection: Any = None
         self._found: Tables
@@ -218,7 +224,7 @@ class PostgresSource:
         async def rows(name: str) -> list[Any]:
             if name not in self._sql:
                 return []
-            columns = _ROWS[name]._fields
+            columns = _COLUMNS[name]
             texts = ", ".join(f"textsend({column}::text)" for column in columns)
             query = f"SELECT {texts} FROM ({self._sql[name]}) AS them ({', '.join(columns)}) ORDER BY id"  # noqa: S608
             found: list[Any] = await connection.fetch(query)
@@ -227,13 +233,14 @@ class PostgresSource:
         if self._codec:
             # The texts as they are in the database: to convert one that is not valid would fail.
             await connection.execute("SET LOCAL client_encoding = 'SQL_ASCII'")
-        raw = {name: await rows(name) for name in _ROWS}
+        raw = {name: await rows(name) for name in _COLUMNS}
         if self._codec:
             await connection.execute("SET LOCAL client_encoding = 'UTF8'")
         return Decoder(self._codec or "utf-8", findings).roster(**raw)
 
     async def _solves(self, connection: Any, findings: Findings, *, after: int | None = None) -> Solves:
-        sql, where, arguments = self._sql["solves"], *(("", ()) if after is None else (_AFTER, (after,)))
+        sql = self._sql["solves"]
+        where, arguments = ("", []) if after is None else (_AFTER, [after])
         packed, count = await connection.fetchrow(f"{_PACK.format(sql)} {where}", *arguments)
         solves = unpacked(packed)
         if bad := count - len(solves):
@@ -256,7 +263,12 @@ class PostgresSource:
 
     async def _find_hidden_tables(self, connection: Any, roster: Roster, solves: Solves, findings: Findings) -> None:
         """Of the tables of which nothing is shown, those of which we cannot see what there is."""
-        shown = {"users": roster.users, "teams": roster.teams, "challenges": roster.challenges, "submissions": solves}
+        shown: dict[str, Sized] = {
+            "users": roster.users,
+            "teams": roster.teams,
+            "challenges": roster.challenges,
+            "submissions": solves,
+        }
         for table, rows in shown.items():
             if not len(rows) and (problem := await hidden(connection, table)):
                 findings.add(table, problem, rows=0, is_altered=False)
