@@ -4,6 +4,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+import asyncpg
+
 from scoreboardd.database import FAILURES, connect
 from scoreboardd.source.columns import Tables, inspect
 from scoreboardd.source.postgres import PostgresSource, SourceError, explain, wanted
@@ -28,11 +30,13 @@ FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid
 """
 
 _SHADOWED = """
-SELECT t.name, to_regclass(t.name)::regclass::text, string_agg(format('%I.%I', n.nspname, c.relname), ', ')
+SELECT t.name, format('%I.%I', min(s.nspname), t.name),
+       string_agg(format('%I.%I', n.nspname, c.relname), ', ')
 FROM unnest($1::text[]) AS t (name)
+JOIN pg_class first ON first.oid = to_regclass(t.name) AND first.relkind IN ('r', 'p')
+JOIN pg_namespace s ON s.oid = first.relnamespace
 JOIN pg_class c ON c.relname = t.name AND c.oid <> to_regclass(t.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = ANY (current_schemas(false))
-WHERE (SELECT relkind FROM pg_class WHERE oid = to_regclass(t.name)) IN ('r', 'p')
 GROUP BY t.name ORDER BY t.name
 """
 
@@ -102,6 +106,8 @@ async def _unreadable(connection: Any, found: Tables, dsn: str) -> AsyncIterator
         if not problems:
             try:
                 await connection.fetch(f"SELECT {', '.join(columns)} FROM {table} LIMIT 1")  # noqa: S608
+            except asyncpg.QueryCanceledError:
+                continue  # the whole read will tell, and how long it took
             except FAILURES as error:
                 problems = [explain(error, found.kind, dsn)]
         for problem in problems:
@@ -139,7 +145,10 @@ async def _reading(source: PostgresSource) -> AsyncIterator[str]:
         try:
             reading = await source.read()
         except SourceError as error:
-            yield f"{error} (after {time.monotonic() - start:.1f} s of the {source.statement_timeout:g} s allowed)"
+            seconds = time.monotonic() - start
+            limit = f"to read everything took {seconds:.1f} s until then, postgres.statement_timeout is "
+            limit += f"{source.statement_timeout:g} s"
+            yield f"{error} ({limit})" if isinstance(error.__cause__, asyncpg.QueryCanceledError) else str(error)
             return
         seconds = time.monotonic() - start
     for finding in reading.findings:

@@ -1,6 +1,6 @@
 """From the bytes that PostgreSQL sends to rows. A value that makes no sense costs its row, never the read.
 
-The rows of the roster come as the bytes of each column's text, the solves as one packed value. What is done about a
+The rows of the roster come as ids and the bytes of texts, the solves as one packed value. What is done about a
 value that cannot be shown, and is reported as a finding:
 
 - a name that is not valid in the database's encoding: U+FFFD in place of the bytes that are not;
@@ -37,8 +37,8 @@ _POSTGRES_EPOCH = micros("2000-01-01T00:00:00Z")
 "Where PostgreSQL's own count of microseconds begins."
 _EARLIEST, _LATEST = (micros(text) - _POSTGRES_EPOCH for text in (EARLIEST, LATEST))
 
-#: One row of a query: the text of each column, in the encoding of the database.
-Raw = Sequence[bytes | None]
+#: One row of a query: ids are numbers, the rest is text in the encoding of the database.
+Raw = Sequence[Any]
 Row = TypeVar("Row", Challenge, Team, User, Division)
 
 _CODECS = {"SQL_ASCII": "utf-8", "KOI8R": "koi8_r", "KOI8U": "koi8_u", "EUC_CN": "gb2312"}
@@ -70,14 +70,14 @@ class Decoder:
         )
 
     def _rows(
-        self, table: str, raw: Iterable[Raw], decode: Callable[[int, Raw], Row], order: Callable[[Row], Any]
+        self, table: str, raw: Iterable[Raw], decode: Callable[[Raw], Row], order: Callable[[Row], Any]
     ) -> list[Row]:
         rows: list[Row] = []
-        for texts in raw:
-            if texts[0] is None:
+        for values in raw:
+            if values[0] is None:
                 self._findings.add(table, "the id is NULL or no integer, and the row is left out")
             else:
-                rows.append(decode(int(texts[0]), texts))
+                rows.append(decode(values))
         kept = {row.id: row for row in rows}
         if len(kept) < len(rows):
             kept = {}
@@ -97,21 +97,29 @@ class Decoder:
                     )
         return list(kept.values())
 
-    def _challenge(self, id: int, row: Raw) -> Challenge:
-        initial = self._points("points", id, row[3])
-        minimum = self._points("minimum_points", id, row[4])
-        title, category = self._text("challenges.title", id, row[1]), self._text("challenges.category", id, row[2])
-        initial = initial or 0
-        return Challenge(id, title, category, initial, initial if minimum is None else minimum)
+    def _challenge(self, row: Raw) -> Challenge:
+        id, title, category, initial, minimum = row
+        points = self._points("points", id, initial) or 0
+        floor = self._points("minimum_points", id, minimum)
+        return Challenge(
+            id,
+            self._text("challenges.title", id, title),
+            self._text("challenges.category", id, category),
+            points,
+            points if floor is None else floor,
+        )
 
-    def _team(self, id: int, row: Raw) -> Team:
-        return Team(id, self._text("teams.name", id, row[1]), None if row[2] is None else int(row[2]))
+    def _team(self, row: Raw) -> Team:
+        id, name, division_id = row
+        return Team(id, self._text("teams.name", id, name), division_id)
 
-    def _user(self, id: int, row: Raw) -> User:
-        return User(id, self._text("users.username", id, row[1]), None if row[2] is None else int(row[2]))
+    def _user(self, row: Raw) -> User:
+        id, name, team_id = row
+        return User(id, self._text("users.username", id, name), team_id)
 
-    def _division(self, id: int, row: Raw) -> Division:
-        return Division(id, self._text("divisions.name", id, row[1]))
+    def _division(self, row: Raw) -> Division:
+        id, name = row
+        return Division(id, self._text("divisions.name", id, name))
 
     def _text(self, column: str, id: int, value: bytes | None) -> str:
         if value is None:

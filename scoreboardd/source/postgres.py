@@ -225,8 +225,8 @@ class PostgresSource:
             if name not in self._sql:
                 return []
             columns = _COLUMNS[name]
-            texts = ", ".join(f"textsend({column}::text)" for column in columns)
-            query = f"SELECT {texts} FROM ({self._sql[name]}) AS them ({', '.join(columns)}) ORDER BY id"  # noqa: S608
+            values = ", ".join(name if name.endswith("id") else f"textsend({name}::text)" for name in columns)
+            query = f"SELECT {values} FROM ({self._sql[name]}) AS them ({', '.join(columns)}) ORDER BY id"  # noqa: S608
             found: list[Any] = await connection.fetch(query)
             return found
 
