@@ -42,7 +42,7 @@ async def connect(dsn: str, *, statement_timeout: float, **settings: str) -> Any
 def told(error: BaseException, mend: str, dsn: str) -> str:
     """What the server said, where, and how to fix it, in one line."""
     said = " ".join(str(error).split()) or type(error).__name__
-    return f"postgres: {place(dsn)}: {said}; {mend}"
+    return f"postgres: {said} ({place(dsn)}); {mend}"
 
 
 def explain(error: BaseException, dsn: str) -> str:
@@ -53,7 +53,7 @@ def explain(error: BaseException, dsn: str) -> str:
         case ssl.SSLCertVerificationError():
             why = f"the server's certificate cannot be verified: {error.verify_message}"
             fix = "see that sslrootcert in postgres.dsn is of the authority that signed it, and that it names this host"
-            return f"postgres: {place(dsn)}: {why}; {fix}"
+            return f"postgres: {why} ({place(dsn)}); {fix}"
         case ssl.SSLError():
             return told(error, "see sslmode, sslcert and sslkey in postgres.dsn, and which TLS the server takes", dsn)
         case ConnectionError() if "SSL" in str(error):
@@ -65,6 +65,6 @@ def explain(error: BaseException, dsn: str) -> str:
         case asyncpg.ReadOnlySQLTransactionError():
             return told(error, "point postgres.dsn at the primary", dsn)
         case TimeoutError():
-            return f"postgres: {place(dsn)}: no answer in time; see that it runs, and that postgres.dsn is right"
+            return f"postgres: no answer in time ({place(dsn)}); see that it runs, and that postgres.dsn is right"
         case _:
             return told(error, "see that it runs, and that postgres.dsn is right", dsn)
