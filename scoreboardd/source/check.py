@@ -166,11 +166,6 @@ async def find_table(connection: Any, name: str) -> Table | None:
     return None if row is None else Table(*row)
 
 
-async def tables(connection: Any, wanted: dict[str, Any]) -> dict[str, list[str]]:
-    """The columns to be read, by table: those of the divisions too, if this platform has any."""
-    return {table: list(columns) for table, columns in (await inspect(connection, "", wanted)).meanings.items()}
-
-
 async def table_problems(connection: Any, table: str, columns: list[str], kind: str) -> list[str]:
     """What keeps these columns from being read."""
     readable = dict(await connection.fetch(_COLUMNS, table))

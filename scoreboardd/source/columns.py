@@ -1,8 +1,8 @@
 """The columns of a platform's tables: what the queries expect of each, and how a column of another type is read.
 
-`source.toml` says what a column means; the database says which type it has. In the queries `{users}` stands for the
-table `users`: `Tables.query` puts a subquery there, in which every column has the type that goes with its meaning. A
-column that has that type already costs nothing: PostgreSQL merges the subquery into the query.
+`source.toml` says what a column means; the database says which type it has. A query names a table
+as `users AS u`, and `Tables.query` puts a subquery in the place of `users`, in which every column has the type that
+goes with its meaning. A column that has that type already costs nothing: PostgreSQL merges the subquery into the query.
 
 | meaning | the query sees | a value that does not fit |
 | --- | --- | --- |
@@ -15,6 +15,7 @@ column that has that type already costs nothing: PostgreSQL merges the subquery 
 | `time` | timestamptz | NULL |
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -127,9 +128,14 @@ class Tables:
     def query(self, sql: str, timezone: str) -> str:
         """`sql`, reading columns of the expected types. Raises `ColumnError`."""
         for table in self.meanings:
-            if (place := f"{{{table}}}") in sql:
-                sql = sql.replace(place, f"(SELECT {', '.join(self._selected(table, timezone))} FROM {table})")  # noqa: S608
+            place = re.compile(rf"\b{table}(?= AS\b)")
+            if place.search(sql):
+                sql = place.sub(self.rows(table, table, timezone).replace("\\", r"\\"), sql)
         return sql
+
+    def rows(self, table: str, origin: str, timezone: str) -> str:
+        """A subquery of rows of a table, which are in `origin`. Raises `ColumnError`."""
+        return f"(SELECT {', '.join(self._selected(table, timezone))} FROM {origin})"  # noqa: S608
 
     def _selected(self, table: str, timezone: str) -> Iterator[str]:
         columns = self.columns.get(table, {})
@@ -194,6 +200,8 @@ def _value(meaning: str, name: str, column: Column, timezone: str) -> str | None
     """The SQL expression of a column's value as what it means, or None if there is no such."""
     match meaning:
         case "key":
+            return name
+        case "text" | "word" | "number" if column.base == "text":
             return name
         case "id":
             return _id(name, column)

@@ -1,2 +1,2 @@
 -- id, title, category, initial, minimum
-SELECT id, title, category, points, minimum_points FROM {challenges} AS challenges
+SELECT id, title, category, points, minimum_points FROM challenges AS c

@@ -1,2 +1,2 @@
 -- id, name; run only where the table exists.
-SELECT id, name FROM {divisions} AS divisions
+SELECT id, name FROM divisions AS d
