@@ -88,7 +88,8 @@ WITH RECURSIVE beneath (oid) AS (
     ) AS below (oid)
 )
 SELECT top.oid::regclass::text, quote_ident(current_user), top.relkind = 'v',
-       coalesce(sum(greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)), 0)::float8,
+       sum(CASE WHEN pg_stat_get_live_tuples(c.oid) + pg_stat_get_dead_tuples(c.oid) > 0
+           THEN pg_stat_get_live_tuples(c.oid) ELSE greatest(c.reltuples, 0) END)::float8,
        row_security_active(top.oid) OR top.relkind = 'v' AND bool_or(c.relrowsecurity),
        EXISTS (
            SELECT FROM pg_policy WHERE polrelid = top.oid AND polpermissive AND polcmd IN ('r', '*')
@@ -152,7 +153,9 @@ class PostgresSource:
         self._found: Tables
         "The tables as the last whole read found them, and the queries and the codec that go with them."
         self._sql: dict[str, str] = {}
-        self._codec: str | None = None
+        self._codec = "utf-8"
+        self._is_raw = False
+        "The texts are sent as they are in the database, for the codec to convert."
 
     async def read(self) -> Reading:
         """All rows of one snapshot."""
@@ -218,7 +221,11 @@ class PostgresSource:
         self._found = await inspect(connection, self._kind, self._wanted)
         names = [name for name in self._queries if name != "divisions" or self._found.has_divisions]
         self._sql = {name: self._found.query(self._queries[name], self._timezone) for name in names}
-        self._codec = codec_of(await connection.fetchval("SELECT getdatabaseencoding()"))
+        encoding = await connection.fetchval("SELECT getdatabaseencoding()")
+        codec = codec_of(encoding)
+        # PostgreSQL would refuse to convert a text that is not valid, and it does not look at one in UTF-8.
+        self._is_raw = codec is not None and encoding != "UTF8"
+        self._codec = codec or "utf-8"
 
     async def _roster(self, connection: Any, findings: Findings) -> Roster:
         async def rows(name: str) -> list[Any]:
@@ -230,13 +237,12 @@ class PostgresSource:
             found: list[Any] = await connection.fetch(query)
             return found
 
-        if self._codec:
-            # The texts as they are in the database: to convert one that is not valid would fail.
+        if self._is_raw:
             await connection.execute("SET LOCAL client_encoding = 'SQL_ASCII'")
         raw = {name: await rows(name) for name in _COLUMNS}
-        if self._codec:
+        if self._is_raw:
             await connection.execute("SET LOCAL client_encoding = 'UTF8'")
-        return Decoder(self._codec or "utf-8", findings).roster(**raw)
+        return Decoder(self._codec, findings).roster(**raw)
 
     async def _solves(self, connection: Any, findings: Findings, *, after: int | None = None) -> Solves:
         sql = self._sql["solves"]

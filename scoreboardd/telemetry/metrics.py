@@ -85,6 +85,8 @@ class Metrics:
         )
         for reason in (*REASONS, "other"):
             self.events.labels(reason)
+        for table in ("submissions", "users", "teams", "challenges", "divisions"):
+            self.bad_rows.labels(table)
         for result in ("committed", "failed", "superseded"):
             self.rebuilds.labels(result)
         for stage in ("read", "build", "render", "commit"):

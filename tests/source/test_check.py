@@ -194,6 +194,12 @@ class TestWhatTheDaemonWouldNotSee:
         await admin.execute("VACUUM ANALYZE")
         assert await problems(platform) == []
 
+    async def test_a_contest_that_was_emptied_is_no_problem(self, admin: Any, reader: Role):
+        await admin.execute("VACUUM ANALYZE")
+        await admin.execute("DELETE FROM submissions")
+        await admin.execute("SELECT pg_stat_force_next_flush()")
+        assert await problems(reader.dsn) == []
+
     async def test_a_view_that_we_may_read_and_whose_table_we_may_not(self, admin: Any, reader: Role):
         await admin.execute(f"""
             ALTER TABLE users RENAME TO accounts;
