@@ -49,7 +49,7 @@ def explain(error: BaseException, dsn: str) -> str:
     """What went wrong, for the person who can fix it, whatever was asked of the server."""
     match error:
         case DsnError():
-            return f"postgres: postgres.dsn: {error}"
+            return f"postgres: postgres.dsn cannot be read: {error}"
         case ssl.SSLCertVerificationError():
             why = f"the server's certificate cannot be verified: {error.verify_message}"
             fix = "see that sslrootcert in postgres.dsn is of the authority that signed it, and that it names this host"
