@@ -151,7 +151,9 @@ def test_what_the_parser_would_refuse_is_refused_whoever_connects():
         async with PostgresSource("postgresql://u:hunter2@db:x/ctf", "smctf", statement_timeout=1) as source:
             await source.read()
 
-    with pytest.raises(SourceError, match=r"^postgres: postgres\.dsn cannot be read: a port is not a number((?!hunter2).)*$"):
+    with pytest.raises(
+        SourceError, match=r"^postgres: postgres\.dsn cannot be read: a port is not a number((?!hunter2).)*$"
+    ):
         asyncio.run(read())
 
 
