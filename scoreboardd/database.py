@@ -39,10 +39,10 @@ async def connect(dsn: str, *, statement_timeout: float, **settings: str) -> Any
         )
 
 
-def told(error: BaseException, mend: str, dsn: str) -> str:
+def told(error: BaseException, fix: str, dsn: str) -> str:
     """What the server said, where, and how to fix it, in one line."""
     said = " ".join(str(error).split()) or type(error).__name__
-    return f"postgres: {said} ({place(dsn)}); {mend}"
+    return f"postgres: {said} ({place(dsn)}); {fix}"
 
 
 def explain(error: BaseException, dsn: str) -> str:
