@@ -25,7 +25,10 @@ async def _all(settings: Settings) -> AsyncIterator[str]:
             yield problem
     postgres = settings.postgres
     async for problem in source.problems(
-        postgres.dsn.get_secret_value(), settings.source.kind, statement_timeout=postgres.statement_timeout
+        postgres.dsn.get_secret_value(),
+        settings.source.kind,
+        statement_timeout=postgres.statement_timeout,
+        timezone=settings.source.timezone,
     ):
         yield problem
 

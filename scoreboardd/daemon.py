@@ -84,6 +84,7 @@ class Daemon:
                 "dsn": postgres.dsn.get_secret_value(),
                 "kind": settings.source.kind,
                 "statement_timeout": postgres.statement_timeout,
+                "timezone": settings.source.timezone,
             },
             vault=vault_options(settings),
             archive=archive_options(settings) if persist else None,

@@ -61,7 +61,7 @@ def test_the_defaults_are_the_contract_s() -> None:
             "encoding": "identity",
         },
         "postgres": {"dsn": "postgresql://127.0.0.1/ctf", "dsn_file": "", "statement_timeout": 30},
-        "source": {"kind": "smctf"},
+        "source": {"kind": "smctf", "timezone": "UTC"},
         "rebuild": {
             "debounce": 0.3,
             "max_wait": 2.0,

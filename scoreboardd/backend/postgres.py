@@ -49,26 +49,26 @@ def _sql(name: str) -> str:
     return (files(__package__) / f"{name}.sql").read_text()
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, dsn: str) -> str:
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            return database.told(error, "run `scoreboardd migrate`")
+            return database.told(error, "run `scoreboardd migrate`", dsn)
         case asyncpg.InsufficientPrivilegeError():
-            return database.told(error, "run `scoreboardd check`, as the role in postgres.dsn")
+            return database.told(error, "run `scoreboardd check`, as the role in postgres.dsn", dsn)
         case asyncpg.QueryCanceledError():
-            return database.told(error, "see what holds a lock on leaderboard_cache, or keeps the server busy")
+            return database.told(error, "see what holds a lock on leaderboard_cache, or keeps the server busy", dsn)
         case _:
-            return database.explain(error)
+            return database.explain(error, dsn)
 
 
 @asynccontextmanager
-async def _answering(within: float = ANSWER) -> AsyncIterator[None]:
+async def _answering(dsn: str, within: float = ANSWER) -> AsyncIterator[None]:
     """Whatever goes wrong on the way to Postgres and back, or takes longer than `within` seconds, is `Unavailable`."""
     try:
         async with asyncio.timeout(within):
             yield
     except FAILURES as error:
-        raise Unavailable(_explain(error)) from error
+        raise Unavailable(_explain(error, dsn)) from error
 
 
 class Link:
@@ -82,7 +82,7 @@ class Link:
 
     async def run(self, query: str, *args: Any) -> list[Any]:
         """The rows of one statement, which is a transaction of its own and may be sent twice."""
-        async with _answering(self._timeout), self._turn:
+        async with _answering(self._dsn, self._timeout), self._turn:
             while True:
                 async with self._connected() as connection:
                     try:
@@ -94,7 +94,7 @@ class Link:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
         """The connection, in a transaction that reads one state of the database."""
-        async with _answering(self._timeout), self._turn, self._connected() as connection:
+        async with _answering(self._dsn, self._timeout), self._turn, self._connected() as connection:
             # Not `connection.transaction()`: on a link that is half open it would wait for its ROLLBACK.
             await connection.execute("BEGIN READ ONLY")
             yield connection
@@ -201,13 +201,13 @@ class PostgresStore:
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[AsyncIterator[Message]]:
-        async with _answering():
+        async with _answering(self._dsn):
             connection = await connect(self._dsn, statement_timeout=ANSWER)
         try:
             heard: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
             connection.add_termination_listener(lambda _: heard.put_nowait(None))
             # All at once, and heard from then on: an event must not be missed that was before a build we hear begin.
-            async with _answering():
+            async with _answering(self._dsn):
                 await connection.execute("BEGIN")
                 for name in (self._building, self._rebuilt, self._events):
                     await connection.add_listener(name, lambda *said: heard.put_nowait(said[2:]))
@@ -226,7 +226,7 @@ class PostgresStore:
                     said = await heard.get()
             except TimeoutError:
                 # A connection that is half open says nothing: ask, and expect an answer.
-                async with _answering():
+                async with _answering(self._dsn):
                     await connection.fetchval("SELECT 1")
                 continue
             if said is None:

@@ -77,6 +77,7 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
                 "size": work.size,
                 "staged_bytes": work.staged_bytes,
                 "unchanged": work.unchanged,
+                "findings": work.findings,
             }
             if work.documents is None:
                 return answer, None

@@ -1,11 +1,12 @@
 """A scoreboard that follows its source: by what is new where that will do, else by all of it again."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from scoreboardd.board.scoreboard import Deltas, Scoreboard
 from scoreboardd.builder.stages import Stages
+from scoreboardd.source.findings import Finding
 from scoreboardd.source.postgres import Mark, PostgresSource
 
 
@@ -26,6 +27,8 @@ class Followed:
     "How many there are; of the solves, how many were read."
     digest: str
     "Of the documents."
+    findings: list[Finding] = field(default_factory=list)
+    "What was odd about the rows that were read."
     news: News | None = None
     "What is new, if that is all that was read."
 
@@ -55,15 +58,15 @@ class Follower:
         with stages.timed("build"):
             deltas = await asyncio.to_thread(scoreboard.add, news.solves)
         followed = self._keep(scoreboard, news.mark, news.as_of, len(news.solves), stages)
-        return replace(followed, news=News(since, deltas))
+        return replace(followed, findings=news.findings, news=News(since, deltas))
 
     async def _by_all(self, stages: Stages) -> Followed:
         self._kept = None
         with stages.timed("read"):
-            rows, as_of, mark = await self._source.read()
+            rows, as_of, mark, findings = await self._source.read()
         with stages.timed("build"):
             scoreboard = await asyncio.to_thread(Scoreboard, rows)
-        return self._keep(scoreboard, mark, as_of, len(rows.solves), stages)
+        return replace(self._keep(scoreboard, mark, as_of, len(rows.solves), stages), findings=findings)
 
     def _keep(self, scoreboard: Scoreboard, mark: Mark, as_of: float, solves: int, stages: Stages) -> Followed:
         with stages.timed("render"):

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.parcel import Parcel
 from scoreboardd.compression import Frames
 from scoreboardd.edition import Edition, Version
+from scoreboardd.source.findings import Finding
 
 LOAD = 30.0
 "Seconds to read the committed documents from the store, or those that are kept, or to keep them."
@@ -65,6 +66,8 @@ class Build:
     size: int
     "Bytes of the plain documents."
     staged_bytes: int
+    findings: list[Finding] = field(default_factory=list)
+    "What is odd about the rows that were read."
 
     def edition(self, version: Version, documents: Mapping[str, Frames]) -> Edition:
         return _edition(version, self.catalogue, documents)
@@ -197,6 +200,7 @@ class BuilderProcess:
             complete=answer["complete"],
             size=answer["size"],
             staged_bytes=answer["staged_bytes"],
+            findings=[Finding(**finding) for finding in answer["findings"]],
         )
 
     async def load(self, have: Version | None) -> tuple[Head, Edition | None]:

@@ -14,7 +14,7 @@ What takes the processor long runs in a thread: a cut must not wait for a build,
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from scoreboardd.backend.base import Catalogue, Head, Lease, Stored, Vault
 from scoreboardd.backend.postgres import PostgresVault
@@ -27,6 +27,7 @@ from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages
 from scoreboardd.compression import Frames, compressed, plain
 from scoreboardd.edition import Version
+from scoreboardd.source.findings import Finding
 from scoreboardd.source.postgres import PostgresSource
 
 
@@ -43,6 +44,8 @@ class Work:
     documents: Mapping[str, Document] | None = None
     staged_bytes: int = 0
     unchanged: Version | None = None
+    findings: list[Finding] = field(default_factory=list)
+    "What is odd about the rows that were read."
 
 
 class Builder:
@@ -69,7 +72,7 @@ class Builder:
             scoreboard.roster.division_ids,
             whole=lease.version.number if whole else 0,
         )
-        work = Work(catalogue, stages.seconds, followed.rows, whole, scoreboard.size)
+        work = Work(catalogue, stages.seconds, followed.rows, whole, scoreboard.size, findings=followed.findings)
         with stages.timed("commit"):
             if quiet and head.version and _same(lease.version, catalogue, head):
                 self._chain.renew(head.version, followed)

@@ -8,6 +8,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +20,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from scoreboardd import dsn
 
 # --- what a value may be ------------------------------------------------------------------------------------
 
@@ -67,9 +70,8 @@ def _redis_url(secret: SecretStr) -> SecretStr:
 
 
 def _dsn(secret: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"postgres(ql)?://\S*", secret.get_secret_value()):
-        mend = "write postgresql://user:password@host:5432/database"
-        raise ValueError(f"not a PostgreSQL URL; {mend}, with special characters of the password %-encoded")
+    if (problem := dsn.problem(secret.get_secret_value())) is not None:
+        raise ValueError(problem)
     return secret
 
 
@@ -89,6 +91,13 @@ def _source_kind(value: str) -> str:
     known = sorted(folder.name for folder in (Path(__file__).parents[1] / "source").glob("[a-z]*/"))
     if value not in known:
         raise ValueError(f"no such source; there is {', '.join(known)}")
+    return value
+
+
+def _timezone(value: str) -> str:
+    # Not `ZoneInfo(value)`: it also takes the name of any file below its folder.
+    if value != "UTC" and value not in available_timezones():
+        raise ValueError('not a time zone of this system; write an IANA name like "Europe/Berlin"')
     return value
 
 
@@ -150,6 +159,7 @@ class Source(Section):
     """Which platform's tables are read."""
 
     kind: Annotated[str, AfterValidator(_source_kind)] = "smctf"
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
 
 
 class Rebuild(Section):

@@ -30,6 +30,7 @@ from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
 from scoreboardd.coordination import coordinator as c
 from scoreboardd.edition import Edition, Event, Version
 from scoreboardd.memory import Memory, Tier
+from scoreboardd.telemetry.findings import FindingsReporter
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 
@@ -92,6 +93,7 @@ class Runner:
         "Who waits until the change of that number is contained."
         self._subscriptions = 0
         self._seldom = Seldom()
+        self._findings = FindingsReporter(metrics)
 
     async def run(self) -> None:
         """Take part in the cluster until cancelled."""
@@ -295,6 +297,7 @@ class Runner:
         self.health.source = None
         for stage in ("read", "build", "render"):
             self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
+        self._findings.report(built.findings, whole=built.whole)
         self._built = built
         complete = built.complete
         self._feed(c.Built(complete) if built.unchanged is None else c.Unchanged(built.unchanged, complete))

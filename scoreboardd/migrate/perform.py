@@ -16,7 +16,7 @@ from scoreboardd.backend import wire
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import channel
 from scoreboardd.config import ConfigError, Settings
-from scoreboardd.database import FAILURES, connect
+from scoreboardd.database import FAILURES, connect, told
 from scoreboardd.migrate.plan import Plan, Step, Work, making, undoing
 from scoreboardd.source.postgres import explain
 from scoreboardd.source.triggers import MAX_CHANNEL
@@ -47,18 +47,19 @@ async def migrate(
     Raises `ConfigError` if triggers cannot be had with this configuration.
     """
     postgres, kind = settings.postgres, settings.source.kind
+    dsn = postgres.dsn.get_secret_value()
     bus = channel(Names(settings.redis.key_prefix), wire.EVENTS)
     if triggers and (over := len(bus) - MAX_CHANNEL) > 0:
         mend = f"shorten it to {len(settings.redis.key_prefix) - over} characters"
         raise ConfigError([f"redis.key_prefix: too long for a channel of PostgreSQL; {mend}"])
     try:
         connection = await connect(
-            postgres.dsn.get_secret_value(),
+            dsn,
             statement_timeout=postgres.statement_timeout,
             **({"default_transaction_read_only": "on"} if dry_run else {}),
         )
     except FAILURES as error:
-        return [_explain(error, kind)]
+        return [_explain(error, kind, dsn)]
     try:
         if not dry_run and not await _alone(connection):
             return ["postgres: another `scoreboardd migrate` is at work; run it again when that has ended"]
@@ -68,12 +69,12 @@ async def migrate(
             for line in _script(plan):
                 say(line)
         else:
-            await _perform(connection, plan, kind, say)
+            await _perform(connection, plan, kind, dsn, say)
             option = "--undo " if undo else "--triggers " if triggers else ""
             plan.problems += [_left(plan.role, owner, work, option) for owner, work in plan.theirs.items()]
         return plan.problems
     except FAILURES as error:
-        return [_explain(error, kind)]
+        return [_explain(error, kind, dsn)]
     finally:
         connection.terminate()
 
@@ -97,14 +98,14 @@ async def _alone(connection: Any) -> bool:
     return await _patiently(lambda: connection.fetchval("SELECT pg_try_advisory_lock($1)", ONE_AT_A_TIME))
 
 
-async def _perform(connection: Any, plan: Plan, kind: str, say: Callable[[str], None]) -> None:
+async def _perform(connection: Any, plan: Plan, kind: str, dsn: str, say: Callable[[str], None]) -> None:
     """What our role may do. Adds what could not be done to the plan's problems."""
 
     async def doing(work: Any, steps: list[Step]) -> None:
         try:
             await work
         except FAILURES as error:
-            plan.problems.append(_explain(error, kind))
+            plan.problems.append(_explain(error, kind, dsn))
             return
         for step in steps:
             say(step.done)
@@ -167,19 +168,17 @@ def _script(plan: Plan) -> Iterator[str]:
                 yield from step.statements
 
 
-def _explain(error: BaseException, kind: str) -> str:
-    said = " ".join(str(error).split())
+def _explain(error: BaseException, kind: str, dsn: str) -> str:
     match error:
         case asyncpg.LockNotAvailableError():
-            return (
-                f"postgres: {said}; a long transaction of the platform (or a VACUUM) is in the way: "
+            fix = (
+                "a long transaction of the platform (or a VACUUM) is in the way: "
                 "run `scoreboardd migrate` again when it has ended, which also mends an index left half made"
             )
-        case asyncpg.ReadOnlySQLTransactionError():
-            return f"postgres: {said}; point postgres.dsn at the primary"
         case asyncpg.DependentObjectsStillExistError():
-            return f"postgres: {said} ({' '.join(str(error.detail).split())}); drop what depends on it first"
+            fix = f"drop what depends on it first: {' '.join(str(error.detail).split())}"
         case asyncpg.InsufficientPrivilegeError():
-            return f"postgres: {said}; run `scoreboardd migrate --dry-run` and let an administrator run what it prints"
+            fix = "run `scoreboardd migrate --dry-run` and let an administrator run what it prints"
         case _:
-            return explain(error, kind)
+            return explain(error, kind, dsn)
+    return told(error, fix, dsn)

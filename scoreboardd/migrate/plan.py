@@ -11,6 +11,7 @@ from scoreboardd.backend import table as cache
 from scoreboardd.backend.table import MARK
 from scoreboardd.source import check, triggers
 from scoreboardd.source.check import Table
+from scoreboardd.source.columns import ColumnError, inspect
 from scoreboardd.source.triggers import OPERATIONS, Announcer
 
 _INDEX = """
@@ -93,8 +94,10 @@ async def making(connection: Any, kind: str, channel: str | None) -> Plan:
         plan.ours.together.append(Step("created table leaderboard_cache", table.create))
     if channel is not None:
         await _make_triggers(connection, plan, kind, channel)
-    for index in check.wishes(kind)["indexes"]:
-        await _make_index(connection, plan, kind, index)
+    wanted = check.wishes(kind)
+    found = await inspect(connection, kind, wanted)
+    for index in wanted["indexes"]:
+        await _make_index(connection, plan, kind, check.fitted(index, found))
     return plan
 
 
@@ -166,14 +169,15 @@ async def _index(connection: Any, index: dict[str, Any]) -> Any:
 
 async def _make_triggers(connection: Any, plan: Plan, kind: str, channel: str) -> None:
     wanted = check.wishes(kind)
-    tables = await check.tables(connection, wanted)
+    found = await inspect(connection, kind, wanted)
+    tables = found.meanings
     if others := await _others(connection, tables, channel):
         plan.problems.append(
             f"postgres: the triggers are another cluster's, nothing of them was changed: {others} first"
         )
         return
     for name, columns in tables.items():
-        problems = await check.table_problems(connection, name, columns, kind)
+        problems = await check.table_problems(connection, name, list(columns), kind)
         table = await check.find_table(connection, name)
         if problems or table is None:
             plan.problems += problems
@@ -183,7 +187,12 @@ async def _make_triggers(connection: Any, plan: Plan, kind: str, channel: str) -
             )
         else:
             rules = wanted["announce"].get(name, {})
-            await _make_announcer(connection, plan, triggers.announcer(name, table, columns, rules, channel))
+            try:
+                announcer = triggers.announcer(name, table, found, rules, channel)
+            except ColumnError as error:
+                plan.problems.append(str(error))
+            else:
+                await _make_announcer(connection, plan, announcer)
 
 
 async def _make_announcer(connection: Any, plan: Plan, wanted: Announcer) -> None:

@@ -1,11 +1,14 @@
 """What `scoreboardd check` finds wrong with a source's database: one line each, with its mend."""
 
-import tomllib
+import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+import asyncpg
+
 from scoreboardd.database import FAILURES, connect
-from scoreboardd.source.postgres import explain, folder_of
+from scoreboardd.source.columns import Tables, inspect
+from scoreboardd.source.postgres import PostgresSource, SourceError, explain, wanted
 
 _TABLE = """
 SELECT quote_ident(n.nspname), format('%I.%I', n.nspname, c.relname), c.relkind::text,
@@ -25,6 +28,19 @@ SELECT ARRAY(SELECT pg_get_indexdef(indexrelid, n, true) FROM generate_series(1,
        pg_get_expr(indpred, indrelid)
 FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid
 """
+
+_SHADOWED = """
+SELECT t.name, format('%I.%I', min(s.nspname), t.name),
+       string_agg(format('%I.%I', n.nspname, c.relname), ', ')
+FROM unnest($1::text[]) AS t (name)
+JOIN pg_class first ON first.oid = to_regclass(t.name) AND first.relkind IN ('r', 'p')
+JOIN pg_namespace s ON s.oid = first.relnamespace
+JOIN pg_class c ON c.relname = t.name AND c.oid <> to_regclass(t.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = ANY (current_schemas(false))
+GROUP BY t.name ORDER BY t.name
+"""
+
+_UTC = frozenset(f"{area}{name}" for area in ("", "Etc/") for name in ("UTC", "GMT", "UCT", "Zulu", "Universal"))
 
 
 class Table(NamedTuple):
@@ -52,44 +68,102 @@ class Table(NamedTuple):
 
 def wishes(kind: str) -> dict[str, Any]:
     """What the source wants of its database: its `source.toml`."""
-    return tomllib.loads((folder_of(kind) / "source.toml").read_text())
+    return wanted(kind)
 
 
-async def problems(dsn: str, kind: str, *, statement_timeout: float) -> AsyncIterator[str]:
+async def problems(dsn: str, kind: str, *, statement_timeout: float, timezone: str = "UTC") -> AsyncIterator[str]:
     """Every problem of the database, none if the source can be read as it should."""
-    wanted = wishes(kind)
     try:
         connection = await connect(dsn, statement_timeout=statement_timeout)
     except FAILURES as error:
-        yield explain(error, kind)
+        yield explain(error, kind, dsn)
         return
     try:
-        for table, columns in (await tables(connection, wanted)).items():
-            for problem in await table_problems(connection, table, columns, kind):
-                yield problem
-        for index in wanted["indexes"]:
+        found = await inspect(connection, kind, wishes(kind))
+        unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
+        shadowed, zones = await _shadowed(connection, found), await _zone(connection, found, timezone)
+        for problem in [*unreadable, *found.problems(), *shadowed, *zones]:
+            yield problem
+        for index in wishes(kind)["indexes"]:
             indexed = await find_table(connection, index["table"])
-            if indexed is not None and indexed.is_table and not await has_index(connection, index):
-                yield no_index(index, indexed)
+            its = fitted(index, found)
+            if indexed is not None and indexed.is_table and not await has_index(connection, its):
+                yield no_index(its, indexed)
+        if not unreadable and found.is_readable:
+            source = PostgresSource(dsn, kind, statement_timeout=statement_timeout, timezone=timezone)
+            async for problem in _reading(source):
+                yield problem
     except FAILURES as error:
-        yield explain(error, kind)
+        yield explain(error, kind, dsn)
     finally:
         connection.terminate()
+
+
+async def _unreadable(connection: Any, found: Tables, dsn: str) -> AsyncIterator[str]:
+    """What keeps the tables from being read, whatever their columns are: one row of each is read."""
+    for table, columns in found.meanings.items():
+        problems = await table_problems(connection, table, list(columns), found.kind)
+        if not problems:
+            try:
+                await connection.fetch(f"SELECT {', '.join(columns)} FROM {table} LIMIT 1")  # noqa: S608
+            except asyncpg.QueryCanceledError:
+                continue  # the whole read will tell, and how long it took
+            except FAILURES as error:
+                problems = [explain(error, found.kind, dsn)]
+        for problem in problems:
+            yield problem
+
+
+async def _shadowed(connection: Any, found: Tables) -> list[str]:
+    """Tables that hide others of the same name, which the search_path comes to later."""
+    return [
+        f"postgres: {table} is read from {read}, which hides {hidden}; if the platform's is the other one, set the "
+        "search_path of the role in postgres.dsn to the platform's schema alone, else rename one of them"
+        for table, read, hidden in await connection.fetch(_SHADOWED, list(found.meanings))
+    ]
+
+
+async def _zone(connection: Any, found: Tables, timezone: str) -> list[str]:
+    """Times without a zone, where the database has another than we take them to be in."""
+    zone = await connection.fetchval("SELECT current_setting('TimeZone')")
+    if timezone != "UTC" or zone in _UTC:
+        return []
+    return [
+        f"postgres: column {table}.{name} is of type {column.declared}, which has no time zone, and is taken as UTC, "
+        f'but the TimeZone of the database is {zone}; set source.timezone = "{zone}", or "Etc/UTC" if the platform '
+        "writes UTC"
+        for table, meanings in found.meanings.items()
+        for name, meaning in meanings.items()
+        if meaning == "time" and (column := found.columns.get(table, {}).get(name)) and not column.has_zone
+    ]
+
+
+async def _reading(source: PostgresSource) -> AsyncIterator[str]:
+    """Read as the daemon does: what fails, what is odd, and what takes nearly as long as it may."""
+    async with source:
+        start = time.monotonic()
+        try:
+            reading = await source.read()
+        except SourceError as error:
+            seconds = time.monotonic() - start
+            limit = f"to read everything took {seconds:.1f} s until then, postgres.statement_timeout is "
+            limit += f"{source.statement_timeout:g} s"
+            yield f"{error} ({limit})" if isinstance(error.__cause__, asyncpg.QueryCanceledError) else str(error)
+            return
+        seconds = time.monotonic() - start
+    for finding in reading.findings:
+        yield str(finding)
+    if seconds > source.statement_timeout / 2:
+        yield (
+            f"postgres: to read everything took {seconds:.1f} s, and postgres.statement_timeout allows "
+            f"{source.statement_timeout:g} s for a statement; raise it, or see what keeps the server busy"
+        )
 
 
 async def find_table(connection: Any, name: str) -> Table | None:
     """What the source reads as `name`."""
     row = await connection.fetchrow(_TABLE, name)
     return None if row is None else Table(*row)
-
-
-async def tables(connection: Any, wanted: dict[str, Any]) -> dict[str, list[str]]:
-    """The columns to be read, by table: those of the divisions too, if this platform has any."""
-    columns: dict[str, list[str]] = dict(wanted["tables"])
-    if await connection.fetchval("SELECT to_regclass('divisions') IS NOT NULL"):
-        for table, more in wanted["divisions"].items():
-            columns[table] = columns.get(table, []) + more
-    return columns
 
 
 async def table_problems(connection: Any, table: str, columns: list[str], kind: str) -> list[str]:
@@ -123,13 +197,23 @@ async def has_index(connection: Any, wanted: dict[str, Any]) -> bool:
     )
 
 
+def fitted(wanted: dict[str, Any], found: Tables) -> dict[str, Any]:
+    """The wanted index. Of all rows, if the column of its condition is not boolean."""
+    column = found.columns.get(wanted["table"], {}).get(wanted["where"])
+    return wanted if column is None or column.base == "bool" else wanted | {"where": None}
+
+
+def _condition(wanted: dict[str, Any]) -> str:
+    return f" WHERE {wanted['where']}" if wanted["where"] else ""
+
+
 def no_index(wanted: dict[str, Any], table: Table) -> str:
     """The problem, and its mend."""
     mend = "run `scoreboardd migrate`, or let the owner of the table run:"
     if table.is_partitioned:
         mend = f"{table.name} is partitioned and locked while one is made: let its owner run, when nobody writes to it:"
     return (
-        f"postgres: no index on {wanted['table']} ({', '.join(wanted['columns'])}) WHERE {wanted['where']}: "
+        f"postgres: no index on {wanted['table']} ({', '.join(wanted['columns'])}){_condition(wanted)}: "
         f"rebuilds scan the whole table; {mend} {create_index(wanted, table)}"
     )
 
@@ -139,5 +223,5 @@ def create_index(wanted: dict[str, Any], table: Table) -> str:
     concurrently = "" if table.is_partitioned else "CONCURRENTLY "
     return (
         f"CREATE INDEX {concurrently}{wanted['name']} ON {table.name} ({', '.join(wanted['columns'])}) "
-        f"INCLUDE ({', '.join(wanted['include'])}) WHERE {wanted['where']};"
+        f"INCLUDE ({', '.join(wanted['include'])}){_condition(wanted)};"
     )

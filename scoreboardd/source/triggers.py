@@ -20,6 +20,7 @@ from typing import Any
 
 from scoreboardd.edition import UPDATED
 from scoreboardd.source.check import Table
+from scoreboardd.source.columns import Tables
 
 OPERATIONS = {
     "insert": "REFERENCING NEW TABLE AS new_rows ",
@@ -80,7 +81,7 @@ END
 
 _UPDATE_REASON = "CASE{cases}\n                    ELSE '{otherwise}'\n                END"
 _CASE = """
-                    WHEN EXISTS (SELECT FROM old_rows AS before JOIN new_rows AS after USING (id) WHERE {when})
+                    WHEN EXISTS (SELECT FROM {old} AS before JOIN {new} AS after USING (id) WHERE {when})
                         THEN '{reason}'"""
 
 
@@ -124,15 +125,16 @@ def trigger(operation: str) -> str:
     return f"scoreboardd_announce_{operation}"
 
 
-def announcer(name: str, table: Table, columns: list[str], rules: Mapping[str, Any], channel: str) -> Announcer:
-    """`columns` are those the source reads, `rules` what `source.toml` says under `announce` for the table."""
+def announcer(name: str, table: Table, found: Tables, rules: Mapping[str, Any], channel: str) -> Announcer:
+    """`rules` is what `source.toml` says under `announce` for the table. Raises `ColumnError`."""
     otherwise = rules.get("update", UPDATED)
-    cases = "".join(_CASE.format(**case) for case in rules.get("updates", ()))
-    read = f"SELECT {', '.join(columns)} FROM {{}} WHERE {rules.get('where', 'true')}"  # noqa: S608  from source.toml
+    old, new = (found.rows(name, rows, "UTC") for rows in ("old_rows", "new_rows"))
+    cases = "".join(_CASE.format(old=old, new=new, **case) for case in rules.get("updates", ()))
+    read = f"SELECT * FROM {{}} AS them WHERE {rules.get('where', 'true')}"  # noqa: S608  from source.toml
     body = _BODY.format(
         table=name,
-        old=read.format("old_rows"),
-        new=read.format("new_rows"),
+        old=read.format(old),
+        new=read.format(new),
         insert=rules.get("insert", UPDATED),
         update=_UPDATE_REASON.format(cases=cases, otherwise=otherwise) if cases else f"'{otherwise}'",
         delete=rules.get("delete", UPDATED),

@@ -77,8 +77,16 @@ class Metrics:
         self.bus_reconnects = Counter(
             "scoreboardd_bus_reconnects_total", "Subscriptions that had to be made anew.", registry=registry
         )
+        self.bad_rows = Gauge(
+            "scoreboardd_source_bad_rows",
+            "Rows of the platform that the last whole read left out, or shows with other values than they have.",
+            ["table"],
+            registry=registry,
+        )
         for reason in (*REASONS, "other"):
             self.events.labels(reason)
+        for table in ("submissions", "users", "teams", "challenges", "divisions"):
+            self.bad_rows.labels(table)
         for result in ("committed", "failed", "superseded"):
             self.rebuilds.labels(result)
         for stage in ("read", "build", "render", "commit"):

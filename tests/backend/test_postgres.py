@@ -999,7 +999,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     answering = backend._answering
     for name in ("ANSWER", "BULK"):
         monkeypatch.setattr(backend, name, 0.5)
-    monkeypatch.setattr(backend, "_answering", lambda within=0.5: answering(within))
+    monkeypatch.setattr(backend, "_answering", lambda dsn, within=0.5: answering(dsn, within))
 
 
 @pytest.fixture(scope="module")

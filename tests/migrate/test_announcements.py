@@ -1,6 +1,7 @@
 """What a platform's tables say by their triggers: of every change to what the board reads, and of nothing else."""
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scoreboardd.config import load
+from scoreboardd.migrate import migrate
 from tests.migrate.conftest import CONTEST, TABLES, Listener, announcing, execute, listening
 
 QUERIES = [
@@ -226,3 +229,48 @@ async def test_what_is_said_is_an_event_of_the_time_the_transaction_began(admin,
     assert datetime.fromisoformat(event.ts) == began.replace(microsecond=began.microsecond // 1000 * 1000).astimezone(
         UTC
     )
+
+
+# --- columns of other types ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def retyped(postgres_dsn: str) -> AsyncIterator[tuple[str, Any]]:
+    """A platform whose columns have other types, which announces: its DSN, and a connection of a superuser."""
+    name = f"retyped_{secrets.token_hex(8)}"
+    dsn = urlsplit(postgres_dsn)._replace(path=f"/{name}").geturl()
+    await execute(postgres_dsn, f"CREATE DATABASE {name}")
+    admin = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+    try:
+        await admin.execute((files("scoreboardd.demo") / "schema.sql").read_text())
+        await admin.execute("""
+            CREATE TYPE role AS ENUM ('user', 'admin', 'blocked', 'judge');
+            ALTER TABLE users ALTER role DROP DEFAULT, ALTER role TYPE role USING role::role;
+            DROP INDEX scoreboardd_submissions_correct;
+            ALTER TABLE submissions ALTER correct TYPE smallint USING correct::int;
+            ALTER TABLE challenges ALTER points TYPE double precision;
+            INSERT INTO users (id, username, role) VALUES (1, 'ada', 'user');
+            INSERT INTO challenges VALUES (1, 'sums', 'misc', 500, 100);
+        """)
+        settings = load(None, {"SCOREBOARDD_POSTGRES__DSN": dsn, "SCOREBOARDD_CONFIG": os.devnull})
+        assert await migrate(settings, triggers=True, undo=False, dry_run=False, say=lambda line: None) == []
+        yield dsn, admin
+    finally:
+        admin.terminate()
+        await execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_columns_of_other_types_announce_the_same(retyped: tuple[str, Any]):
+    dsn, admin = retyped
+    async with listening(dsn) as listener:
+        for statement, reasons in [
+            ("INSERT INTO submissions (user_id, challenge_id, correct) VALUES (1, 1, 0)", []),
+            ("INSERT INTO submissions (user_id, challenge_id, correct) VALUES (1, 1, 1)", ["submission_correct"]),
+            ("UPDATE users SET role = 'judge'", ["user_profile_update"]),
+            ("UPDATE users SET role = 'blocked'", ["user_blocked"]),
+            ("UPDATE users SET role = 'user'", ["user_unblocked"]),
+            ("UPDATE challenges SET points = points", []),
+            ("UPDATE challenges SET points = 'NaN'", ["challenge_updated"]),
+        ]:
+            await admin.execute(statement)
+            assert await listener.reasons() == reasons, statement

@@ -136,6 +136,7 @@ async def test_looks_at_no_more_of_the_submissions_than_an_index_leads_to(source
         "INSERT INTO submissions SELECT n, 1, 1, n % 4 = 0, false, now() FROM generate_series(2, 99999) n"
     )
     await admin.execute("VACUUM ANALYZE")
+    await source.read()
     for query, arguments in [(postgres._PACK_AFTER, [99_000]), (postgres._HIGHEST, [])]:
         connection = await source._connected()  # the same settings: a plan for these very arguments
         explained = await connection.fetch("EXPLAIN " + query.format(source._sql["solves"]), *arguments)

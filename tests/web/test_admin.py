@@ -154,6 +154,7 @@ async def test_the_metrics_are_the_contract_s_and_there_from_the_start() -> None
         "scoreboardd_event_loop_lag_seconds",
         "scoreboardd_bus_connected",
         "scoreboardd_bus_reconnects_total",
+        "scoreboardd_source_bad_rows",
     }
 
 

@@ -1,2 +1,2 @@
 -- id, name; run only where the table exists.
-SELECT id, coalesce(name, '') FROM divisions ORDER BY id
+SELECT id, name FROM divisions AS d
