@@ -175,7 +175,7 @@ class Daemon:
     def _public_app(self) -> web.Application:
         settings = self._settings
         return public.make(
-            Documents(self.memory, self.builder, stale=self._stale, write_timeout=settings.sse.stall_timeout),
+            Documents(self.memory, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
             self.streams,
             Rebuild(
                 self.runner,

@@ -77,6 +77,11 @@ class Metrics:
         self.bus_reconnects = Counter(
             "scoreboardd_bus_reconnects_total", "Subscriptions that had to be made anew.", registry=registry
         )
+        self.windows = Counter(
+            "scoreboardd_windows_total", "Timelines cut to a window, by outcome.", ["result"], registry=registry
+        )
+        for result in ("begun", "abandoned", "refused"):
+            self.windows.labels(result)
         for reason in (*REASONS, "other"):
             self.events.labels(reason)
         for result in ("committed", "failed", "superseded"):
