@@ -1,9 +1,8 @@
 """The time of day: the one place that the daemon takes it from, so that a test can set it.
 
-The database stamps what it reads, and its platform stamps the solves. So the age of a document, and the moment at which
-a window begins, are measured with the database's clock. A node counts the seconds with its own monotonic clock, and asks
-the database from time to time how far the two are apart. Its own time of day, which may be hours off, serves only until
-the first answer.
+The database says when its rows were read. So the age of a document, and the moment at which a window begins, are
+measured with the database's clock. A node counts the seconds with its own monotonic clock, and asks the database from
+time to time how far the two are apart. Its own time of day, which may be hours off, serves only until the first answer.
 """
 
 import time

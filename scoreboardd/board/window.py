@@ -3,8 +3,8 @@
 The rows of a timeline are in the order of time. So everything after the bucket in which the window begins is the end of
 the document as it is. The rows of that first bucket are counted again, from the solves in the leaderboard.
 
-Both documents come as chunks of their plain text, and are never held whole. Text inside a JSON string cannot be mistaken
-for a field: its quotation marks are escaped.
+Both documents come as chunks of their plain text, and are never held whole. Text inside a JSON string cannot be
+mistaken for a field: its quotation marks are escaped.
 """
 
 from collections import defaultdict
@@ -40,7 +40,7 @@ def solves_in(bucket: Micros, owner: Owner, leaderboard: Iterable[bytes]) -> lis
     chunks = iter(leaderboard)
     text = b""
     while (end := text.find(_ENTRIES)) < 0:
-        text += next(chunks, b"],\"entries\":[")
+        text += next(chunks, b'],"entries":[')
     points = {challenge["id"]: challenge["points"] for challenge in orjson.loads(text[:end] + b"]}")["challenges"]}
     entry = b'{"%s":' % owner.id_field.encode()
     # Ten minutes that begin at a multiple of ten: they have all but the last digit of the minutes in common.

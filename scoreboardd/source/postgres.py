@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self
 import asyncpg
 import numpy as np
 
-from scoreboardd import database
+from scoreboardd import clock, database
 from scoreboardd.board.rows import SOLVE, Challenge, Division, Roster, Rows, Solves, Team, User, find
 from scoreboardd.database import FAILURES, connect
 
@@ -57,6 +57,10 @@ SELECT sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid
 FROM unnest($1::text[]) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)
 """
 
+# The database's clock, as Unix time: when this transaction began, before its snapshot was taken; and now.
+_BEGUN_AT = "SELECT extract(epoch FROM transaction_timestamp())::float8"
+_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
 
 class SourceError(Exception):
     """The facts could not be read; one line: what, where, and how to mend it."""
@@ -83,7 +87,7 @@ class Mark:
 class Reading(NamedTuple):
     rows: Rows
     as_of: float
-    "Unix time, in seconds, just before the snapshot was taken."
+    "Unix time of the database's clock, in seconds, just before the snapshot was taken."
     mark: Mark
 
 
@@ -112,7 +116,7 @@ class PostgresSource:
             # Before the snapshot: what is written in between is then read twice, not missed.
             counters = await self._counters(connection)
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                as_of = time.time()
+                as_of = await connection.fetchval(_BEGUN_AT)
                 roster = await self._roster(connection)
                 solves = _unpacked(await connection.fetchval(_PACK.format(self._sql["solves"])))
                 return Reading(Rows(roster, solves), as_of, Mark(await self._highest(connection), counters))
@@ -131,7 +135,7 @@ class PostgresSource:
             if counters.history != mark.counters.history:
                 return None
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                as_of = time.time()
+                as_of = await connection.fetchval(_BEGUN_AT)
                 if counters.roster != mark.counters.roster and await self._roster(connection) != roster:
                     return None
                 packed = await connection.fetchval(_PACK_AFTER.format(self._sql["solves"]), mark.highest - TAIL)
@@ -142,6 +146,20 @@ class PostgresSource:
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind)) from error
+
+    async def clock(self) -> clock.Reading:
+        """Ask the database for the time. On a connection of its own, so that it may be called during a read."""
+        try:
+            connection = await connect(self._dsn, statement_timeout=self._timeout)
+            try:
+                before = time.monotonic()
+                now = await connection.fetchval(_NOW)
+                after = time.monotonic()
+            finally:
+                connection.terminate()
+        except FAILURES as error:
+            raise SourceError(explain(error, self._kind)) from error
+        return clock.Reading(offset=now - (before + after) / 2, error=(after - before) / 2)
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():

@@ -80,6 +80,14 @@ class Metrics:
         self.windows = Counter(
             "scoreboardd_windows_total", "Timelines cut to a window, by outcome.", ["result"], registry=registry
         )
+        self.builder_restarts = Counter(
+            "scoreboardd_builder_restarts_total",
+            "Builder processes that ended, by cause.",
+            ["cause"],
+            registry=registry,
+        )
+        for cause in ("died", "unresponsive"):
+            self.builder_restarts.labels(cause)
         for result in ("begun", "abandoned", "refused"):
             self.windows.labels(result)
         for reason in (*REASONS, "other"):

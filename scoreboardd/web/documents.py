@@ -43,9 +43,7 @@ _FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
 class Documents:
     """Answers for the documents. `stale()` says whether what is served is known to be out of date."""
 
-    def __init__(
-        self, memory: Memory, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float
-    ) -> None:
+    def __init__(self, memory: Memory, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float) -> None:
         self._memory = memory
         self.windows = Windows(metrics)
         self._stale = stale
@@ -71,8 +69,8 @@ class Documents:
             return errors.error(404, "no such division")
         headers = self._headers(edition)
         name = make_key(owner, division_id)
-        since = self._since(name, window) if window is not None else None
-        if since is None:
+        since = None if window is None else self._since(name, window)
+        if window is None or since is None:
             if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
                 return web.Response(status=304, headers=headers)
             # No await before this: it is of the edition that the header describes.
@@ -127,9 +125,7 @@ class Documents:
             return web.Response(headers=headers, body=payload)
         return await self._in_parts(request, headers, payload)
 
-    async def _in_parts(
-        self, request: web.Request, headers: CIMultiDict[str], payload: bytes
-    ) -> web.StreamResponse:
+    async def _in_parts(self, request: web.Request, headers: CIMultiDict[str], payload: bytes) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         response.content_length = len(payload)
         await response.prepare(request)

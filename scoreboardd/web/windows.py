@@ -13,11 +13,11 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 import zstandard
@@ -172,7 +172,7 @@ class Windows:
     # In the thread
 
     def _work(self, edition: Edition, cut: Cut, coding: str, unwanted: threading.Event) -> Windowed:
-        version, owner, division_id = cut.board
+        _, owner, division_id = cut.board
 
         def text_of(name: str) -> Iterator[bytes]:
             for chunk in texts(edition.documents[name], CHUNK_BYTES):
@@ -193,7 +193,7 @@ class Windows:
 def _encoded(text: Iterable[bytes], coding: str) -> Windowed:
     checksum = 0
     parts: list[bytes] = []
-    compressor = _COMPRESSORS[coding]() if coding != "identity" else None
+    compressor: Any = _COMPRESSORS[coding]() if coding != "identity" else None
     for chunk in text:
         checksum = zlib.crc32(chunk, checksum)
         parts.append(compressor.compress(chunk) if compressor else chunk)
@@ -202,7 +202,7 @@ def _encoded(text: Iterable[bytes], coding: str) -> Windowed:
     return Windowed(b"".join(parts), checksum)
 
 
-_COMPRESSORS = {
+_COMPRESSORS: dict[str, Callable[[], Any]] = {
     "zstd": lambda: zstandard.ZstdCompressor(LEVEL).compressobj(),
     "gzip": lambda: zlib.compressobj(1, wbits=31),
 }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.documents import DIVISIONS, Owner, keys
+from scoreboardd.board.documents import DIVISIONS, keys
 from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Team, User, solves_of
 from scoreboardd.board.scoreboard import Scoreboard
 from scoreboardd.board.times import micros, rfc3339
