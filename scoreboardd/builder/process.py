@@ -35,8 +35,8 @@ START_SECONDS = 30.0
 "The same, for a child that is just starting."
 CLOCK_SECONDS = 60.0
 "Between two looks at the database's clock."
-CLOCK_RETRY_SECONDS = 1.0
-"The same, at first, while the database does not answer."
+CLOCK_RETRY_MIN_SECONDS, CLOCK_RETRY_MAX_SECONDS = 0.5, 8.0
+"The same, while the database does not answer."
 CLOCK_TIMEOUT_SECONDS = 5.0
 RESTART = 0.2
 "Seconds between the death of a child and the start of the next."
@@ -107,6 +107,8 @@ class BuilderProcess:
         self._channel: asyncio.Future[Channel] | None = None
         self.pid: int | None = None
         "The child's, while there is one."
+        self.source_problem: str | None = "not tried yet"
+        "What was wrong the last time that the child asked the platform's database for the time."
         self._cause = "died"
         "Why the child ended."
         self.problem: str | None = "not started yet"
@@ -303,14 +305,20 @@ class BuilderProcess:
         self.kill(pid)
 
     async def _learn_clock(self) -> None:
-        pause = CLOCK_RETRY_SECONDS
+        pause = CLOCK_RETRY_MIN_SECONDS
         while True:
             try:
                 answer, _ = await self._ask(CLOCK_TIMEOUT_SECONDS, {"op": "clock"})
-            except (BuilderError, TimeoutError):  # a build will tell what is wrong
-                pause = min(CLOCK_SECONDS, pause * 2)
+            except BuilderError as error:
+                pause = min(CLOCK_RETRY_MAX_SECONDS, pause * 2)
+                if error.part == "source":
+                    self.source_problem = str(error)
+            except TimeoutError:
+                pause = min(CLOCK_RETRY_MAX_SECONDS, pause * 2)
+                self.source_problem = f"postgres: no answer within {CLOCK_TIMEOUT_SECONDS:g} s; see that it runs"
             else:
                 self._clock.learn(Reading(**answer["reading"]))
+                self.source_problem = None
                 pause = CLOCK_SECONDS
             await asyncio.sleep(pause)
 

@@ -49,6 +49,15 @@ class Doorway:
         if not self._watching:
             self._look()
 
+    def end_oldest(self) -> bool:
+        """Close the connection that has sent nothing for the longest time. False if there is none."""
+        door = next(iter(self.silent), None)
+        if door is None:
+            return False
+        del self.silent[door]
+        door.transport.abort()
+        return True
+
     def _look(self) -> None:
         # Now and then for all: a timer each would cost more than to let in those who do speak.
         loop = asyncio.get_running_loop()
