@@ -51,12 +51,13 @@ class Doorway:
 
     def end_oldest(self) -> bool:
         """Close the connection that has sent nothing for the longest time. False if there is none."""
-        door = next(iter(self.silent), None)
-        if door is None:
-            return False
-        del self.silent[door]
-        door.transport.abort()
-        return True
+        while self.silent:
+            door = next(iter(self.silent))
+            del self.silent[door]
+            if door.transport.get_protocol() is door:
+                door.transport.abort()
+                return True
+        return False
 
     def _look(self) -> None:
         # Now and then for all: a timer each would cost more than to let in those who do speak.
