@@ -108,7 +108,7 @@ class BuilderProcess:
         self.pid: int | None = None
         "The child's, while there is one."
         self.source_problem: str | None = "not tried yet"
-        "What was wrong the last time that the child asked the platform's database for the time."
+        "What was wrong the last time that the child asked the platform's database for anything; None if it answered."
         self._cause = "died"
         "Why the child ended."
         self.problem: str | None = "not started yet"
@@ -233,6 +233,7 @@ class BuilderProcess:
             raise BuilderError(
                 "builder", f"not built within {timeout:g} s; see the database, or raise rebuild.timeout"
             ) from error
+        self.source_problem = None
         return Build(
             catalogue=_catalogue(answer["catalogue"]),
             documents=parcel,
