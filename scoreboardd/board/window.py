@@ -103,7 +103,7 @@ def _rows_of(begin: bytes, end: bytes, whole: Iterable[bytes]) -> tuple[list[byt
 
 
 def _at_or_after(moment: bytes, text: bytes) -> int:
-    """Where the first row begins that is not before `moment`; the end of the rows if there is none."""
+    """Where the first row begins that is not before `moment`; the end of the rows if all are before it."""
     row = text.find(_ROW)
     while row >= 0 and _stamp(text, row) < moment:
         row = text.find(_ROW, row + 1)

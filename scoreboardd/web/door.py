@@ -50,7 +50,7 @@ class Doorway:
             self._look()
 
     def end_oldest(self) -> bool:
-        """Close the connection that has sent nothing for the longest time. False if there is none."""
+        """Close the connection that has sent nothing for the longest time. False if all have sent something."""
         while self.silent:
             door = next(iter(self.silent))
             del self.silent[door]
