@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+from scoreboardd import descriptors
 from scoreboardd.backend.base import Store, Unavailable
 from scoreboardd.backend.choice import open_store, open_table
 from scoreboardd.config import Settings
@@ -18,6 +19,8 @@ async def problems(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _all(settings: Settings) -> AsyncIterator[str]:
+    for problem in descriptors.problems(settings.sse.max_clients):
+        yield problem
     async for problem in _of(open_store(settings)):
         yield problem
     if settings.cache.persist and settings.coordination.backend != "postgres":

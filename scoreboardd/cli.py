@@ -12,7 +12,7 @@ import click
 import structlog
 import uvloop
 
-from scoreboardd import __version__, check, config, migrate
+from scoreboardd import __version__, check, config, descriptors, migrate
 from scoreboardd.backend import wire
 from scoreboardd.backend.base import Begun, Changed, Confirmed, Rebuilt, Store, Subscribed, Unavailable
 from scoreboardd.backend.choice import open_store
@@ -52,6 +52,7 @@ def serve(config_file: Path | None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
     settings = _settings(config_file)
     logs.configure(settings.log.level, settings.log.format)
+    descriptors.raise_limit()
 
     async def run() -> None:
         stop = asyncio.Event()

@@ -1,6 +1,6 @@
 """Documents as zstd: one frame, or several one behind the other, which is as good (RFC 8878 §3)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import zstandard
@@ -24,6 +24,13 @@ def plain(frames: bytes | memoryview | Frames) -> bytes:
 def beginning(frames: bytes | memoryview | Frames, length: int) -> bytes:
     """The first `length` bytes of the text, or all of it if there are fewer."""
     return _reader(frames).read(length)
+
+
+def texts(frames: Frames, size: int) -> Iterator[bytes]:
+    """The text in chunks of at most `size` bytes."""
+    reader = _reader(frames)
+    while chunk := reader.read(size):
+        yield chunk
 
 
 def _reader(frames: bytes | memoryview | Frames) -> zstandard.ZstdDecompressionReader:

@@ -18,13 +18,16 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from scoreboardd import __version__, descriptors
 from scoreboardd.archive import Archive
 from scoreboardd.backend.choice import archive_options, open_store, vault_options
 from scoreboardd.builder.process import BuilderProcess
+from scoreboardd.clock import Clock
 from scoreboardd.config import Settings
 from scoreboardd.coordination.coordinator import Coordinator, Timing
 from scoreboardd.coordination.runner import Runner
 from scoreboardd.memory import Memory, Tier
+from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
@@ -36,6 +39,7 @@ from scoreboardd.web.documents import Documents
 from scoreboardd.web.door import Doorway
 from scoreboardd.web.page import Page
 from scoreboardd.web.rebuild import Rebuild
+from scoreboardd.web.room import Room
 from scoreboardd.web.stream import Streams
 
 IDLE = 15.0
@@ -50,6 +54,7 @@ NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 GARBAGE = 50_000
 """Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
 and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
+ADMIN_CONNECTIONS = 16
 LAG_PERIOD = 0.1
 STATUS_PERIOD = 5.0
 
@@ -77,7 +82,11 @@ class Daemon:
         # Whoever coordinates in Postgres has the documents there as it is.
         persist = settings.cache.persist and tier is Tier.REDIS
         self.metrics = Metrics()
-        self.memory = Memory()
+        self.shares = descriptors.shares(sse.max_clients)
+        self.metrics.clients_limit.set(self.shares.streams)
+        self.clock = Clock()
+        self.memory = Memory(self.clock)
+        self.metrics.clock_ahead.set_function(lambda: self.clock.ahead)
         self.store = open_store(settings)
         self.builder = BuilderProcess(
             source={
@@ -88,10 +97,14 @@ class Daemon:
             },
             vault=vault_options(settings),
             archive=archive_options(settings) if persist else None,
+            clock=self.clock,
+            metrics=self.metrics,
+            log_level=settings.log.level,
+            log_format=settings.log.format,
         )
         self.broadcaster = Broadcaster(
             self.metrics,
-            max_clients=sse.max_clients,
+            max_clients=self.shares.streams,
             max_clients_per_ip=sse.max_clients_per_ip,
             queue=sse.queue,
             heartbeat=sse.heartbeat,
@@ -141,6 +154,7 @@ class Daemon:
             self.admin_address = await stack.enter_async_context(
                 self._listening("admin", self._admin_app(), admin.host, admin.port)
             )
+            self._watch_descriptors()
             gc.freeze()
             gc.set_threshold(GARBAGE)
             async with asyncio.TaskGroup() as tasks:
@@ -156,7 +170,14 @@ class Daemon:
                         self._systemd.feed_watchdog(),
                     )
                 ]
-                log.info("listening", public=self.public_address, admin=self.admin_address)
+                log.info(
+                    "listening",
+                    version=__version__,
+                    public=self.public_address,
+                    admin=self.admin_address,
+                    max_clients=self.shares.streams,
+                    descriptors=self.shares.limit,
+                )
                 self._systemd.ready()
                 self.ready.set()
                 await stop.wait()
@@ -170,6 +191,22 @@ class Daemon:
                     task.cancel()
         log.info("stopped")
 
+    def _watch_descriptors(self) -> None:
+        for problem in descriptors.problems(self._settings.sse.max_clients):
+            log.warning(problem)
+        seldom = Seldom()
+
+        def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+                loop.default_exception_handler(context)
+                return
+            self.metrics.descriptors_exhausted.inc()
+            if seldom("descriptors"):
+                log.error("out of descriptors, retrying; raise LimitNOFILE", error=str(error))
+
+        asyncio.get_running_loop().set_exception_handler(handle)
+
     def _stale(self) -> bool:
         coordinator = self.runner.coordinator
         too_old = self.memory.age > self._settings.cache.stale_after
@@ -180,7 +217,7 @@ class Daemon:
     def _public_app(self) -> web.Application:
         settings = self._settings
         return public.make(
-            Documents(self.memory, self.builder, stale=self._stale, write_timeout=settings.sse.stall_timeout),
+            Documents(self.memory, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
             self.streams,
             Rebuild(
                 self.runner,
@@ -196,6 +233,7 @@ class Daemon:
     def _admin_app(self) -> web.Application:
         return Admin(
             self.runner,
+            self.builder,
             self.memory,
             self.metrics,
             store=self._settings.coordination.backend,
@@ -211,16 +249,29 @@ class Daemon:
         )
         await runner.setup()
         assert runner.server is not None
-        doorway = runner.server if streams is None else Doorway(streams, runner.server, patience=IDLE)
+        room = self._room(runner.server, streams)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             count = 1 if streams is None else LISTENERS
             listeners = _listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
             address = listeners[0].getsockname()[:2]
             for listener in listeners:
-                server = await asyncio.get_running_loop().create_server(doorway, sock=listener, backlog=BACKLOG)
+                server = await asyncio.get_running_loop().create_server(room, sock=listener, backlog=BACKLOG)
                 stack.callback(server.close)
             yield address
+
+    def _room(self, http: web.Server, streams: Streams | None) -> Room:
+        if streams is None:
+            return Room(http, http, self.metrics, max_connections=ADMIN_CONNECTIONS)
+        doorway = Doorway(streams, http, patience=IDLE)
+        return Room(
+            doorway,
+            http,
+            self.metrics,
+            max_connections=self.shares.connections,
+            others=lambda: len(doorway.silent) + len(self.broadcaster),
+            end_silent=doorway.end_oldest,
+        )
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

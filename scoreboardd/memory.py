@@ -6,12 +6,11 @@ coding at most once per version, when first asked for, in a thread: zlib and zst
 
 import asyncio
 import gzip
-import time
-import zlib
 from collections.abc import Callable
 from enum import StrEnum
-from functools import cached_property, reduce
+from functools import cached_property
 
+from scoreboardd.clock import Clock, bounded
 from scoreboardd.compression import Frames, beginning, compressed, plain
 from scoreboardd.edition import Edition, Version
 
@@ -38,10 +37,6 @@ class Representations:
         """The first bytes of the text."""
         return beginning(self._frames, 128)
 
-    @cached_property
-    def checksum(self) -> int:
-        return reduce(lambda crc, stretch: zlib.crc32(stretch, crc), self._frames, 0)
-
     async def coded(self, coding: str) -> bytes:
         task = self._coded.get(coding)
         if task is None:
@@ -61,7 +56,8 @@ class Tier(StrEnum):
 class Memory:
     """`edition` is None until this node has had its first document."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         self.edition: Edition | None = None
         self.tier = Tier.MEMORY
         self.as_of = 0.0
@@ -75,7 +71,7 @@ class Memory:
     @property
     def age(self) -> float:
         """Seconds since the documents were known to be true."""
-        return max(0.0, time.time() - self.as_of)
+        return max(0.0, self.clock.now() - self.as_of)
 
     def install(self, edition: Edition, tier: Tier = Tier.MEMORY) -> bool:
         """Serve `edition` from now on. False if it is no newer than what is served."""
@@ -83,13 +79,15 @@ class Memory:
             return False
         self.edition = edition
         self.tier = tier
-        self.as_of = edition.as_of
+        self.as_of = bounded(edition.as_of)
         self._representations = {name: Representations(body) for name, body in edition.documents.items()}
         return True
 
     def confirm(self, as_of: float) -> None:
-        """What is served was true at `as_of`, says the store."""
-        self.as_of = max(self.as_of, as_of)
+        """What is served was true at `as_of`, says the store. One that lies ahead of the time of day counts for no more
+        than now, so that it cannot make the documents look young for ever."""
+        as_of = bounded(as_of)
+        self.as_of = max(self.as_of, min(as_of, self.clock.now()) if self.clock.known else as_of)
 
     def representations(self, name: str) -> Representations:
         """A document of the edition served; KeyError if it has none of that name."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ import psutil
 
 DEADLINE = 20.0
 "Seconds any of this may take; a test that needs to be quicker says so itself."
+SERVE = ("-m", "scoreboardd", "serve")
 
 
 async def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
@@ -34,24 +36,32 @@ async def until(condition: Callable[[], Any], what: str, deadline: float = DEADL
 class Node:
     """One `scoreboardd serve`, on ports the system chose."""
 
-    def __init__(self, environ: dict[str, str]) -> None:
+    def __init__(
+        self, environ: dict[str, str], *, descriptors: int | None = None, command: tuple[str, ...] = SERVE
+    ) -> None:
         self._environ = environ
+        self._command = command
+        self._descriptors = descriptors
         self.log: list[dict[str, Any]] = []
         self.url = self.admin_url = ""
 
     async def start(self) -> Self:
         before = len(self.said("listening"))
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "scoreboardd", "serve"),
+            *(sys.executable, *self._command),
             env=os.environ | {"SCOREBOARDD_CONFIG": os.devnull} | self._environ,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=None if self._descriptors is None else self._limit,
         )
         self._reading = asyncio.create_task(self._read_log())
         (listening,) = await until(lambda: self.said("listening")[before:] or self._ended(), "the daemon listens")
         self.url = "http://{}:{}".format(*listening["public"])
         self.admin_url = "http://{}:{}".format(*listening["admin"])
         return self
+
+    def _limit(self) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
 
     def _ended(self) -> None:
         assert self.process.returncode is None, f"the daemon ended: {self.log}"
@@ -84,10 +94,13 @@ class Node:
 
 
 @asynccontextmanager
-async def nodes(count: int, **settings: Any) -> AsyncIterator[list[Node]]:
-    """`settings` are `section__key=value`, as in the environment."""
+async def nodes(
+    count: int, *, descriptors: int | None = None, command: tuple[str, ...] = SERVE, **settings: Any
+) -> AsyncIterator[list[Node]]:
+    """`settings` are `section__key=value`, as in the environment; `descriptors` is what `ulimit -n` would say."""
     environ = {f"SCOREBOARDD_{key.upper()}": str(value) for key, value in settings.items()}
-    started = [Node({"SCOREBOARDD_SERVER__PORT": "0", "SCOREBOARDD_ADMIN__PORT": "0"} | environ) for _ in range(count)]
+    environ = {"SCOREBOARDD_SERVER__PORT": "0", "SCOREBOARDD_ADMIN__PORT": "0"} | environ
+    started = [Node(environ, descriptors=descriptors, command=command) for _ in range(count)]
     try:
         await asyncio.gather(*(node.start() for node in started))
         yield started

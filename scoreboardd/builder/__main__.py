@@ -1,7 +1,8 @@
 """The child: answers requests until the parent is gone.
 
-Started by `process` as `python -m scoreboardd.builder FD`. It ignores the signals that end the daemon, which a
-terminal or systemd may send to every process of the group: its life ends with the parent's end of the socket.
+Started by `process` as `python -m scoreboardd.builder FD LOG_LEVEL LOG_FORMAT`. It ignores the signals that end the
+daemon, which a terminal or systemd may send to every process of the group: its life ends with the parent's end of the
+socket.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ import uvloop
 from scoreboardd.backend.base import Catalogue, Lease, Stored, Unavailable
 from scoreboardd.backend.choice import open_vault
 from scoreboardd.backend.postgres import PostgresVault
-from scoreboardd.board.documents import Owner
 from scoreboardd.builder.channel import Channel, close_descriptor
 from scoreboardd.builder.packer import Packer
 from scoreboardd.builder.parcel import Log, Manifest, Parcel, pack
 from scoreboardd.builder.work import Builder
 from scoreboardd.edition import Version
 from scoreboardd.source.postgres import PostgresSource, SourceError
+from scoreboardd.telemetry import logs
 
 Answer = tuple[dict[str, Any], Log | None]
 
@@ -91,11 +92,10 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
             documents = ((name, b"".join(frames)) for name, frames in _given(descriptor, places).items())
             kept = await builder.keep(Version(**version), Catalogue(**catalogue), documents, quiet=quiet)
             return {"kept": kept}, None
-        case {"op": "cut", "version": version, "place": place, "owner": owner, "since": since}:
-            ((name, frames),) = _given(descriptor, [place]).items()
-            document = await builder.cut(Version(**version), name, Owner(owner), frames, since)
-            log, manifest = pack([(name, [document])])
-            return {"manifest": manifest}, log
+        case {"op": "ping"}:
+            return {}, None
+        case {"op": "clock"}:
+            return {"reading": (await builder.clock())._asdict()}, None
         case _:
             close_descriptor(descriptor)
             raise ValueError(f"unknown request {request.get('op')!r}")
@@ -117,7 +117,9 @@ def _given(descriptor: int | None, places: Manifest) -> Parcel:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end = socket.socket(fileno=int(sys.argv[1]))
+    descriptor, level, format = sys.argv[1:]
+    logs.configure(level, format)
+    end = socket.socket(fileno=int(descriptor))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(Channel(end)))
 

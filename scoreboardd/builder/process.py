@@ -1,6 +1,7 @@
 """The parent's handle on the builder process.
 
-- One child at a time; `run` owns it: starts it, hears its answers, starts another when it dies.
+- One child at a time; `run` owns it: starts it, receives its answers, starts another when it dies. A child that answers
+  no ping in seconds (stopped, or stuck) is killed.
 - Every request has a deadline. A build that is given up (cancelled, or out of time) is ended by killing the child,
   which also ends whatever the database or a loop of Python was busy with.
 """
@@ -17,18 +18,27 @@ from typing import Any
 import structlog
 
 from scoreboardd.backend.base import Catalogue, Head, Lease
-from scoreboardd.board.documents import Owner, leaderboard_key
-from scoreboardd.board.times import Micros
 from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.parcel import Parcel
+from scoreboardd.clock import Clock, Reading
 from scoreboardd.compression import Frames
 from scoreboardd.edition import Edition, Version
 from scoreboardd.source.findings import Finding
+from scoreboardd.telemetry.metrics import Metrics
 
 LOAD = 30.0
 "Seconds to read the committed documents from the store, or those that are kept, or to keep them."
-CUT = 10.0
-"Seconds to cut a timeline."
+PING_SECONDS = 1.0
+"Between two looks at whether the child answers."
+PING_TIMEOUT_SECONDS = 5.0
+"A child that answers nothing for so long is killed."
+START_SECONDS = 30.0
+"The same, for a child that is just starting."
+CLOCK_SECONDS = 60.0
+"Between two looks at the database's clock."
+CLOCK_RETRY_MIN_SECONDS, CLOCK_RETRY_MAX_SECONDS = 0.5, 8.0
+"The same, while the database does not answer."
+CLOCK_TIMEOUT_SECONDS = 5.0
 RESTART = 0.2
 "Seconds between the death of a child and the start of the next."
 # For glibc. Arrays of megabytes come and go: they are cut from one heap, whose free end is kept for those to come. What
@@ -75,24 +85,50 @@ class Build:
 
 class BuilderProcess:
     """`source` holds the keyword arguments of `PostgresSource`, `vault` those of `backend.choice.open_vault`, `archive`
-    those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`."""
+    those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`. `clock` learns
+    the database's time. `log_level` and `log_format` are for the child's own log, as in `telemetry.logs.configure`."""
 
-    def __init__(self, *, source: dict[str, Any], vault: dict[str, Any], archive: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        source: dict[str, Any],
+        vault: dict[str, Any],
+        archive: dict[str, Any] | None = None,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+        log_level: str = "info",
+        log_format: str = "json",
+    ) -> None:
         self._opening = {"source": source, "vault": vault, "archive": archive}
+        self._clock = clock or Clock()
+        self._metrics = metrics or Metrics()
+        self._log = (log_level, log_format)
         self._ids = itertools.count(1)
+        self._heard = 0
+        "Messages that children have sent."
         self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], Parcel | None]]] = {}
         self._channel: asyncio.Future[Channel] | None = None
         self.pid: int | None = None
         "The child's, while there is one."
+        self.source_problem: str | None = "not tried yet"
+        "What was wrong the last time that the child asked the platform's database for anything; None if it answered."
+        self._cause = "died"
+        "Why the child ended."
+        self.problem: str | None = "not started yet"
+        "What is wrong with the child; None while it answers."
 
     async def run(self) -> None:
         """Keep a child until cancelled."""
         while True:
             try:
+                self._cause = "died"
                 await self._run_child()
+                self.problem = self.problem or "the builder process died, starting another"
                 log.warning("the builder process died, starting another")
-            except OSError as error:  # no descriptor, no memory, no process to be had
-                log.error("cannot start the builder process, trying on", error=str(error))
+                self._metrics.builder_restarts.labels(self._cause).inc()
+            except OSError as error:  # no descriptor, no memory, no process left
+                self.problem = f"cannot start the builder process: {error}"
+                log.error("cannot start the builder process, retrying", error=str(error))
             await asyncio.sleep(RESTART)
 
     async def _run_child(self) -> None:
@@ -105,20 +141,30 @@ class BuilderProcess:
                     "-m",
                     "scoreboardd.builder",
                     str(theirs.fileno()),
+                    *self._log,
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=os.environ | _MALLOC,
                 )
             self.pid = child.pid
+            watching = [
+                asyncio.create_task(self._end_if_it_stops(child.pid)),
+                asyncio.create_task(self._learn_clock()),
+            ]
             try:
                 await channel.send(self._opening)
                 self._open().set_result(channel)
                 while (message := await channel.receive()) is not None:
+                    self._heard += 1
+                    self.problem = None
                     self._deliver(*message)
             except OSError as error:
                 log.warning("lost the builder process", error=str(error))
             finally:
                 self.pid = None
+                for task in watching:
+                    task.cancel()
+                await asyncio.wait(watching)
                 self.kill(child.pid)
                 await asyncio.shield(child.wait())
         finally:
@@ -190,6 +236,7 @@ class BuilderProcess:
             raise BuilderError(
                 "builder", f"not built within {timeout:g} s; see the database, or raise rebuild.timeout"
             ) from error
+        self.source_problem = None
         return Build(
             catalogue=_catalogue(answer["catalogue"]),
             documents=parcel,
@@ -239,26 +286,46 @@ class BuilderProcess:
             return head, None
         return head, _edition(head.version, head.catalogue, parcel)
 
-    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: Micros) -> Frames:
-        """The timeline of the solves at or after `since`, zstd."""
-        name = leaderboard_key(owner, division_id)
-        documents = edition.documents
-        if not isinstance(documents, Parcel):
-            raise TypeError("a cut needs documents that came in a parcel")
-        request = {
-            "op": "cut",
-            "version": edition.version,
-            "place": (name, *documents.places[name]),
-            "owner": owner,
-            "since": since,
-        }
-        try:
-            _, parcel = await self._ask(CUT, request, documents.descriptor)
-        except TimeoutError as error:
-            raise BuilderError("builder", f"timeline not cut within {CUT:g} s") from error
-        if parcel is None:
-            raise BuilderError("builder", "the builder sent no document")
-        return parcel[name]
+    async def _ping(self) -> None:
+        """Returns when the child answers nothing any more."""
+        patience = START_SECONDS
+        while True:
+            heard = self._heard
+            try:
+                await self._ask(patience, {"op": "ping"})
+            except TimeoutError:
+                if self._heard == heard:
+                    return
+            except BuilderError:
+                pass  # an answer too; or the child has died, which `run` sees
+            patience = PING_TIMEOUT_SECONDS
+            await asyncio.sleep(PING_SECONDS)
+
+    async def _end_if_it_stops(self, pid: int) -> None:
+        """A child that is stopped, or stuck, would hold up every rebuild until its deadline."""
+        await self._ping()
+        self.problem = "the builder process did not answer, starting another"
+        log.error("the builder process does not answer, killing it", pid=pid)
+        self._cause = "unresponsive"
+        self.kill(pid)
+
+    async def _learn_clock(self) -> None:
+        pause = CLOCK_RETRY_MIN_SECONDS
+        while True:
+            try:
+                answer, _ = await self._ask(CLOCK_TIMEOUT_SECONDS, {"op": "clock"})
+            except BuilderError as error:
+                pause = min(CLOCK_RETRY_MAX_SECONDS, pause * 2)
+                if error.part == "source":
+                    self.source_problem = str(error)
+            except TimeoutError:
+                pause = min(CLOCK_RETRY_MAX_SECONDS, pause * 2)
+                self.source_problem = f"postgres: no answer within {CLOCK_TIMEOUT_SECONDS:g} s; see that it runs"
+            else:
+                self._clock.learn(Reading(**answer["reading"]))
+                self.source_problem = None
+                pause = CLOCK_SECONDS
+            await asyncio.sleep(pause)
 
     async def _ask(
         self, timeout: float, request: dict[str, Any], descriptor: int | None = None

@@ -1,31 +1,27 @@
-"""What the child does: build, load, cut a timeline. Each is one request and one answer, in order.
+"""What the child does: build, load, keep, read the clock. Each is one request and one answer.
 
 - `build` brings the scoreboard up to date with one snapshot, and stages its documents in the store under the caller's
   lease, so that only the commit, a few names, is left to the parent. If nobody said that anything changed and the
   result is what is committed already, it says so and stages nothing.
 - `load` reads the committed documents from the store, `restore` the ones that are kept for a day without it.
 - `keep` keeps them there.
-- `cut` makes the timeline of a window out of a leaderboard document.
+- `clock` asks the platform's database for the time.
 
 Documents are zstd all the way, from the scoreboard that made them to the reader that takes them so.
 
-What takes the processor long runs in a thread: a cut must not wait for a build, though both get slower.
+What takes the processor long runs in a thread: the answer to a ping does not wait for a build.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from scoreboardd.backend.base import Catalogue, Head, Lease, Stored, Vault
 from scoreboardd.backend.postgres import PostgresVault
-from scoreboardd.board import documents
-from scoreboardd.board.documents import Owner, Scored
 from scoreboardd.board.sheet import Document
-from scoreboardd.board.times import Micros
 from scoreboardd.builder.chain import Chain
 from scoreboardd.builder.follower import Follower
 from scoreboardd.builder.stages import Stages
-from scoreboardd.compression import Frames, compressed, plain
+from scoreboardd.clock import Reading
 from scoreboardd.edition import Version
 from scoreboardd.source.findings import Finding
 from scoreboardd.source.postgres import PostgresSource
@@ -49,7 +45,7 @@ class Work:
 
 
 class Builder:
-    """Holds what survives between requests: the connections, and the solves that windows are cut from."""
+    """Holds what survives between requests: the connections, and the scoreboard."""
 
     def __init__(self, source: PostgresSource, vault: Vault, archive: PostgresVault | None) -> None:
         self._source = source
@@ -57,7 +53,6 @@ class Builder:
         self._vault = vault
         self._chain = Chain(vault)
         self._archive = archive
-        self._solves: dict[str, tuple[Version, list[Scored]]] = {}
 
     async def build(self, lease: Lease, *, quiet: bool, whole: bool) -> Work:
         stages = Stages()
@@ -96,13 +91,8 @@ class Builder:
         assert self._archive is not None
         return await self._archive.keep(version, catalogue, kept, quiet=quiet)
 
-    async def cut(self, version: Version, name: str, owner: Owner, leaderboard: Frames, since: Micros) -> bytes:
-        """The timeline of the solves at or after `since` in `leaderboard`, which is document `name` of `version`."""
-        kept, solves = self._solves.get(name, (None, []))
-        if kept != version:
-            solves = await asyncio.to_thread(lambda: documents.solves_of(owner, plain(leaderboard)))
-            self._solves[name] = version, solves
-        return await asyncio.to_thread(lambda: compressed(documents.timeline(owner, documents.since(solves, since))))
+    async def clock(self) -> Reading:
+        return await self._source.clock()
 
     async def aclose(self) -> None:
         await self._source.aclose()

@@ -46,10 +46,25 @@ log = structlog.stdlib.get_logger("scoreboardd.coordination")
 
 @dataclass(slots=True)
 class Health:
-    """How the parts this node depends on were when last used: None is well, as far as known, else what is wrong."""
+    """How each thing that this node does went the last time: None is well, else what is wrong. One that works does not
+    hide another that fails."""
 
-    store: str | None = "not connected yet"
+    bus: str | None = "not connected yet"
+    lock: str | None = None
+    stage: str | None = None
+    commit: str | None = None
+    load: str | None = None
     source: str | None = None
+    "Reading the platform's database."
+    build: str | None = None
+    "Whatever else a build may fail at."
+    waiting_since: float | None = None
+    "Monotonic time since when a change waits without progress."
+
+    @property
+    def store(self) -> str | None:
+        """What is wrong with the shared store."""
+        return self.bus or self.lock or self.stage or self.commit or self.load
 
 
 class Runner:
@@ -91,6 +106,8 @@ class Runner:
         "What we published and wait to hear again, by id → the number of the change it was."
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         "Who waits until the change of that number is contained."
+        self._progress: tuple[int, Version | None] = (0, None)
+        "What is contained, and the version served."
         self._subscriptions = 0
         self._seldom = Seldom()
         self._findings = FindingsReporter(metrics)
@@ -162,7 +179,7 @@ class Runner:
                     log.warning("lost the bus", error=str(error))
                 elif self._seldom("bus"):
                     log.warning("cannot reach the bus, retrying", error=str(error))
-                self.health.store = str(error)
+                self.health.bus = str(error)
                 self.connected = False
                 self._metrics.bus_connected.set(0)
             attempts += 1
@@ -182,7 +199,6 @@ class Runner:
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
             case Begun() | Confirmed() | Abandoned() | Rebuilt():
-                self.health.store = None
                 self._feed(c.Heard(message))
 
     def _subscribed(self) -> None:
@@ -191,7 +207,7 @@ class Runner:
             self._metrics.bus_reconnects.inc()
         self._subscriptions += 1
         self.connected = True
-        self.health.store = None
+        self.health.bus = None
         self._metrics.bus_connected.set(1)
 
     # The coordinator
@@ -206,6 +222,13 @@ class Runner:
         if self.coordinator.wake < c.NEVER:
             self._timer = loop.call_at(self.coordinator.wake, lambda: self._start(self._tick()))
         contained = self.coordinator.contained
+        progress = contained, self._memory.version
+        if not self.coordinator.stale:
+            if self.health.waiting_since is not None:  # some node has got through, so the store is well
+                self.health = Health(bus=self.health.bus, load=self.health.load)
+        elif self.health.waiting_since is None or progress != self._progress:
+            self.health.waiting_since = loop.time()
+        self._progress = progress
         if contained:
             self._memory.tier = Tier.MEMORY  # a build that began after we joined made it, or found it true
         for change, waiting in self._waiting:
@@ -252,17 +275,18 @@ class Runner:
             answer = await self._store.acquire(self._token, seen)
         except Unavailable as error:
             self._metrics.lock_attempts.labels("error").inc()
-            self.health.store = str(error)
+            self.health.lock = str(error)
             if self.connected and self._seldom("lock"):
                 log.error("cannot take the lock, retrying", error=str(error))
             self._feed(c.TryFailed())
             return
-        if self.connected:
-            self.health.store = None
+        self.health.lock = None
         if isinstance(answer, Busy):
             self._metrics.lock_attempts.labels("busy").inc()
-            if answer.overlong and self._seldom("overlong"):
-                log.warning("the lock had no end, or a late one; it ends within rebuild.lock_ttl now")
+            if answer.overlong:
+                self.health.lock = "the lock had no end, or a late one; it ends within rebuild.lock_ttl now"
+                if self._seldom("overlong"):
+                    log.warning(self.health.lock)
             self._feed(c.Busy(answer.remaining))
             return
         self._metrics.lock_attempts.labels("acquired").inc()
@@ -284,17 +308,15 @@ class Runner:
             )
         except BuilderError as error:
             self._metrics.rebuilds.labels("failed").inc()
-            if error.part == "source":
-                self.health.source = str(error)
-            if error.part == "store":
-                self.health.store = str(error)
+            part = {"source": "source", "store": "stage"}.get(error.part, "build")
+            setattr(self.health, part, str(error))
             if self._seldom(str(error)):
                 log.error("rebuild failed, retrying", version=str(asked.version), error=str(error))
             self._feed(c.BuildFailed())
             return
         if self.health.source is not None:
             log.info("the database can be read")
-        self.health.source = None
+        self.health.source = self.health.stage = self.health.build = None
         for stage in ("read", "build", "render"):
             self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
         self._findings.report(built.findings, whole=built.whole)
@@ -308,7 +330,7 @@ class Runner:
         try:
             ours = await self._store.renew(lease)
         except Unavailable as error:
-            self.health.store = str(error)  # the lock may well outlive this, and the commit will tell
+            self.health.lock = str(error)  # the lock may well outlive this, and the commit will tell
             return
         if not ours and lease is self._lease:  # a slow answer may be about a lease before this one
             self._feed(c.LeaseLost())
@@ -329,6 +351,7 @@ class Runner:
         if not committed:
             self._superseded(lease)
             return
+        self.health.commit = None
         self._metrics.rebuilds.labels("committed").inc()
         self._serve(built.edition(lease.version, built.documents), asked)
         log.info(
@@ -359,6 +382,7 @@ class Runner:
         if not confirmed:
             self._superseded(lease)
             return
+        self.health.commit = None
         log.debug("nothing changed", version=str(lease.version), seconds=built.stages)
         if built.unchanged == self._memory.version:
             self._memory.confirm(built.catalogue.as_of)
@@ -372,7 +396,7 @@ class Runner:
     def _unfinished(self, lease: Lease, error: Unavailable) -> None:
         log.error("unknown whether a version was committed, looking", version=str(lease.version), error=str(error))
         self._metrics.rebuilds.labels("failed").inc()
-        self.health.store = str(error)
+        self.health.commit = str(error)
         self._feed(c.CommitFailed())
 
     async def _abandon(self) -> None:
@@ -380,17 +404,19 @@ class Runner:
         try:
             await self._store.abandon(self._lease)
         except Unavailable as error:
-            self.health.store = str(error)  # the lock then ends by itself
+            self.health.lock = str(error)  # the lock then ends by itself
 
     async def _load(self) -> None:
         asked = self._memory.version
         try:
             head, edition = await self._builder.load(asked)
         except BuilderError as error:
+            self.health.load = str(error)
             if self._seldom(str(error)):
                 log.error("cannot load the documents, retrying", error=str(error))
             self._feed(c.LoadFailed())
             return
+        self.health.load = None
         version, catalogue = head.version, head.catalogue
         if version is None or catalogue is None:
             self._feed(c.Loaded(None, given=head.given))

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Self
 import asyncpg
 import numpy as np
 
-from scoreboardd import database
+from scoreboardd import clock, database
 from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Solves, Team, User, find
 from scoreboardd.database import FAILURES, connect
 from scoreboardd.source.columns import INTEGERS, ColumnError, Tables, inspect
@@ -72,6 +72,10 @@ SELECT sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid
        sum(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)) FILTER (WHERE t.name = 'submissions')
 FROM unnest($1::text[]) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)
 """
+
+# The database's clock, as Unix time: when this transaction began, before its snapshot was taken; and now.
+_BEGUN_AT = "SELECT extract(epoch FROM transaction_timestamp())::float8"
+_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 # What is read as a table, and all that is beneath a view or a partitioned table: rows, by the statistics, and whether
@@ -125,7 +129,7 @@ class Mark:
 class Reading(NamedTuple):
     rows: Rows
     as_of: float
-    "Unix time, in seconds, just before the snapshot was taken."
+    "Unix time of the database's clock, in seconds, just before the snapshot was taken."
     mark: Mark
     findings: list[Finding]
 
@@ -165,7 +169,7 @@ class PostgresSource:
             counters = await self._counters(connection)
             findings = Findings()
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                as_of = time.time()
+                as_of = await connection.fetchval(_BEGUN_AT)
                 await self._inspect(connection)
                 roster = await self._roster(connection, findings)
                 solves = await self._solves(connection, findings)
@@ -191,7 +195,7 @@ class PostgresSource:
                 return None
             findings = Findings()
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                as_of = time.time()
+                as_of = await connection.fetchval(_BEGUN_AT)
                 if counters.roster != mark.counters.roster and await self._roster(connection, findings) != roster:
                     return None
                 solves = await self._solves(connection, findings, after=mark.highest - TAIL)
@@ -202,6 +206,20 @@ class PostgresSource:
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
+
+    async def clock(self) -> clock.Reading:
+        """Ask the database for the time. On a connection of its own, so that it may be called during a read."""
+        try:
+            connection = await connect(self._dsn, statement_timeout=self.statement_timeout)
+            try:
+                before = time.monotonic()
+                now = await connection.fetchval(_NOW)
+                after = time.monotonic()
+            finally:
+                connection.terminate()
+        except FAILURES as error:
+            raise SourceError(explain(error, self._kind, self._dsn)) from error
+        return clock.Reading(offset=now - (before + after) / 2, error=(after - before) / 2)
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import threading
 from collections import OrderedDict
 from time import monotonic
+from types import TracebackType
 
 import structlog
 
@@ -48,6 +50,27 @@ def configure(level: str, format: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("scoreboardd").setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    _log_what_nobody_caught()
+
+
+def _log_what_nobody_caught() -> None:
+    """What Python itself would print as it likes, over many lines."""
+    log = structlog.stdlib.get_logger("scoreboardd")
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            log.critical("the process failed, please report", exc_info=(kind, error, trace))
+
+    sys.excepthook = uncaught
+    threading.excepthook = lambda failed: log.error(
+        "a thread failed, please report", exc_info=(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    )
+    sys.unraisablehook = lambda failed: log.error(
+        "an error could not be raised, please report",
+        where=str(failed.err_msg or failed.object)[:200],
+        exc_info=(failed.exc_type, failed.exc_value, failed.exc_traceback),
+    )
 
 
 class Seldom:

@@ -5,9 +5,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
+
+from scoreboardd import __version__
 
 #: The reasons a platform is known to give; any other is the label `other`, so that nobody can swell the series.
 REASONS = frozenset(
@@ -37,6 +40,10 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Gauge("scoreboardd_build_info", "1; the version is a label.", ["version"], registry=registry).labels(
+            __version__
+        ).set(1)
         self.events = Counter("scoreboardd_events_total", "Changes heard of on the bus.", ["reason"], registry=registry)
         self.rebuilds = Counter(
             "scoreboardd_rebuilds_total", "Rebuilds of this node by outcome.", ["result"], registry=registry
@@ -83,6 +90,39 @@ class Metrics:
             ["table"],
             registry=registry,
         )
+        self.waiting = Gauge(
+            "scoreboardd_change_waiting_seconds",
+            "Time without progress while a change waits to be rebuilt; 0 if none does.",
+            registry=registry,
+        )
+        self.clock_ahead = Gauge(
+            "scoreboardd_clock_ahead_seconds",
+            "Time by which this machine's clock is ahead of the database's.",
+            registry=registry,
+        )
+        self.clients_limit = Gauge(
+            "scoreboardd_sse_clients_limit",
+            "Event streams that there is room for: sse.max_clients, or fewer if descriptors are short.",
+            registry=registry,
+        )
+        self.descriptors_exhausted = Counter(
+            "scoreboardd_descriptors_exhausted_total",
+            "Times that no descriptor was left to open something.",
+            registry=registry,
+        )
+        self.windows = Counter(
+            "scoreboardd_windows_total", "Timelines cut to a window, by outcome.", ["result"], registry=registry
+        )
+        self.builder_restarts = Counter(
+            "scoreboardd_builder_restarts_total",
+            "Builder processes that ended, by cause.",
+            ["cause"],
+            registry=registry,
+        )
+        for cause in ("died", "unresponsive"):
+            self.builder_restarts.labels(cause)
+        for result in ("begun", "abandoned", "refused"):
+            self.windows.labels(result)
         for reason in (*REASONS, "other"):
             self.events.labels(reason)
         for table in ("submissions", "users", "teams", "challenges", "divisions"):

@@ -1,14 +1,19 @@
 """The admin listener: is it alive, can it serve, how is it doing. For monitors, not for the public."""
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.coordination.runner import Runner
 from scoreboardd.memory import Memory
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors
+
+SLOW_REBUILD_SECONDS = 30.0
+"A change that waits longer, with no new version meanwhile, is a fault and no ordinary wait."
 
 
 class Admin:
@@ -16,9 +21,17 @@ class Admin:
     to stop."""
 
     def __init__(
-        self, runner: Runner, memory: Memory, metrics: Metrics, *, store: str, draining: Callable[[], bool]
+        self,
+        runner: Runner,
+        builder: BuilderProcess,
+        memory: Memory,
+        metrics: Metrics,
+        *,
+        store: str,
+        draining: Callable[[], bool],
     ) -> None:
         self._runner = runner
+        self._builder = builder
         self._store = store
         self._memory = memory
         self._metrics = metrics
@@ -36,13 +49,19 @@ class Admin:
         return errors.answer(200, {"ok": True})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """The platform's database is reported but does not decide: a node that cannot read it still answers (I6)."""
+        """Ready is who can answer and hears of changes. All else is reported, but does not decide: a node that cannot
+        read the platform's database, or rebuild, still answers (I6)."""
         health, version, draining = self._runner.health, self._memory.version, self._draining()
         ready = version is not None and self._runner.connected and not draining
         body = {
             "ready": ready,
             "redis": (health.store or "ok") if self._store == "redis" else "not used",
-            "postgres": (self._store == "postgres" and health.store) or health.source or "ok",
+            "postgres": (self._store == "postgres" and health.store)
+            or health.source
+            or self._builder.source_problem
+            or "ok",
+            "builder": self._builder.problem or health.build or "ok",
+            "rebuild": self._rebuild(),
             "documents": "ok" if version else "none yet: waiting for the first rebuild",
             "draining": draining,
             "version": str(version) if version else None,
@@ -50,8 +69,19 @@ class Admin:
         }
         return errors.answer(200 if ready else 503, body)
 
+    def _rebuild(self) -> str:
+        waiting_seconds = self._waiting_seconds()
+        if waiting_seconds < SLOW_REBUILD_SECONDS:
+            return "ok"
+        return f"a change waits, without progress for {waiting_seconds:.0f} s; see the other parts, and the log"
+
+    def _waiting_seconds(self) -> float:
+        since = self._runner.health.waiting_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
     async def metrics(self, request: web.Request) -> web.Response:
         version = self._memory.version
+        self._metrics.waiting.set(self._waiting_seconds())
         if version is not None:
             self._metrics.document_age.set(self._memory.age)
             self._metrics.document_version.set(version.number)

@@ -61,6 +61,16 @@ class Doorway:
         if not self._watching:
             self._look()
 
+    def end_oldest(self) -> bool:
+        """Close the connection that has sent nothing for the longest time. False if all have sent something."""
+        while self.silent:
+            door = next(iter(self.silent))
+            del self.silent[door]
+            if door.transport.get_protocol() is door:
+                door.transport.abort()
+                return True
+        return False
+
     def _look(self) -> None:
         # Now and then for all: a timer each would cost more than to let in those who do speak.
         loop = asyncio.get_running_loop()

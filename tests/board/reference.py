@@ -3,13 +3,14 @@
 `tests.oracle` says what the documents mean, from the contract alone; this says how exactly they are written.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from scoreboardd.board.documents import Owner, Scored, leaderboard_key, timeline, timeline_key
+from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
 from scoreboardd.board.rows import Challenge, Roster, Rows, Team, User
 from scoreboardd.board.scoring import points
 from scoreboardd.board.times import Micros, rfc3339
@@ -135,3 +136,43 @@ def _entry(owner: Owner, standing: Standing) -> dict[str, Any]:
             for h in standing.held
         ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One challenge an owner has, at the points it is worth now."""
+
+    at: Micros
+    owner_id: int
+    name: str
+    points: int
+
+
+def timeline(owner: Owner, scored: Iterable[Scored]) -> bytes:
+    """The timeline document of these solves, in UTC buckets of ten minutes."""
+    sums: defaultdict[tuple[Micros, int], list[int]] = defaultdict(lambda: [0, 0])
+    names: dict[int, str] = {}
+    for solve in scored:
+        total = sums[solve.at - solve.at % BUCKET, solve.owner_id]
+        total[0] += solve.points
+        total[1] += 1
+        names[solve.owner_id] = solve.name
+
+    def order(row: tuple[tuple[Micros, int], list[int]]) -> tuple[Micros, str, int]:
+        (bucket, owner_id), _ = row
+        return bucket, names[owner_id] if owner is Owner.TEAMS else "", owner_id
+
+    return orjson.dumps(
+        {
+            "submissions": [
+                {
+                    "timestamp": rfc3339(bucket),
+                    owner.id_field: owner_id,
+                    owner.name_field: names[owner_id],
+                    "points": points,
+                    "challenge_count": count,
+                }
+                for (bucket, owner_id), (points, count) in sorted(sums.items(), key=order)
+            ]
+        }
+    )

@@ -1,22 +1,20 @@
 """The real documents, beside the oracle's."""
 
-import json
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board import documents
-from scoreboardd.board.documents import DIVISIONS, Owner, keys
+from scoreboardd.board.documents import DIVISIONS, keys
 from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Team, User, solves_of
 from scoreboardd.board.scoreboard import Scoreboard
 from scoreboardd.board.times import micros, rfc3339
 from tests import oracle
 from tests.board import reference
 from tests.board.expected import expected, parsed, rendered
-from tests.contests import EPOCH, MICROSECOND, contests, questions, to_rows
+from tests.contests import EPOCH, MICROSECOND, contests, to_rows
 
 NOTHING = Rows(Roster(challenges=[], teams=[], users=[], divisions=[]), solves_of([]))
 
@@ -41,31 +39,6 @@ def test_for_everyone_and_every_division_they_are_the_oracle_s(tables: oracle.Ta
 @settings(max_examples=200)
 def test_to_the_byte_they_are_the_plain_way_s(tables: oracle.Tables):
     assert rendered(to_rows(tables)) == reference.documents(to_rows(tables))
-
-
-@given(st.data())
-@settings(max_examples=200)
-def test_a_window_can_be_cut_from_the_leaderboard_alone(data: st.DataObject):
-    tables = data.draw(contests())
-    question = data.draw(questions(tables))
-    assume(question["window"] is not None)
-    mine, theirs = rendered(to_rows(tables)), oracle.documents(tables, **question)
-    since = (question["now"] - EPOCH) // MICROSECOND - question["window"] * 60 * 1_000_000
-    for owner in Owner:
-        leaderboard = mine[documents.leaderboard_key(owner, question["division_id"])]
-        solves = documents.solves_of(owner, memoryview(leaderboard))
-        cut = documents.timeline(owner, documents.since(solves, since))
-        assert json.loads(cut) == theirs[documents.timeline_key(owner)]
-
-
-@given(contests())
-def test_a_window_that_begins_before_everything_is_the_whole_timeline(tables: oracle.Tables):
-    mine = rendered(to_rows(tables))
-    for owner in Owner:
-        solves = documents.solves_of(owner, mine[documents.leaderboard_key(owner)])
-        first = min((solve.at for solve in solves), default=0)
-        assert documents.timeline(owner, documents.since(solves, first)) == mine[documents.timeline_key(owner)]
-        assert documents.since(solves, max((solve.at for solve in solves), default=0) + 1) == []
 
 
 @given(st.data())

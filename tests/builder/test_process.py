@@ -21,17 +21,18 @@ from redis.asyncio import Redis
 from scoreboardd.backend.base import Lease
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.redis import RedisStore
-from scoreboardd.board.documents import Owner
 from scoreboardd.builder import process
 from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
+from scoreboardd.clock import Clock
 from scoreboardd.compression import plain
 from scoreboardd.demo.servers import free_port
 from scoreboardd.edition import Edition, Event, Version
+from scoreboardd.telemetry.metrics import Metrics
 from tests import oracle
 from tests.backend.relay import relay
 from tests.board.expected import expected, parsed
 from tests.builder.platform import CONTEST, locked, stuck
-from tests.contests import EPOCH, MICROSECOND, SCHEMA_SQL, START, insert
+from tests.contests import MICROSECOND, SCHEMA_SQL, START, insert
 from tests.editions import joined
 from tests.nodes import until
 
@@ -284,9 +285,6 @@ class TestKeep:
         assert await builder.keep(built.edition(version, built.documents), quiet=0)
         kept = await builder.restore()
         assert parsed(kept.documents) == EXPECTED
-        # A cut is made of what was kept as of any other edition.
-        cut = await builder.cut(kept, Owner.USERS, None, 0)
-        assert json.loads(plain(cut)) == EXPECTED["timeline:users"]
 
     async def test_says_if_it_is_still_to_be_done(self, builder: BuilderProcess):
         built = await build(builder)
@@ -337,30 +335,6 @@ class TestKeep:
         await until(lambda: held() == before, "all memory is freed")
 
 
-class TestCut:
-    @pytest.mark.parametrize("owner", Owner)
-    @pytest.mark.parametrize("division_id", [None, 1, 2])
-    async def test_a_window_of_what_is_served(self, builder, store, owner: Owner, division_id: int | None):
-        await commit(builder, store)
-        edition = (await builder.load(None))[1]
-        at = (START - EPOCH) // MICROSECOND
-        name = f"timeline:{owner}"
-        whole = await builder.cut(edition, owner, division_id, at)
-        assert json.loads(plain(whole)) == oracle.documents(CONTEST, division_id=division_id)[name]
-        none = await builder.cut(edition, owner, division_id, at + 1)
-        assert json.loads(plain(none)) == {"submissions": []}
-
-    async def test_of_an_old_version_is_of_that_version(self, builder: BuilderProcess, store: RedisStore, admin):
-        await commit(builder, store)
-        old = (await builder.load(None))[1]
-        await admin.execute("UPDATE users SET username = 'eve'")
-        await commit(builder, store)
-        new = (await builder.load(None))[1]
-        for edition, name in ((old, "ada"), (new, "eve"), (old, "ada")):
-            cut = json.loads(plain(await builder.cut(edition, Owner.USERS, None, 0)))
-            assert cut["submissions"][0]["username"] == name
-
-
 class TestTheChild:
     async def test_killed_fails_what_is_pending_and_the_next_request_is_well(
         self, builder: BuilderProcess, admin, database: str
@@ -375,6 +349,62 @@ class TestTheChild:
             assert raised.value.part == "builder"
         assert parsed((await build(builder)).documents) == EXPECTED
         assert builder.pid != first
+
+    async def test_that_answers_nothing_is_killed_in_seconds(self, options, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(process, "PING_SECONDS", 0.05)
+        monkeypatch.setattr(process, "PING_TIMEOUT_SECONDS", 0.5)
+        metrics = Metrics()
+        async with running(BuilderProcess(**options, metrics=metrics)) as builder:
+            assert builder.problem == "not started yet"
+            await until(lambda: builder.problem is None, "the child answers")
+            stopped = builder.pid
+            os.kill(stopped, signal.SIGSTOP)
+            with pytest.raises(BuilderError, match="died"):
+                await build(builder)  # long before its own deadline
+            assert builder.problem == "the builder process did not answer, starting another"
+            assert parsed((await build(builder)).documents) == EXPECTED
+            assert builder.pid != stopped
+            assert builder.problem is None
+        assert b'scoreboardd_builder_restarts_total{cause="unresponsive"} 1.0' in metrics.exposition()
+
+    async def test_that_is_busy_with_a_build_still_answers(self, options, admin, database: str, monkeypatch):
+        monkeypatch.setattr(process, "PING_SECONDS", 0.05)
+        async with running(BuilderProcess(**options)) as builder, locked(database):
+            await until(lambda: builder.problem is None, "the child answers")
+            pid, building = builder.pid, asyncio.create_task(build(builder))
+            await stuck(admin)
+            heard = builder._heard
+            await until(lambda: builder._heard > heard + 5, "it answers pings")
+            assert builder.pid == pid
+            building.cancel()
+            await asyncio.wait([building])
+
+    async def test_tells_the_time_of_the_database(self, options, admin):
+        ours = Clock(wall=lambda: 0.0)
+        async with running(BuilderProcess(**options, clock=ours)):
+            await until(lambda: ours.known, "the clock is known")
+        theirs = await admin.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+        assert abs(ours.now() - theirs) < 5
+        assert ours.ahead < -(10**9)
+
+    async def test_without_a_database_there_is_only_our_own_time(self, options):
+        options["source"]["dsn"] = f"postgresql://127.0.0.1:{free_port()}/ctf"
+        ours = Clock(wall=lambda: 5.0)
+        async with running(BuilderProcess(**options, clock=ours)) as builder:
+            await until(lambda: builder._heard >= 2, "the child answers")
+            assert ours.now() == 5.0
+
+    @pytest.mark.parametrize("arguments", [["not-a-number", "info", "json"], ["99", "info", "json"]])
+    async def test_logs_what_it_cannot_go_on_from_as_json(self, arguments: list[str]):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "scoreboardd.builder", *arguments, stderr=asyncio.subprocess.PIPE
+        )
+        _, stderr = await child.communicate()
+        assert child.returncode
+        (line,) = map(json.loads, stderr.splitlines())
+        assert line["level"] == "critical"
+        assert line["logger"] == "scoreboardd"
+        assert "Traceback" in line["exception"]
 
     async def test_is_killed_if_a_build_is_out_of_time(self, builder: BuilderProcess, admin, database: str):
         await build(builder)
@@ -493,7 +523,6 @@ class TestMemory:
         for _ in range(5):
             await commit(builder, store)
             editions.append((await builder.load(None))[1])
-            await builder.cut(editions[-1], Owner.TEAMS, 1, 0)
         assert held() >= before + 5
         editions.clear()
         await until(lambda: held() == before, "all memory is freed")
@@ -564,8 +593,6 @@ class TestMemory:
         builder.kill()
         await until(lambda: builder.pid not in (None, first), "there is another child")
         assert parsed(edition.documents) == EXPECTED
-        cut = await builder.cut(edition, Owner.USERS, None, 0)
-        assert json.loads(plain(cut)) == EXPECTED["timeline:users"]
 
 
 def held(pid: int | str = "self") -> int:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import aiohttp
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from scoreboardd.demo.servers import free_port
-from tests.nodes import DEADLINE, listening, nodes, until
+from tests.nodes import DEADLINE, listening, metric, nodes, until
 
 
 async def test_sigterm_with_two_thousand_streams(platform, session, settings):
@@ -60,6 +61,33 @@ async def test_a_dead_child_is_replaced(platform, session, settings):
         os.kill(node.builder_pid, signal.SIGKILL)
         await platform.solve(1, 1)
         await until(lambda: listener.version > before, "another child has built")
+
+
+async def test_a_stopped_child_shows_and_is_replaced_in_seconds(platform, session, settings):
+    async with nodes(1, **settings) as (node,), listening(session, node.url) as (listener,):
+        await until(lambda: listener.version, "it serves")
+
+        async def part(name: str) -> str:
+            async with session.get(f"{node.admin_url}/readyz") as response:
+                return (await response.json())[name]
+
+        assert [await part(name) for name in ("builder", "rebuild", "redis", "postgres")] == ["ok"] * 4
+        before = listener.version
+        os.kill(node.builder_pid, signal.SIGSTOP)
+        await platform.solve(1, 1)
+        shows = asyncio.create_task(until(lambda: _is_not_ok(part("builder")), "/readyz says so"))
+        await until(lambda: listener.version > before, "another child has built")
+        await shows
+        await until(lambda: _is_ok(part("builder")), "all is well again")
+        assert await metric(session, node, 'scoreboardd_builder_restarts_total{cause="unresponsive"}') == 1
+
+
+async def _is_ok(part: Awaitable[str]) -> bool:
+    return await part == "ok"
+
+
+async def _is_not_ok(part: Awaitable[str]) -> bool:
+    return not await _is_ok(part)
 
 
 async def test_what_systemd_is_told(platform, settings, tmp_path):

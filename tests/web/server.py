@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from scoreboardd.clock import Clock
 from scoreboardd.edition import Edition, Event, Version
 from scoreboardd.memory import Memory
 from scoreboardd.telemetry.metrics import Metrics
@@ -78,6 +79,7 @@ class Node(Listener):
 
     memory: Memory = field(default_factory=Memory)
     metrics: Metrics = field(default_factory=Metrics)
+    documents: Documents = field(init=False)
     broadcaster: Broadcaster = field(init=False)
     streams: Streams = field(init=False)
 
@@ -159,8 +161,8 @@ async def serving(
     *,
     way: str = "door",
     first: int | None = 41,
-    builder: Any = None,
     runner: Any = NO_CLUSTER,
+    clock: Clock | None = None,
     stale: Callable[[], bool] = lambda: False,
     token: str = "",
     rebuild_timeout: float = DEADLINE,
@@ -178,7 +180,7 @@ async def serving(
     user_timeout: float = DEADLINE,
 ) -> AsyncIterator[Node]:
     """A node that serves version `first` and sends what it is told to send. `way` is one of `WAYS`."""
-    memory, metrics = Memory(), Metrics()
+    memory, metrics = Memory(clock), Metrics()
     if first is not None:
         memory.install(edition(version(first)))
     broadcaster = Broadcaster(
@@ -199,8 +201,9 @@ async def serving(
         cors_origins=cors_origins,
         plainly=way == "plain",
     )
+    documents = Documents(memory, metrics, stale=stale, write_timeout=stall_timeout)
     app = public.make(
-        Documents(memory, builder, stale=stale, write_timeout=stall_timeout),
+        documents,
         streams,
         Rebuild(runner, memory, addresses, token=token, timeout=rebuild_timeout),
         About(memory, name=name),
@@ -209,7 +212,7 @@ async def serving(
     door = streams if way == "door" else None
     async with listening(app, door=door, idle=idle, user_timeout=user_timeout) as bound:
         node = Node(bound.address, bound.runner, bound.connections, memory, metrics)
-        node.broadcaster, node.streams = broadcaster, streams
+        node.documents, node.broadcaster, node.streams = documents, broadcaster, streams
         sending = asyncio.create_task(broadcaster.run())
         try:
             yield node

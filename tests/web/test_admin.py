@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from scoreboardd import __version__
 from scoreboardd.coordination.runner import Health
 from scoreboardd.edition import Event
 from scoreboardd.memory import Memory
@@ -21,14 +22,23 @@ from tests.web.server import Listener, listening, version
 class Runner:
     """The part of a runner that a monitor asks about."""
 
-    health: Health = field(default_factory=lambda: Health(store=None, source=None))
+    health: Health = field(default_factory=lambda: Health(bus=None))
     connected: bool = True
+
+
+@dataclass
+class Builder:
+    """The part of a builder that a monitor asks about."""
+
+    problem: str | None = None
+    source_problem: str | None = None
 
 
 @dataclass
 class Monitored:
     listener: Listener
     runner: Runner
+    builder: Builder
     memory: Memory
     metrics: Metrics
     draining: bool = False
@@ -37,14 +47,14 @@ class Monitored:
 @asynccontextmanager
 async def monitored(*, age: float | None = 0.0) -> AsyncIterator[Monitored]:
     """An admin listener of a node whose documents were true `age` seconds ago; None: that has none yet."""
-    runner, memory, metrics = Runner(), Memory(), Metrics()
+    runner, builder, memory, metrics = Runner(), Builder(), Memory(), Metrics()
     if age is not None:
         fresh = edition(version(41))
         memory.install(edition(version(41), as_of=fresh.as_of - age))
     node: Monitored
-    admin = Admin(runner, memory, metrics, store="redis", draining=lambda: node.draining)  # type: ignore[arg-type]
+    admin = Admin(runner, builder, memory, metrics, store="redis", draining=lambda: node.draining)  # type: ignore[arg-type]
     async with listening(admin.app()) as listener:
-        node = Monitored(listener, runner, memory, metrics)
+        node = Monitored(listener, runner, builder, memory, metrics)
         yield node
 
 
@@ -69,6 +79,8 @@ async def test_a_node_that_is_well_is_ready() -> None:
             "ready": True,
             "redis": "ok",
             "postgres": "ok",
+            "builder": "ok",
+            "rebuild": "ok",
             "documents": "ok",
             "draining": False,
             "version": "7f3a-41",
@@ -87,7 +99,7 @@ async def test_a_node_without_documents_is_not_ready() -> None:
 async def test_a_node_without_the_bus_is_not_ready() -> None:
     async with monitored() as node:
         node.runner.connected = False
-        node.runner.health.store = "redis: connection refused"
+        node.runner.health.bus = "redis: connection refused"
         status, body = await ready(node)
         assert status == 503
         assert not body["ready"]
@@ -102,6 +114,51 @@ async def test_a_node_without_its_database_is_ready_and_says_so() -> None:
         assert status == 200
         assert body["ready"]
         assert body["postgres"] == "postgres: connection refused"
+
+
+@pytest.mark.parametrize("what", ["lock", "stage", "commit", "load"])
+async def test_what_fails_in_the_store_shows_whatever_else_works(what: str) -> None:
+    async with monitored() as node:
+        setattr(node.runner.health, what, "redis: WRONGTYPE")
+        status, body = await ready(node)
+        assert (status, body["redis"], body["postgres"]) == (200, "redis: WRONGTYPE", "ok")
+
+
+async def test_a_builder_that_does_not_answer_shows() -> None:
+    async with monitored() as node:
+        node.runner.health.build = "MemoryError"
+        assert (await ready(node))[1]["builder"] == "MemoryError"
+        node.builder.problem = "the builder process did not answer, starting another"
+        status, body = await ready(node)
+        assert (status, body["builder"]) == (200, "the builder process did not answer, starting another")
+
+
+async def test_what_was_never_tried_is_not_ok() -> None:
+    async with monitored() as node:
+        node.builder.problem, node.builder.source_problem = "not started yet", "not tried yet"
+        _, body = await ready(node)
+        assert (body["builder"], body["postgres"]) == ("not started yet", "not tried yet")
+
+
+async def test_a_change_that_waits_too_long_shows() -> None:
+    async with monitored() as node:
+        now = asyncio.get_running_loop().time()
+        node.runner.health.waiting_since = now - 5
+        assert (await ready(node))[1]["rebuild"] == "ok"
+        node.runner.health.waiting_since = now - 100
+        status, body = await ready(node)
+        assert status == 200
+        assert body["rebuild"].startswith("a change waits, without progress for 100 s")
+        text = (await node.listener.ask("/metrics")).body.decode()
+        assert "scoreboardd_change_waiting_seconds 10" in text
+
+
+async def test_metrics_tell_of_the_process_and_the_version() -> None:
+    async with monitored() as node:
+        text = (await node.listener.ask("/metrics")).body.decode()
+        for name in ("open_fds", "max_fds", "resident_memory_bytes", "cpu_seconds_total"):
+            assert f"\nprocess_{name} " in text
+        assert f'scoreboardd_build_info{{version="{__version__}"}} 1.0' in text
 
 
 async def test_a_node_that_drains_is_not_ready() -> None:
@@ -141,7 +198,14 @@ async def test_the_metrics_are_the_contract_s_and_there_from_the_start() -> None
     ):
         assert f"{name} 0.0" in lines
     families = {line.split()[2] for line in lines if line.startswith("# TYPE")}
-    assert families == {
+    assert {name for name in families if not name.startswith("process_")} == {
+        "scoreboardd_build_info",
+        "scoreboardd_builder_restarts_total",
+        "scoreboardd_change_waiting_seconds",
+        "scoreboardd_clock_ahead_seconds",
+        "scoreboardd_descriptors_exhausted_total",
+        "scoreboardd_sse_clients_limit",
+        "scoreboardd_windows_total",
         "scoreboardd_events_total",
         "scoreboardd_rebuilds_total",
         "scoreboardd_rebuild_duration_seconds",

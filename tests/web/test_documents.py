@@ -3,14 +3,12 @@
 import asyncio
 import gzip
 import os
-import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -22,11 +20,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from scoreboardd.board.documents import Owner
-from scoreboardd.builder.process import BuilderError, BuilderProcess
+from scoreboardd.clock import Clock, Reading
 from scoreboardd.compression import Frames, compressed, plain
-from scoreboardd.edition import Edition
 from scoreboardd.memory import _MADE, CODINGS
-from scoreboardd.web import documents
+from scoreboardd.web import windows
 from scoreboardd.web.documents import PART
 from tests import oracle
 from tests.contests import START, contests, questions
@@ -40,6 +37,7 @@ NAMES = {
     "/api/timeline": "timeline:users",
     "/api/timeline/teams": "timeline:teams",
 }
+ALL_CODINGS = ("identity", *CODINGS)
 LARGE = orjson.dumps({"noise": os.urandom(900_000).hex()})
 "1.8 MB that compress to half of it: more than a part in each coding."
 HUGE = orjson.dumps({"noise": os.urandom(5_000_000).hex()})
@@ -490,29 +488,8 @@ async def test_where_there_are_no_divisions_there_is_one() -> None:
 # --- windows ------------------------------------------------------------------------------------------------
 
 
-class Builder(BuilderProcess):
-    """A real one, that needs no server for what is asked of it here; counts what it cut."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            source={"dsn": "postgresql://nowhere.invalid/ctf", "kind": "smctf", "statement_timeout": 1},
-            vault={
-                "backend": "redis",
-                "url": "redis://nowhere.invalid",
-                "prefix": "",
-                "encoding": "identity",
-                "stage_ttl": 1,
-            },
-        )
-        self.cuts: list[tuple[Owner, int | None, int]] = []
-
-    async def cut(self, edition: Edition, owner: Owner, division_id: int | None, since: int) -> Frames:
-        self.cuts.append((owner, division_id, since))
-        return await super().cut(edition, owner, division_id, since)
-
-
-class Clock:
-    """What the documents are measured against, stopped."""
+class Time:
+    """The time of day, stopped."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -522,24 +499,19 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock(START)
-    monkeypatch.setattr(documents, "time", clock)
-    return clock
+def clock() -> Time:
+    return Time(START)
 
 
 @asynccontextmanager
-async def cutting() -> AsyncIterator[tuple[Node, Builder]]:
-    """A node with a builder process."""
-    builder = Builder()
-    running = asyncio.create_task(builder.run())
-    try:
-        async with serving(builder=builder) as node:
-            yield node, builder
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-    assert running.cancelled()
+async def cutting(clock: Time) -> AsyncIterator[Node]:
+    async with serving(clock=Clock(wall=clock.time)) as node:
+        yield node
+
+
+def begun(node: Node) -> float:
+    """How many cuts have been begun."""
+    return node.value("scoreboardd_windows_total", result="begun")
 
 
 def contest(*solved: datetime) -> oracle.Tables:
@@ -570,8 +542,8 @@ def drawn(count: int) -> list[tuple[oracle.Tables, list[dict[str, Any]]]]:
     return found
 
 
-async def test_every_document_of_every_window_is_what_the_oracle_says(clock: Clock) -> None:
-    async with cutting() as (node, builder):
+async def test_every_document_of_every_window_is_what_the_oracle_says(clock: Time) -> None:
+    async with cutting(clock) as node:
         for number, (tables, asked) in enumerate(drawn(60), start=100):
             node.serve(edition_of(version(number), tables))
             for question in asked:
@@ -584,12 +556,12 @@ async def test_every_document_of_every_window_is_what_the_oracle_says(clock: Clo
                     answer = await node.ask(f"{path}?{query}")
                     assert answer.status == 200
                     assert answer.json == expected[name]
-        assert len(builder.cuts) > 20
+        assert begun(node) > 20
 
 
-async def test_a_window_begins_on_the_microsecond(clock: Clock) -> None:
+async def test_a_window_begins_on_the_microsecond(clock: Time) -> None:
     edge, a_microsecond = START, timedelta(microseconds=1)
-    async with cutting() as (node, _):
+    async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(edge - a_microsecond, edge, edge + a_microsecond)))
         clock.now = edge + timedelta(minutes=30)
         answer = await node.ask("/api/timeline?window=30")
@@ -609,20 +581,21 @@ async def test_a_window_begins_on_the_microsecond(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("window", [10**9, 10**12, 2**63 - 1])
-async def test_a_window_longer_than_time_is_no_window(clock: Clock, window: int) -> None:
+async def test_a_window_longer_than_time_is_no_window(clock: Time, window: int) -> None:
     clock.now = datetime.now(UTC)
-    async with serving() as node:  # nothing is cut
+    async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(START, datetime(1970, 1, 1, tzinfo=UTC))))
         whole = await node.ask("/api/timeline")
         answer = await node.ask(f"/api/timeline?window={window}")
         assert (answer.status, answer.body) == (200, whole.body)
         assert answer.headers["etag"] == whole.headers["etag"]
+        assert begun(node) == 0
 
 
-async def test_a_windowed_timeline_is_served_as_any_document(clock: Clock) -> None:
+async def test_a_windowed_timeline_is_served_as_any_document(clock: Time) -> None:
     clock.now = START + timedelta(minutes=30)
     old, new = START, START + timedelta(minutes=20)
-    async with cutting() as (node, _):
+    async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(old, new)))
         whole = await node.ask("/api/timeline")
         answer = await node.ask("/api/timeline?window=15", {"Accept-Encoding": "gzip"})
@@ -645,78 +618,181 @@ async def test_a_windowed_timeline_is_served_as_any_document(clock: Clock) -> No
         assert (await node.ask("/api/timeline?window=15", again)).status == 200
 
 
-async def test_who_asks_within_a_second_shares_a_cut(clock: Clock) -> None:
+async def test_who_asks_within_a_second_shares_a_cut(clock: Time) -> None:
     clock.now = START + timedelta(minutes=30)
-    async with cutting() as (node, builder):
+    async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
         for _ in range(2):
             answers = await asyncio.gather(*(node.ask("/api/timeline?window=15") for _ in range(10)))
             assert len({answer.body for answer in answers}) == 1
-        assert len(builder.cuts) == 1
+        assert begun(node) == 1
         await node.ask("/api/timeline/teams?window=15")
         await node.ask("/api/timeline?window=16")
-        assert len(builder.cuts) == 3
+        assert begun(node) == 3
         clock.now += timedelta(seconds=1)
         await node.ask("/api/timeline?window=15")
-        assert len(builder.cuts) == 4
+        assert begun(node) == 4
 
 
-async def test_many_windows_are_each_their_own(clock: Clock) -> None:
+async def test_many_windows_are_each_their_own(clock: Time) -> None:
     clock.now = START + timedelta(hours=5)
-    async with cutting() as (node, _):
+    async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
-        windows = [*range(1, 300, 4), *range(1, 300, 4)]
-        answers = await asyncio.gather(*(node.ask(f"/api/timeline?window={window}") for window in windows))
-        for window, answer in zip(windows, answers, strict=True):
+        for window in range(1, 300, 4):
+            answer = await node.ask(f"/api/timeline?window={window}")
             count = sum(row["challenge_count"] for row in orjson.loads(answer.body)["submissions"])
             assert count == sum(1 for n in range(0, 300, 3) if 300 - n <= window)
 
 
-async def test_a_client_that_leaves_takes_no_cut_from_the_others(clock: Clock) -> None:
+async def test_all_codings_of_a_window_are_the_same_text_and_have_the_same_tag(clock: Time) -> None:
     clock.now = START + timedelta(minutes=30)
-    async with cutting() as (node, builder):
+    async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
-        leaves = await node.connect()
-        await leaves.request("/api/timeline?window=15")
-        await becomes(lambda: builder.cuts)
-        stays = asyncio.create_task(node.ask("/api/timeline?window=15"))
+        answers = [await node.ask("/api/timeline?window=15", {"Accept-Encoding": coding}) for coding in ALL_CODINGS]
+        assert len({decoded(answer) for answer in answers}) == 1
+        assert len({answer.headers["etag"] for answer in answers}) == 1
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The thread that cuts waits for this before each cut."""
+    go_on, real = threading.Event(), windows.window.solves_in
+
+    def held(bucket: int, owner: Owner, leaderboard: Iterator[bytes]) -> Any:
+        go_on.wait()
+        return real(bucket, owner, leaderboard)
+
+    monkeypatch.setattr(windows.window, "solves_in", held)
+    yield go_on
+    go_on.set()
+
+
+async def test_a_client_that_leaves_takes_no_cut_from_the_others(clock: Time, held: threading.Event) -> None:
+    clock.now = START + timedelta(minutes=30)
+    async with cutting(clock) as node:
+        node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
+        leaves, stays = await node.connect(), await node.connect()
+        for connection in (leaves, stays):
+            await connection.request("/api/timeline?window=15")
+        await becomes(lambda: sum(cut.clients for cut in node.documents.windows.cuts) == 2)
         leaves.reset()
-        assert (await stays).status == 200
-        assert len(builder.cuts) == 1
-
-
-async def test_a_builder_that_dies_over_a_cut_costs_no_answer(clock: Clock) -> None:
-    # It is killed whenever a rebuild is given up; documents are answered all the same.
-    clock.now = START + timedelta(minutes=30)
-    async with cutting() as (node, builder):
-        node.serve(edition_of(version(42), contest(START, START + timedelta(minutes=20))))
-        await becomes(lambda: builder.pid)
-        first = builder.pid
-        assert first is not None
-        os.kill(first, signal.SIGSTOP)
-        asking = asyncio.create_task(node.ask("/api/timeline?window=15"))
-        await becomes(lambda: builder._answers)
-        builder.kill()
-        answer = await asking
+        await becomes(lambda: sum(cut.clients for cut in node.documents.windows.cuts) == 1)
+        held.set()
+        answer = await stays.answer()
         assert answer.status == 200
         assert orjson.loads(answer.body)["submissions"][0]["points"] == 200
-        assert builder.pid != first
+        assert begun(node) == 1
 
 
-async def test_a_cut_that_fails_is_tried_again_for_the_next_who_asks(clock: Clock) -> None:
-    clock.now = START + timedelta(minutes=30)
-    failing = True
+async def test_strangers_that_left_cost_no_more_than_the_cut_under_way(clock: Time, held: threading.Event) -> None:
+    clock.now = START + timedelta(hours=5)
+    async with cutting(clock) as node:
+        node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
+        for window in range(1, 200):
+            stranger = await node.connect()
+            await stranger.request(f"/api/timeline?window={window}")
+            await becomes(lambda: node.documents.windows.cuts)
+            stranger.reset()
+            await becomes(lambda: not node.documents.windows.cuts)
+        assert begun(node) == 1
+        assert node.value("scoreboardd_windows_total", result="abandoned") == 199
+        held.set()
+        assert (await node.ask("/api/timeline?window=299")).status == 200
+        assert begun(node) == 2
 
-    async def cut(*_: object) -> Frames:
-        if failing:
-            raise BuilderError("builder", "not today")
-        return [compressed(b'{"submissions":[]}')]
 
-    async with serving(builder=SimpleNamespace(cut=cut)) as node:
-        node.serve(edition_of(version(42), contest(START)))
-        answer = await node.ask("/api/timeline?window=15")
-        assert answer.status == 503
-        assert int(answer.headers["retry-after"]) > 0
+async def test_few_windows_wait_and_the_rest_are_asked_to_come_back(clock: Time, held: threading.Event) -> None:
+    clock.now = START + timedelta(hours=5)
+    async with cutting(clock) as node:
+        node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
+        waiting = [await node.connect() for _ in range(windows.MAX_UNFINISHED)]
+        for window, connection in enumerate(waiting, start=100):
+            await connection.request(f"/api/timeline?window={window}")
+        await becomes(lambda: len(node.documents.windows.cuts) == windows.MAX_UNFINISHED)
+        refused = await node.ask("/api/timeline?window=99")
+        assert refused.status == 503
+        assert int(refused.headers["retry-after"]) > 0
         assert (await node.ask("/api/timeline")).status == 200
-        failing = False
-        assert (await node.ask("/api/timeline?window=15")).json == {"submissions": []}
+        assert (await node.ask("/api/timeline?window=100000")).status == 200  # all of it: nothing is cut
+        held.set()
+        for connection in waiting:
+            assert (await connection.answer()).status == 200
+        assert (await node.ask("/api/timeline?window=99")).status == 200
+
+
+async def test_windows_that_begin_in_one_bucket_read_the_leaderboard_once(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, read = windows.window.solves_in, []
+    monkeypatch.setattr(windows.window, "solves_in", lambda *about: read.append(about) or real(*about))
+    clock.now = START + timedelta(hours=5)
+    async with cutting(clock) as node:
+        node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
+        for window in range(11, 20):
+            assert (await node.ask(f"/api/timeline?window={window}")).status == 200
+        assert len(read) == 1
+
+
+async def test_what_slow_clients_hold_of_windows_is_bounded(clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MAX_HELD_BYTES", 100)
+    clock.now = START + timedelta(hours=5)
+    async with cutting(clock) as node:
+        served = edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3))))
+        node.serve(served)
+        cut, about = node.documents.windows.cut, (served, Owner.USERS, None)
+        since = round((START + timedelta(minutes=100)).timestamp()) * 1_000_000
+        async with cut(*about, minutes=200, since=since, coding="identity") as reading:
+            assert len(reading.payload) > 100
+            assert (await node.ask("/api/timeline?window=100")).status == 503
+        assert (await node.ask("/api/timeline?window=100")).status == 200
+
+
+async def test_documents_that_cannot_be_cut_are_a_503_and_the_next_version_heals_it(clock: Time) -> None:
+    clock.now = START + timedelta(minutes=30)
+    async with cutting(clock) as node:
+        whole = edition_of(version(42), contest(START, START + timedelta(minutes=20)))
+        documents = {name: b"".join(frames) for name, frames in whole.documents.items()}
+        node.serve(replace(whole, documents={**whole.documents, "leaderboard:users": [documents["timeline:teams"]]}))
+        with capture_logs() as logs:
+            answers = [await node.ask("/api/timeline?window=15") for _ in range(3)]
+        assert [answer.status for answer in answers] == [503, 503, 503]
+        assert len(logs) == 1
+        node.serve(replace(whole, version=version(43)))
+        assert (await node.ask("/api/timeline?window=15")).status == 200
+
+
+async def test_age_and_windows_follow_the_clock_of_the_database_and_not_the_node_s(clock: Time) -> None:
+    an_hour = 3600.0
+    now = (START + timedelta(minutes=30)).timestamp()
+    clock.now = START + timedelta(minutes=30) + timedelta(seconds=an_hour)
+    seconds = 1000.0
+    ours = Clock(wall=clock.time, monotonic=lambda: seconds)
+    async with serving(clock=ours) as node:
+        tables = contest(START, START + timedelta(minutes=20))
+        node.serve(replace(edition_of(version(42), tables), as_of=now))
+        assert (await node.ask("/api/timeline?window=15")).headers["age"] == "3600"  # nobody has been asked yet
+        ours.learn(Reading(offset=now - seconds, error=0.001))
+        answer = await node.ask("/api/timeline?window=15")
+        assert answer.headers["age"] == "0"
+        assert answer.json == oracle.documents(tables, window=15, now=START + timedelta(minutes=30))["timeline:users"]
+        seconds += 7
+        assert (await node.ask("/api/timeline")).headers["age"] == "7"
+
+
+@pytest.mark.parametrize("as_of", [float("nan"), float("inf"), -float("inf"), 1e308, -1.0, -1e308])
+async def test_an_impossible_time_reaches_no_answer(as_of: float) -> None:
+    async with serving() as node:
+        node.serve(edition(version(42), as_of=as_of))
+        assert int((await node.ask("/api/timeline")).headers["age"]) > 10**9
+        true = time.time() - 10
+        node.memory.confirm(true)
+        node.memory.confirm(as_of)
+        assert node.memory.as_of == true
+
+
+async def test_a_node_whose_clock_is_ahead_makes_nothing_look_young_for_long(clock: Time) -> None:
+    ours = Clock(wall=clock.time)
+    ours.learn(Reading(offset=time.time() - time.monotonic(), error=0.001))
+    async with serving(clock=ours) as node:
+        node.memory.confirm(time.time() + 3600)
+        assert node.memory.as_of <= time.time() + 1
