@@ -12,15 +12,15 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.recorded import recording
-from tests.recorded.record import DOCUMENTS, Publish, create, record
+from tests.recorded.record import ANOTHER, DOCUMENTS, Publish, create, record
 
 ANEW = "RECORD_ANEW"
 "Set in the environment by `python -m tests.recorded`: write the file instead of comparing with it."
 
 STORES = {
-    "redis": {"redis__encoding": "identity"},
     "redis-zstd": {"redis__encoding": "zstd"},
     "postgres": {"coordination__backend": "postgres"},
+    "redis": {"redis__encoding": "identity"},
 }
 
 
@@ -82,13 +82,15 @@ async def test_a_client_receives_what_was_recorded(
     settings = {"redis__url": redis_url, "redis__key_prefix": key_prefix, "postgres__dsn": database} | STORES[store]
     bus = postgres_bus(connection, database, key_prefix) if store == "postgres" else redis_bus(redis_client, key_prefix)
     async with bus as (publish, announced):
-        received = await record(contest, connection, publish, announced, settings)
+        received = await record(contest, connection, publish, announced, settings, another=store != "redis")
     if os.environ.get(ANEW) == store:
         recording.write(received)
-    difference = recording.difference(recording.read(), received)
-    assert not difference, f"{difference}\n\nIf this is on purpose: python -m tests.recorded"
-    if store == "redis":
+    recorded = recording.read()
+    if store == "redis":  # a third start of two nodes would show nothing new; other programs read this one
+        recorded = {title: text for title, text in recorded.items() if not title.startswith(ANOTHER)}
         await other_programs_read_the_same(received, redis_client, key_prefix, contest.divisions)
+    difference = recording.difference(recorded, received)
+    assert not difference, f"{difference}\n\nIf this is on purpose: python -m tests.recorded"
 
 
 async def other_programs_read_the_same(
