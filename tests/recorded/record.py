@@ -251,7 +251,11 @@ async def record(
     """
     async with aiohttp.ClientSession() as session, nodes(1, **SETTINGS, **settings) as [node]:
         recorder = Recorder(session, node.url, connection, publish, announced)
-        recording = await recorder.record(contest)
+        try:
+            recording = await recorder.record(contest)
+        except (AssertionError, TimeoutError) as error:
+            error.add_note("\n".join(["The daemon's log ends:", *map(str, node.log[-5:])]))
+            raise
         if another:
             async with nodes(1, **SETTINGS, **settings) as [second]:
                 await recorder.record_another(second.url, contest.divisions)

@@ -46,11 +46,13 @@ async def redis_bus(client: Redis, prefix: str) -> AsyncIterator[tuple[Publish, 
                 together.publish(f"{prefix}scoreboard.events", payload)
             await together.execute()
 
-    async with client.pubsub(ignore_subscribe_messages=True) as channel, asyncio.TaskGroup() as tasks:
+    async with client.pubsub(ignore_subscribe_messages=True) as channel:
         await channel.subscribe(f"{prefix}scoreboard.rebuilt")
-        listening = tasks.create_task(listen(channel))
-        yield publish, announced
-        listening.cancel()
+        listening = asyncio.create_task(listen(channel))
+        try:
+            yield publish, announced
+        finally:
+            listening.cancel()
 
 
 @asynccontextmanager
