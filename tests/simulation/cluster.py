@@ -163,6 +163,8 @@ class Cluster:
         "Changes that a reader of what is new does not see."
         self._forged: Version | None = None
         "The last version that somebody made up."
+        self.to_come = 0
+        "Changes that were published and are not committed yet."
         self.interruptions = 0
         "How often a node ended, or a subscription."
         self.published = 0
@@ -199,6 +201,11 @@ class Cluster:
         """How many solves `after` has that `before` had not."""
         others = bisect_right(self._others, after) - bisect_right(self._others, before)
         return max(0, after - before - others)
+
+    def hidden_solves(self, before: int, after: int) -> int:
+        """Of those, how many a reader of what is new does not see."""
+        hidden = [number for number in self.hidden if before < number <= after]
+        return len(hidden) - len(set(hidden).intersection(self._others)) if hidden else 0
 
     def visible_since(self, whole_content: int, content: int) -> int:
         """Of `content`, what a reader sees that read everything when the database had `whole_content`, and since then
@@ -240,6 +247,7 @@ class Cluster:
             self.commit_in_silence()
         elif self.world.chance(self.faults.early):
             self.publish(SOLVED)
+            self.to_come += 1
             listening = bool(self.nodes) and all(node.listening for node in self.nodes)
             lost = self.interruptions if listening else -1
             self.world.after(self.world.random.uniform(0, EARLY), self._commit_late, lost)
@@ -257,6 +265,7 @@ class Cluster:
         """What was published when there had been so many interruptions. A node that has not heard of it, or does not
         remember, does not look for it."""
         self._commit()
+        self.to_come -= 1
         self.missed |= interruptions != self.interruptions
         self.world.note("the platform commits {}, which it has published", self.database)
         self.published = self.database

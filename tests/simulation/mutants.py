@@ -187,8 +187,8 @@ class ServesAnything(Node):
         return True
 
 
-class ReadsOnce(Node):
-    """Does not look whether the version moved while the documents were read."""
+class ReadsOnce(ServesAnything):
+    """Does not look whether the version moved while the documents were read, nor whether they are of one version."""
 
     def _moved(self, elsewhere: bool) -> bool:
         return False

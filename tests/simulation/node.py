@@ -56,8 +56,10 @@ class Base:
     """What the child holds of the database after a build."""
 
     content: int
-    whole_content: int
-    "What the database had when the child last read everything."
+    seen: int
+    "What the database had when the child last read."
+    whole_seen: int
+    "The same, when it last read everything."
     whole_version: Version
     "The build that did."
     balance: int = 0
@@ -647,40 +649,37 @@ class Node:
 
     def _read(self, asked: c.Build, base: Base | None, head: Head, built: Built) -> Base:
         """What is read, by all or by what is new, and whether what was announced is among it: as `builder.follower`."""
-        version, committed = asked.version, head.catalogue
-        built.content = self._see_database()
-        newer = committed is not None and head.version is not None and base is not None
-        if newer:
-            assert committed is not None
-            assert base is not None
-            newer = base.whole_version.epoch != version.epoch or committed.whole > base.whole_version.number
-        built.whole = asked.whole or base is None or newer
-        now = self.world.now * self.rate
-        balance = base.balance if base is not None and (base.balance > 0 or now < base.until) else 0
-        if base is not None and not built.whole:
-            built.content = self.cluster.visible_since(base.whole_content, built.content)
-            new = self.cluster.solves(base.content, built.content)
-            if balance + new < asked.solves:
-                self.world.sometimes["announced, and not among what is new"] += 1
-                built.content, built.whole = self._see_database(), True
-            elif balance > 0 and new < asked.solves and self._hidden(built.content):
-                self.cluster.missed = True  # taken for one that was found before it was announced
+        cluster, now = self.cluster, self.world.now * self.rate
+        database = built.content = self._see_database()
+        is_new = built.digest != str(database)
         if base is None:
-            # What of it was there already is not known: nothing, perhaps.
-            balance = -asked.solves - asked.again
-            built.complete = not (asked.solves or asked.announced or asked.again)
+            # Nothing to count from, but what is committed.
+            built.complete = is_new or not (asked.solves or asked.announced or asked.again)
+            cluster.missed |= built.complete and cluster.to_come > 0
+            return Base(database, database, database, asked.version)
+        committed = head.catalogue.whole if head.catalogue else 0
+        whole = base.whole_version
+        built.whole = asked.whole or whole.epoch != asked.version.epoch or committed > whole.number
+        balance = base.balance if base.balance > 0 or now < base.until else 0
+        new = cluster.solves(base.seen, database) - cluster.hidden_solves(base.seen, database)
+        if not built.whole and balance + new < asked.solves:
+            self.world.sometimes["announced, and not among what is new"] += 1
+            built.whole = True
+        elif not built.whole and balance > 0 and new < asked.solves and cluster.hidden_solves(base.seen, database):
+            cluster.missed = True  # taken for one that was found before it was announced
+        if built.whole:
+            new = cluster.solves(base.seen, database) + cluster.hidden_solves(base.whole_seen, base.seen)
         else:
-            new = self.cluster.solves(base.content, built.content)
-            balance = min(balance + new - asked.solves, new)
-            built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
-        self.world.note("{} reads {}, balance {}, whole {}", self, built.content, balance, built.whole)
-        whole = base is None or built.whole
+            built.content = cluster.visible_since(base.whole_seen, database)
+        balance = min(balance + new - asked.solves, new)
+        built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
         return Base(
             built.content,
-            built.content if whole or base is None else base.whole_content,
-            version if whole or base is None else base.whole_version,
+            database,
+            database if built.whole else base.whole_seen,
+            asked.version if built.whole else whole,
             balance,
-            base.until if base is not None and base.balance < 0 and now < base.until else now + OWED,
+            base.until if base.balance < 0 and now < base.until else now + OWED,
         )
 
     def _hidden(self, content: int) -> bool:

@@ -1,16 +1,19 @@
 """What it costs and how long it takes, in clusters to which one thing happens, or nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 import pytest
 
-from scoreboardd.coordination.coordinator import Timing
+from scoreboardd.backend.base import Begun
+from scoreboardd.coordination.coordinator import LOOKS, Timing
 from tests.simulation import faults
 from tests.simulation.backends import ARCHIVED, BACKENDS, POSTGRES, Backend
-from tests.simulation.cluster import CALM, FASTEST, SLOWEST, Cluster
+from tests.simulation.cluster import CALM, FASTEST, SLOWEST, SOLVED, Cluster
 from tests.simulation.faults import Faults
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.node import Node
 from tests.simulation.world import World
 
@@ -22,10 +25,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
 
-def started(backend: Backend, seed: int, nodes: int, *, rates: bool = True) -> Cluster:
+def started(
+    backend: Backend, seed: int, nodes: int, *, rates: bool = True, mutant: str | None = None, timing: Timing = TIMING
+) -> Cluster:
     """A cluster that has its first documents, and whose builds are counted from now on."""
     world = World(seed)
-    cluster = Cluster(world, TIMING, backend=backend)
+    cluster = Cluster(world, timing, backend=backend, parts=MUTANTS[mutant] if mutant else None)
     for _ in range(nodes):
         cluster.start(world.random.uniform(SLOWEST, FASTEST) if rates else 1.0)
     world.run(10.0)
@@ -58,7 +63,7 @@ def test_one_event_is_one_build_however_many_nodes_hear_it(backend: Backend, nod
     cluster.solve()
     run(cluster, TIMING.debounce / SLOWEST + CALM)
     assert all_have(cluster, 1)
-    run(cluster, 2 * TIMING.lock_ttl)
+    run(cluster, 1.2 * TIMING.lock_ttl)
     assert cluster.judge.builds == 1
 
 
@@ -129,8 +134,94 @@ def test_an_idle_cluster_looks_into_the_database_once_a_period_and_not_once_a_no
     cluster = started(backend, 1, 4, rates=False)
     version = cluster.store.data.version
     run(cluster, 10 * TIMING.reconcile)
-    assert 8 <= cluster.judge.builds <= 11
+    assert 9 <= cluster.judge.builds <= 12
     assert cluster.store.data.version == version
+
+
+@pytest.mark.parametrize(("mutant", "found"), [(None, True), ("reads everything only when idle", False)])
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_a_change_that_is_hidden_from_increments_is_found_though_solves_never_stop(
+    backend: Backend, nodes: int, mutant: str | None, found: bool
+):
+    cluster = started(backend, nodes, nodes, mutant=mutant)
+    cluster.faults.hidden = 1.0
+    cluster.commit_in_silence()
+    cluster.faults.hidden = 0.0
+    longest = (TIMING.reconcile + TIMING.lock_ttl) / SLOWEST + CALM
+    for number in range(int(longest / 1.5)):
+        cluster.world.after(number * 1.5, cluster.solve, SOLVED)
+    run(cluster, longest)
+    assert all(node.content > 0 for node in cluster.nodes) == found
+
+
+@pytest.mark.parametrize(("mutant", "found"), [(None, True), ("looks after no builder while others begin", False)])
+def test_somebody_who_announces_builds_without_end_holds_up_nothing(backend: Backend, mutant: str | None, found: bool):
+    cluster = started(backend, 3, 3, mutant=mutant)
+    fence = cluster.store.data.fence
+    assert fence is not None
+    for number in range(1, 600):
+        begun = Begun(replace(fence, number=fence.number + number))
+        cluster.world.after(number * 0.1, cluster.bus.publish, begun)
+    run(cluster, 1.0)
+    cluster.solve()
+    run(cluster, (TIMING.lock_ttl + TIMING.max_wait + 2 * TIMING.debounce) / SLOWEST + CALM)
+    assert all_have(cluster, 1) == found
+
+
+def test_one_number_that_was_never_given_out_causes_no_builds(backend: Backend):
+    cluster = started(backend, 5, 3, rates=False)
+    fence = cluster.store.data.fence
+    assert fence is not None
+    cluster.solve()
+    run(cluster, 0.1)
+    cluster.bus.publish(Begun(replace(fence, number=999_999_999_999_999_999)))
+    for number in range(25):
+        cluster.world.after(number, cluster.solve)
+    run(cluster, 25.0 + TIMING.lock_ttl + CALM)
+    assert all_have(cluster, 26)
+    assert cluster.judge.builds <= 2 * 26
+
+
+@pytest.mark.parametrize("early", [0.5, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("others", [0, 6])
+def test_a_solve_that_is_published_before_it_is_committed_is_looked_for(backend: Backend, early: float, others: int):
+    cluster = started(backend, 2, 3, rates=False)
+    cluster.publish(SOLVED)
+    for number in range(others):
+        cluster.world.after(early * number / others, cluster.solve, SOLVED)
+    run(cluster, early)
+    assert all(node.coordinator.stale for node in cluster.nodes)
+    cluster.commit_in_silence()
+    run(cluster, LOOKS[-1] + CALM)
+    assert all_have(cluster, others + 1)
+    run(cluster, sum(LOOKS))
+    assert not any(node.coordinator.stale for node in cluster.nodes)
+
+
+def test_an_announcement_of_which_nothing_is_visible_costs_a_few_quiet_builds(backend: Backend):
+    cluster = started(backend, 2, 3, rates=False)
+    cluster.publish(SOLVED)
+    run(cluster, 1.0)
+    version = cluster.store.data.version
+    run(cluster, 2 * sum(LOOKS))
+    assert cluster.judge.builds == 1 + len(LOOKS)
+    assert cluster.store.data.version == version
+    assert not any(node.coordinator.stale for node in cluster.nodes)
+
+
+def test_documents_that_are_damaged_are_committed_again_when_a_node_needs_them(backend: Backend):
+    cluster = started(backend, 2, 2, rates=False)
+    cluster.solve()
+    run(cluster, TIMING.max_wait)
+    for name in cluster.store.data.documents:
+        cluster.store.data.documents[name] = "garbage"
+    before = cluster.store.data.version
+    late = cluster.start()
+    run(cluster, 5.0)
+    assert before is not None
+    assert cluster.store.data.version not in (None, before)
+    assert late.content == 1
+    assert all_have(cluster, 1)
 
 
 def test_a_change_that_nobody_published_is_found(backend: Backend):
