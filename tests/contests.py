@@ -4,6 +4,7 @@ What is drawn obeys the database (foreign keys, text without NUL) and otherwise 
 rules: ties, repeats, empty teams, bucket edges, names that sort differently bytewise than by a locale.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -88,8 +89,8 @@ def challenges(draw: st.DrawFn, id: int) -> Challenge:
 
 
 @st.composite
-def contests(draw: st.DrawFn, *, divisions: bool | None = None) -> Tables:
-    """`divisions`: whether the database has them; None draws that too."""
+def contests(draw: st.DrawFn, *, divisions: bool | None = None, active: bool = False) -> Tables:
+    """`divisions`: whether the database has them; None draws that too. `active`: whether it has `is_active`."""
 
     def unique_ids(at_least: int, at_most: int) -> list[int]:
         # The size is drawn on its own: left to itself `lists` keeps to half a dozen.
@@ -107,6 +108,10 @@ def contests(draw: st.DrawFn, *, divisions: bool | None = None) -> Tables:
     users = [User(key, draw(TEXTS), draw(roles), draw(team_ids)) for key in unique_ids(0, 20)]
 
     its_challenges = [draw(challenges(key)) for key in unique_ids(0, 8)]
+    if active:
+        its_challenges = [
+            replace(each, is_active=draw(st.sampled_from([False, True, None]))) for each in its_challenges
+        ]
     submissions = []
     if users and its_challenges:
         submissions = [
@@ -145,25 +150,24 @@ def to_rows(tables: Tables) -> rows.Rows:
     """What a source makes of these tables, in the tables' own (arbitrary) order."""
     users = [user for user in tables.users if user.role not in ("blocked", "admin")]
     seen = {user.id for user in users}
-    return rows.Rows(
-        rows.Roster(
-            challenges=[
-                rows.Challenge(row.id, row.title, row.category, row.points, row.minimum_points)
-                for row in tables.challenges
-            ],
-            teams=[rows.Team(row.id, row.name, row.division_id) for row in tables.teams],
-            users=[rows.User(user.id, user.username, user.team_id) for user in users],
-            divisions=sorted(rows.Division(row.id, row.name) for row in tables.divisions or []),
-        ),
-        rows.solves_of(
-            (row.user_id, row.challenge_id, (row.submitted_at - EPOCH) // MICROSECOND, row.is_first_blood)
-            for row in tables.submissions
-            if row.correct and row.user_id in seen
-        ),
+    roster = rows.Roster(
+        challenges=[
+            rows.Challenge(row.id, row.title, row.category, row.points, row.minimum_points, row.is_active is not False)
+            for row in tables.challenges
+        ],
+        teams=[rows.Team(row.id, row.name, row.division_id) for row in tables.teams],
+        users=[rows.User(user.id, user.username, user.team_id) for user in users],
+        divisions=sorted(rows.Division(row.id, row.name) for row in tables.divisions or []),
     )
+    solves = rows.solves_of(
+        (row.user_id, row.challenge_id, (row.submitted_at - EPOCH) // MICROSECOND, row.is_first_blood)
+        for row in tables.submissions
+        if row.correct and row.user_id in seen
+    )
+    return rows.Rows(rows.released(roster, solves), solves)
 
 
-def SCHEMA_SQL(divisions: bool) -> str:  # noqa: N802
+def SCHEMA_SQL(divisions: bool, active: bool = False) -> str:  # noqa: N802
     """Creates the platform's tables, empty, in the first schema of the search path."""
     return f"""
         {"create table divisions (id bigint primary key, name text not null);" if divisions else ""}
@@ -184,6 +188,7 @@ def SCHEMA_SQL(divisions: bool) -> str:  # noqa: N802
             category text not null,
             points integer not null,
             minimum_points integer not null
+            {", is_active boolean default true" if active else ""}
         );
         create table submissions (
             id bigint primary key,
@@ -197,7 +202,7 @@ def SCHEMA_SQL(divisions: bool) -> str:  # noqa: N802
 
 
 async def insert(connection: asyncpg.Connection, tables: Tables) -> None:
-    """Fills empty tables, made by `SCHEMA_SQL(tables.divisions is not None)`, in one transaction."""
+    """Fills empty tables, made by `SCHEMA_SQL(tables.divisions is not None, …)`, in one transaction."""
     team_columns = ["id", "name"]
     if tables.divisions is not None:
         team_columns.append("division_id")
@@ -212,7 +217,10 @@ async def insert(connection: asyncpg.Connection, tables: Tables) -> None:
             await copy("divisions", tables.divisions, ["id", "name"])
         await copy("teams", tables.teams, team_columns)
         await copy("users", tables.users, ["id", "username", "role", "team_id"])
-        await copy("challenges", tables.challenges, ["id", "title", "category", "points", "minimum_points"])
+        challenge_columns = ["id", "title", "category", "points", "minimum_points"]
+        if any(challenge.is_active is not None for challenge in tables.challenges):
+            challenge_columns.append("is_active")
+        await copy("challenges", tables.challenges, challenge_columns)
         await copy(
             "submissions",
             tables.submissions,

@@ -44,6 +44,8 @@ class Challenge:
     category: str
     points: int
     minimum_points: int
+    #: None: this database has no `challenges.is_active` column, or the row has NULL there.
+    is_active: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ def documents(
     users = [user for user in tables.users if user.role not in ("blocked", "admin")]
     teams = list(tables.teams)
 
+    # "A challenge with `is_active = false` (where that column exists) that nobody has solved is not listed." Those
+    # who are left out everywhere are nobody; somebody of another division is somebody.
+    visible = [user.id for user in users]
+    solved = [row.challenge_id for row in tables.submissions if row.correct and row.user_id in visible]
+    listed = [row for row in tables.challenges if row.is_active is not False or row.id in solved]
+
     # "`?division_id=<positive int>` (absent: everyone)". A division has the teams that name it and their
     # users; a user without a team, and the users of a team without a division, are only among everyone.
     if division_id is not None:
@@ -106,7 +114,7 @@ def documents(
         users = [user for user in users if user.team_id in inside]
 
     # "Challenges by `id`"
-    challenges = sorted(tables.challenges, key=lambda challenge: challenge.id)
+    challenges = sorted(listed, key=lambda challenge: challenge.id)
 
     user_owners = [Owner(user.id, user.username, [user.id]) for user in users]
     # "Every team row is listed, at 0 if it has nobody left."

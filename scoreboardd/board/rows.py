@@ -7,7 +7,7 @@ The few are tuples in lists; solves, which are many, are one array of `SOLVE` re
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ class Challenge(NamedTuple):
     category: str
     initial: int
     minimum: int
+    active: bool = True
+    "False: not on the board until somebody solves it."
 
 
 class Team(NamedTuple):
@@ -99,3 +101,13 @@ def find(wanted: Ids, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
     # The last is nobody's place, but of all that are outside: as unsigned numbers those below are above, too.
     place = places.take(np.minimum((wanted - ids[0]).view(np.uint64), span).view(np.int64))
     return place, place >= 0
+
+
+def released(roster: Roster, solves: Solves) -> Roster:
+    """The roster without the inactive challenges that none of its users has solved."""
+    inactive = np.array([challenge.id for challenge in roster.challenges if not challenge.active], np.int64)
+    if not len(inactive):
+        return roster
+    solves = solves[np.isin(solves["challenge_id"], inactive)]
+    solved = set(solves["challenge_id"][find(solves["user_id"], roster.user_ids)[1]].tolist())
+    return replace(roster, challenges=[each for each in roster.challenges if each.active or each.id in solved])

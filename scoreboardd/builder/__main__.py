@@ -67,8 +67,9 @@ async def _serve_one(
 
 async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], descriptor: int | None) -> Answer:
     match request:
-        case {"op": "build", "token": token, "version": version, "quiet": quiet, "whole": whole}:
-            work = await builder.build(Lease(token, Version(**version)), quiet=quiet, whole=whole)
+        case {"op": "build", "token": token, "version": version}:
+            how = {name: request[name] for name in ("quiet", "whole", "solves", "announced", "again")}
+            work = await builder.build(Lease(token, Version(**version)), **how)
             answer = {
                 "catalogue": work.catalogue,
                 "stages": work.stages,

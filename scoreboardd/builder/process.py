@@ -72,7 +72,9 @@ class Build:
     whole: bool
     "Whether everything was read, and not only what is new."
     complete: bool
-    "Whether all that was announced was found."
+    """All that was announced was found. False: an announced solve is not there even after everything was read; or some
+    other change was announced, and the documents are the same as before; or the database is a standby that has not
+    replayed what it had received. Then look again."""
     size: int
     "Bytes of the plain documents."
     staged_bytes: int
@@ -214,8 +216,11 @@ class BuilderProcess:
         timeout: float,
     ) -> Build:
         """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned. Not
-        `whole`: nothing but solves is said to have changed since the last build of this process. `solves` were
-        announced since then; `announced`: something else was; `again`: a build did not find all that was."""
+        `whole`: nothing but solves is said to have changed since the last build of this process.
+
+        `solves` were announced that no earlier call named, and something else if `announced`; `again`: an earlier build
+        did not find all that was announced. What is not found is looked for by later calls, too, for
+        `ledger.MEMORY_SECONDS`."""
         request = {
             "op": "build",
             "token": lease.token,

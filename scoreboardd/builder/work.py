@@ -19,7 +19,7 @@ from scoreboardd.backend.base import Catalogue, Head, Lease, Stored, Vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.board.sheet import Document
 from scoreboardd.builder.chain import Chain
-from scoreboardd.builder.follower import Follower
+from scoreboardd.builder.follower import Asked, Committed, Follower
 from scoreboardd.builder.stages import Stages
 from scoreboardd.clock import Reading
 from scoreboardd.edition import Version
@@ -54,20 +54,47 @@ class Builder:
         self._chain = Chain(vault)
         self._archive = archive
 
-    async def build(self, lease: Lease, *, quiet: bool, whole: bool) -> Work:
+    async def build(
+        self,
+        lease: Lease,
+        *,
+        quiet: bool,
+        whole: bool,
+        solves: int = 0,
+        announced: bool = False,
+        again: bool = False,
+    ) -> Work:
         stages = Stages()
-        followed = await self._follower.follow(stages, whole=whole)
-        scoreboard = followed.scoreboard
-        whole = followed.news is None
         with stages.timed("commit"):
+            # It stays so until we commit: nobody else can while we have the lease.
             head = await self._vault.head()
+        is_same_epoch = head.version is not None and head.version.epoch == lease.version.epoch
+        committed = head.catalogue if is_same_epoch else None
+        asked = Asked(
+            lease.version,
+            whole,
+            solves,
+            announced,
+            again,
+            Committed(committed.digest, committed.whole) if committed else None,
+        )
+        followed = await self._follower.follow(stages, asked)
+        scoreboard = followed.scoreboard
         catalogue = Catalogue(
             followed.digest,
             followed.as_of,
             scoreboard.roster.division_ids,
-            whole=lease.version.number if whole else 0,
+            whole=followed.whole,
+            complete=followed.complete,
         )
-        work = Work(catalogue, stages.seconds, followed.rows, whole, scoreboard.size, findings=followed.findings)
+        work = Work(
+            catalogue,
+            stages.seconds,
+            followed.rows,
+            followed.news is None,
+            scoreboard.size,
+            findings=followed.findings,
+        )
         with stages.timed("commit"):
             if quiet and head.version and _same(lease.version, catalogue, head):
                 self._chain.renew(head.version, followed)

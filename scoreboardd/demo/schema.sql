@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS challenges (
     title          text NOT NULL,
     category       text NOT NULL,
     points         integer NOT NULL,  -- while nobody has it
-    minimum_points integer NOT NULL   -- when everybody has it
+    minimum_points integer NOT NULL,  -- when everybody has it
+    is_active      boolean NOT NULL DEFAULT true
 );
 
 CREATE TABLE IF NOT EXISTS submissions (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from scoreboardd.database import FAILURES, connect
+from scoreboardd.database import FAILURES, connect_for_transactions, transaction
 from scoreboardd.source.columns import Tables, inspect
 from scoreboardd.source.postgres import PostgresSource, SourceError, explain, wanted
 
@@ -74,21 +74,18 @@ def wishes(kind: str) -> dict[str, Any]:
 async def problems(dsn: str, kind: str, *, statement_timeout: float, timezone: str = "UTC") -> AsyncIterator[str]:
     """Every problem of the database, none if the source can be read as it should."""
     try:
-        connection = await connect(dsn, statement_timeout=statement_timeout)
+        connection = await connect_for_transactions(dsn, statement_timeout=statement_timeout)
     except FAILURES as error:
         yield explain(error, kind, dsn)
         return
     try:
-        found = await inspect(connection, kind, wishes(kind))
-        unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
-        shadowed, zones = await _shadowed(connection, found), await _zone(connection, found, timezone)
-        for problem in [*unreadable, *found.problems(), *shadowed, *zones]:
+        async with transaction(connection, statement_timeout=statement_timeout):
+            found = await inspect(connection, kind, wishes(kind))
+            unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
+            shadowed, zones = await _shadowed(connection, found), await _zone(connection, found, timezone)
+            unindexed = [problem async for problem in _unindexed(connection, found)]
+        for problem in [*unreadable, *found.problems(), *shadowed, *zones, *unindexed]:
             yield problem
-        for index in wishes(kind)["indexes"]:
-            indexed = await find_table(connection, index["table"])
-            its = fitted(index, found)
-            if indexed is not None and indexed.is_table and not await has_index(connection, its):
-                yield no_index(its, indexed)
         if not unreadable and found.is_readable:
             source = PostgresSource(dsn, kind, statement_timeout=statement_timeout, timezone=timezone)
             async for problem in _reading(source):
@@ -104,14 +101,25 @@ async def _unreadable(connection: Any, found: Tables, dsn: str) -> AsyncIterator
     for table, columns in found.meanings.items():
         problems = await table_problems(connection, table, list(columns), found.kind)
         if not problems:
+            await connection.execute("SAVEPOINT one_table")
             try:
                 await connection.fetch(f"SELECT {', '.join(columns)} FROM {table} LIMIT 1")  # noqa: S608
-            except asyncpg.QueryCanceledError:
-                continue  # the whole read will tell, and how long it took
             except FAILURES as error:
-                problems = [explain(error, found.kind, dsn)]
+                await connection.execute("ROLLBACK TO one_table")
+                if not isinstance(
+                    error, asyncpg.QueryCanceledError
+                ):  # of that the whole read tells, and how long it took
+                    problems = [explain(error, found.kind, dsn)]
         for problem in problems:
             yield problem
+
+
+async def _unindexed(connection: Any, found: Tables) -> AsyncIterator[str]:
+    for index in wishes(found.kind)["indexes"]:
+        indexed = await find_table(connection, index["table"])
+        its = fitted(index, found)
+        if indexed is not None and indexed.is_table and not await has_index(connection, its):
+            yield no_index(its, indexed)
 
 
 async def _shadowed(connection: Any, found: Tables) -> list[str]:

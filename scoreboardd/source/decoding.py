@@ -98,7 +98,7 @@ class Decoder:
         return list(kept.values())
 
     def _challenge(self, row: Raw) -> Challenge:
-        id, title, category, initial, minimum = row
+        id, title, category, initial, minimum, active = row
         points = self._points("points", id, initial) or 0
         floor = self._points("minimum_points", id, minimum)
         return Challenge(
@@ -107,6 +107,7 @@ class Decoder:
             self._text("challenges.category", id, category),
             points,
             points if floor is None else floor,
+            active != b"false",
         )
 
     def _team(self, row: Raw) -> Team:
@@ -154,9 +155,9 @@ def _last(id: int | None) -> tuple[bool, int]:
     return id is None, id or 0
 
 
-def unpacked(packed: bytes | None) -> Solves:
+def unpacked(packed: bytes | None, packing: "np.dtype[np.void]" = _PACKED) -> Solves:
     """The solves, all of them at times that can be shown; fewer than were packed if some are not."""
-    solves = np.frombuffer(packed or b"", _PACKED).astype(SOLVE)
+    solves = np.frombuffer(packed or b"", packing)[list(SOLVE.names or ())].astype(SOLVE)
     at: NDArray[np.int64] = solves["at"]
     if len(at) and not _EARLIEST <= at.min() <= at.max() <= _LATEST:
         solves = solves[(at >= _EARLIEST) & (at <= _LATEST)]

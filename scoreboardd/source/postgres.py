@@ -1,27 +1,36 @@
 """Read a contest from the platform's PostgreSQL: all of it, or what is new since, from one snapshot (I5).
 
-One connection, kept between reads, in a read-only repeatable-read transaction for each; every await has a deadline.
-Solves, which are many, come as one packed value that costs this process next to nothing to read.
+One connection, kept for a minute, with a read-only transaction for each read; every await has a deadline. A transaction
+carries its own settings and nothing is kept in the session, so that a pooler may stand in between in any mode but
+statement pooling. Solves, which are many, come as one packed value that costs this process next to nothing to read.
 
-What is new since an earlier read (`news`) is found without looking at the whole of anything:
+What is new since an earlier read (`news`) is found without looking at the whole of anything. There is an increment only
+if all of this holds; else all has to be read:
 
-- *Solves*, among the submissions whose ids are above the highest that was seen then, less `TAIL`. Ids are given out
-  roughly in order but become visible in any, when a transaction commits; whoever is not overtaken by more than `TAIL`
-  others is read in time. Solves that are known already do no harm.
-- *Anything else*, by the counters PostgreSQL keeps of rows written to each table. Where those of the small tables
-  differ the small tables are read and compared; where a submission was changed or removed, or a solver or a challenge
-  is new, there is no `news` and all has to be read. The counters may come seconds after the commit: they are there to
-  find the change that nobody announced (but not a TRUNCATE, which they do not count). One that is announced by its
-  reason is not for `news` at all.
+- The ids of submissions are integers, and have come in rising order so far: since the whole read before the last one no
+  solve has appeared below the window that was kept then (`Mark.is_ordered`).
+- It is the same server, and no table was truncated, restored or rewritten (`evidence`).
+- The counters of changed and removed submissions can move and have not moved. They follow a commit by up to some
+  seconds. They are there to find what nobody announced.
+- Each of the newest solves is there as it was (`tail`). This is exact for the `WINDOW` highest, and so for all of a
+  contest that has no more.
+- Where the counters of the small tables have moved, the small tables still hold the same rows.
+- No new solve is by a user, or of a challenge, that the roster lacks.
 
-So what is missed, until all is read again, is a submission that becomes visible only after others with ids higher by
-more than `TAIL` were seen; and for some seconds a change that is not announced.
+What an increment cannot see, until all is read: a solve with an id below those of `WINDOW` others that were seen; an
+older row that was changed, for some seconds. If either was announced, the follower misses it among the solves that are
+new (`News.added`), and reads everything in the same build.
+
+A hot standby may lag: `Reading.is_current` says whether it had replayed by then what it had received when the read
+began, for which the read waits at most `REPLAY_SECONDS`.
 """
 
+import asyncio
 import time
 import tomllib
 from collections.abc import Sized
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from types import TracebackType
@@ -31,14 +40,19 @@ import asyncpg
 import numpy as np
 
 from scoreboardd import clock, database
-from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Solves, Team, User, find
-from scoreboardd.database import FAILURES, connect
+from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Solves, Team, User, find, released
+from scoreboardd.database import FAILURES, connect_for_transactions, transaction
 from scoreboardd.source.columns import INTEGERS, ColumnError, Tables, inspect
 from scoreboardd.source.decoding import EARLIEST, LATEST, Decoder, codec_of, unpacked
+from scoreboardd.source.evidence import Evidence, evidence
 from scoreboardd.source.findings import MAX_EXAMPLES, Finding, Findings
+from scoreboardd.source.tail import RECORD, WINDOW, Tail
 
-TAIL = 10_000
-"Ids below the highest seen among which a submission may still become visible."
+REPLAY_SECONDS = 2.0
+"How long a read waits for a standby, at most."
+REPLAY_POLL_SECONDS = 0.05
+CONNECTION_SECONDS = 60.0
+"How long a connection is used: the name in the DSN may lead to another server since."
 
 _COLUMNS = {
     "challenges": Challenge._fields,
@@ -50,13 +64,14 @@ _COLUMNS = {
 
 # Of a `solves.sql`. A bytea holds a gigabyte: forty million solves. A solve that lacks a part is counted, not packed.
 _SOLVES = "FROM ({}) AS solves (id, user_id, challenge_id, at, first_blood)"
-_PACK = f"""
-SELECT string_agg(int8send(user_id) || int8send(challenge_id) || timestamptz_send(at) || boolsend(first_blood), ''),
-       count(*)
-{_SOLVES}"""
-_AFTER = "WHERE id > $1::bigint"
-_PACK_AFTER = f"{_PACK} {_AFTER}"
-_HIGHEST = f"SELECT max(id)::text {_SOLVES}"
+_FIELDS = "int8send(user_id) || int8send(challenge_id) || timestamptz_send(at) || boolsend(first_blood)"
+_PACK = f"SELECT string_agg({_FIELDS}, ''), count(*) {_SOLVES}"
+_ABOVE = "WHERE id > $1::bigint"
+# As `tail.RECORD`.
+_PACK_RECORDS = f"SELECT string_agg(int8send(id) || {_FIELDS}, ''), count(*)"
+_PACK_ABOVE = f"{_PACK_RECORDS} {_SOLVES} {_ABOVE}"
+_PACK_NEWEST = f"{_PACK_RECORDS} FROM (SELECT * {_SOLVES} ORDER BY id DESC LIMIT {WINDOW}) AS solves"
+_COUNT_ABOVE = f"SELECT count(*) {_SOLVES} {_ABOVE}"
 _BAD_SOLVES = f"""
 SELECT id::text FROM (SELECT * {_SOLVES} {{}}) AS solves
 WHERE user_id IS NULL OR challenge_id IS NULL OR at IS NULL OR at NOT BETWEEN '{EARLIEST}' AND '{LATEST}'
@@ -65,18 +80,9 @@ _REPEATED_SOLVES = f"""
 SELECT sum(times - 1)::bigint, (array_agg(id))[:{MAX_EXAMPLES}]
 FROM (SELECT id::text, count(*) AS times {_SOLVES} GROUP BY 1 HAVING count(*) > 1) AS repeated"""  # noqa: S608
 
-# Rows written so far to the small tables, then rows of submissions changed or removed.
-_COUNTERS = """
-SELECT sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid))
-         FILTER (WHERE t.name <> 'submissions'),
-       sum(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)) FILTER (WHERE t.name = 'submissions')
-FROM unnest($1::text[]) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)
-"""
-
 # The database's clock, as Unix time: when this transaction began, before its snapshot was taken; and now.
 _BEGUN_AT = "SELECT extract(epoch FROM transaction_timestamp())::float8"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
-
 
 # What is read as a table, and all that is beneath a view or a partitioned table: rows, by the statistics, and whether
 # row-level security applies to us.
@@ -108,22 +114,21 @@ class SourceError(Exception):
     """The facts could not be read; one line: what, where, and how to mend it."""
 
 
-class Counters(NamedTuple):
-    """Rows written so far, as far as the server has counted. Only whether they differ means anything."""
-
-    roster: int | None
-    "To the tables of the roster."
-    history: int | None
-    "To submissions that were there already."
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How far a read came: what `news` goes on from."""
 
-    highest: int | None
-    "Id of a submission. None if the ids are of a type whose order says nothing about time."
-    counters: Counters
+    evidence: Evidence
+    roster: Roster
+    "As the database has it."
+    listed: Roster
+    "As `Rows` has it."
+    solves: int
+    "How many rows."
+    tail: Tail | None
+    "None if the order of the ids says nothing about time."
+    is_ordered: bool = True
+    "Of all that the last reads found new, nothing was below the tail."
 
 
 class Reading(NamedTuple):
@@ -132,10 +137,15 @@ class Reading(NamedTuple):
     "Unix time of the database's clock, in seconds, just before the snapshot was taken."
     mark: Mark
     findings: list[Finding]
+    is_current: bool = True
+    "False if the server is a standby that has not replayed what it had received."
 
 
 class News(NamedTuple):
     solves: Solves
+    "Those that are new, and some that are known."
+    added: int
+    "How many are new."
     as_of: float
     mark: Mark
     findings: list[Finding]
@@ -154,6 +164,9 @@ class PostgresSource:
         self._queries = {name: (folder_of(kind) / f"{name}.sql").read_text() for name in (*_COLUMNS, "solves")}
         self._tables = [*{*self._wanted["tables"], *self._wanted["divisions"]}]
         self._connection: Any = None
+        self._connected_at = 0.0
+        self._place: tuple[str, bool] | None = None
+        "Of the connection, once it is known."
         self._found: Tables
         "The tables as the last whole read found them, and the queries and the codec that go with them."
         self._sql: dict[str, str] = {}
@@ -161,48 +174,50 @@ class PostgresSource:
         self._is_raw = False
         "The texts are sent as they are in the database, for the codec to convert."
 
-    async def read(self) -> Reading:
-        """All rows of one snapshot."""
+    async def read(self, before: Mark | None = None) -> Reading:
+        """All rows of one snapshot. `before` is of the read before this one."""
         try:
-            connection = await self._connected()
             # Before the snapshot: what is written in between is then read twice, not missed.
-            counters = await self._counters(connection)
+            connection, evidence = await self._observe()
+            is_current = not evidence.is_standby or await self._replayed(connection)
             findings = Findings()
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
+            async with self._transaction(connection, "repeatable read"):
                 as_of = await connection.fetchval(_BEGUN_AT)
                 await self._inspect(connection)
                 roster = await self._roster(connection, findings)
-                solves = await self._solves(connection, findings)
+                solves, count = await self._solves(connection, findings)
                 await self._find_repeated_solves(connection, findings)
                 await self._find_hidden_tables(connection, roster, solves, findings)
-                mark = Mark(await self._highest(connection), counters)
-                return Reading(Rows(roster, solves), as_of, mark, findings.all)
+                tail, is_ordered = await self._tail(connection, evidence, count, before)
+            listed = released(roster, solves)
+            mark = Mark(evidence, roster, listed, count, tail, is_ordered)
+            return Reading(Rows(listed, solves), as_of, mark, findings.all, is_current)
         except ColumnError as error:
             raise SourceError(str(error)) from error
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
 
-    async def news(self, roster: Roster, mark: Mark) -> News | None:
-        """The solves since `mark`, some older ones among them. None if something else has changed: read all again.
-
-        `roster` is the one read then.
-        """
+    async def news(self, mark: Mark) -> News | None:
+        """The solves since `mark`. None if something else has changed, or could have: read all again."""
         try:
-            connection = await self._connected()
-            counters = await self._counters(connection)
-            if mark.highest is None or counters.history != mark.counters.history:
+            connection, now = await self._observe()
+            then, tail = mark.evidence, mark.tail
+            if tail is None or not (mark.is_ordered and then.countable and now.countable):
+                return None
+            if now._replace(roster=then.roster) != then:
                 return None
             findings = Findings()
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
+            async with self._transaction(connection, "repeatable read"):
                 as_of = await connection.fetchval(_BEGUN_AT)
-                if counters.roster != mark.counters.roster and await self._roster(connection, findings) != roster:
+                if now.roster != then.roster and await self._roster(connection, findings) != mark.roster:
                     return None
-                solves = await self._solves(connection, findings, after=mark.highest - TAIL)
-                if await self._newcomers(connection, roster, solves):
+                packed, solves = await self._solves_above(connection, findings, tail.floor)
+                added = tail.added(packed)
+                if added is None or await self._newcomers(connection, mark.listed, solves):
                     return None
-                highest = max(await self._highest(connection) or 0, mark.highest)
-                return News(solves, as_of, Mark(highest, counters), findings.all)
+            after = replace(mark, evidence=now, solves=mark.solves + added, tail=Tail.of(packed, tail.floor))
+            return News(solves, added, as_of, after, findings.all)
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
@@ -210,29 +225,60 @@ class PostgresSource:
     async def clock(self) -> clock.Reading:
         """Ask the database for the time. On a connection of its own, so that it may be called during a read."""
         try:
-            connection = await connect(self._dsn, statement_timeout=self.statement_timeout)
+            connection = await connect_for_transactions(self._dsn, statement_timeout=self.statement_timeout)
             try:
-                before = time.monotonic()
-                now = await connection.fetchval(_NOW)
-                after = time.monotonic()
+                async with self._transaction(connection):
+                    before = time.monotonic()
+                    now = await connection.fetchval(_NOW)
+                    after = time.monotonic()
             finally:
                 connection.terminate()
         except FAILURES as error:
             raise SourceError(explain(error, self._kind, self._dsn)) from error
         return clock.Reading(offset=now - (before + after) / 2, error=(after - before) / 2)
 
+    async def _observe(self) -> tuple[Any, Evidence]:
+        """A connection to the server that the DSN leads to, and what that server says of itself and the tables."""
+        if time.monotonic() - self._connected_at > CONNECTION_SECONDS:
+            await self.aclose()
+        connection = await self._connected()
+        found = await self._evidence(connection)
+        if self._place not in (None, found.place):
+            # Behind a pooler, or because the server is being replaced.
+            await self.aclose()
+            connection = await self._connected()
+            found = await self._evidence(connection)
+        self._place = found.place
+        return connection, found
+
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(
-                self._dsn,
-                statement_timeout=self.statement_timeout,
-                # Not one plan for every argument: it would scan all submissions for the newest of them.
-                plan_cache_mode="force_custom_plan",
-            )
+            self._place = None
+            self._connection = await connect_for_transactions(self._dsn, statement_timeout=self.statement_timeout)
+            self._connected_at = time.monotonic()
         return self._connection
 
-    async def _counters(self, connection: Any) -> Counters:
-        return Counters(*await connection.fetchrow(_COUNTERS, self._tables))
+    def _transaction(self, connection: Any, isolation: str = "read committed") -> AbstractAsyncContextManager[None]:
+        return transaction(connection, statement_timeout=self.statement_timeout, isolation=isolation)
+
+    async def _evidence(self, connection: Any) -> Evidence:
+        async with self._transaction(connection):
+            return await evidence(connection, self._tables)
+
+    async def _replayed(self, connection: Any) -> bool:
+        """Wait until the standby has replayed what it has received by now. False if that takes too long."""
+        async with self._transaction(connection):
+            received = await connection.fetchval("SELECT pg_last_wal_receive_lsn()::text")
+        give_up_at = time.monotonic() + min(REPLAY_SECONDS, self.statement_timeout / 2)
+        while True:
+            async with self._transaction(connection):
+                # NULL if it has received nothing, or has become a primary.
+                query = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, true)"
+                if await connection.fetchval(query, received):
+                    return True
+            if time.monotonic() > give_up_at:
+                return False
+            await asyncio.sleep(REPLAY_POLL_SECONDS)
 
     async def _inspect(self, connection: Any) -> None:
         """Find out which columns there are, of which types, and adapt the queries."""
@@ -262,18 +308,46 @@ class PostgresSource:
             await connection.execute("SET LOCAL client_encoding = 'UTF8'")
         return Decoder(self._codec, findings).roster(**raw)
 
-    async def _solves(self, connection: Any, findings: Findings, *, after: int | None = None) -> Solves:
-        sql = self._sql["solves"]
-        where, arguments = ("", []) if after is None else (_AFTER, [after])
-        packed, count = await connection.fetchrow(f"{_PACK.format(sql)} {where}", *arguments)
+    async def _solves(self, connection: Any, findings: Findings) -> tuple[Solves, int]:
+        """All, and of how many rows they are."""
+        packed, count = await connection.fetchrow(_PACK.format(self._sql["solves"]))
         solves = unpacked(packed)
-        if bad := count - len(solves):
-            ids = [id for (id,) in await connection.fetch(_BAD_SOLVES.format(sql, where), *arguments)]
-            problem = "a correct submission without user, challenge or a time from year 1 to 9999, and it is left out"
-            for id in ids:
-                findings.add("submissions", problem, id)
-            findings.add("submissions", problem, rows=bad - len(ids))
-        return solves
+        await self._find_bad_solves(connection, findings, count - len(solves))
+        return solves, count
+
+    async def _solves_above(self, connection: Any, findings: Findings, floor: int) -> tuple[bytes, Solves]:
+        """Those with ids above `floor`, as the records of a tail and as solves."""
+        packed, count = await connection.fetchrow(_PACK_ABOVE.format(self._sql["solves"]), floor)
+        solves = unpacked(packed, RECORD)
+        await self._find_bad_solves(connection, findings, count - len(solves), _ABOVE, floor)
+        return packed or b"", solves
+
+    async def _find_bad_solves(
+        self, connection: Any, findings: Findings, bad: int, where: str = "", *arguments: int
+    ) -> None:
+        if not bad:
+            return
+        query = _BAD_SOLVES.format(self._sql["solves"], where)
+        ids = [id for (id,) in await connection.fetch(query, *arguments)]
+        problem = "a correct submission without user, challenge or a time from year 1 to 9999, and it is left out"
+        for id in ids:
+            findings.add("submissions", problem, id)
+        findings.add("submissions", problem, rows=bad - len(ids))
+
+    async def _tail(self, connection: Any, now: Evidence, count: int, before: Mark | None) -> tuple[Tail | None, bool]:
+        """The tail of the `count` solves there are, and whether since the read `before` none has come up below its."""
+        if self._found.columns["submissions"]["id"].base not in INTEGERS:
+            return None, False
+        sql = self._sql["solves"]
+        packed, _ = await connection.fetchrow(_PACK_NEWEST.format(sql))
+        tail = Tail.of(packed or b"")
+        if before is None or before.tail is None or before.evidence.relations != now.relations:
+            return tail, True
+        known = len(before.tail.records)
+        above = await connection.fetchval(_COUNT_ABOVE.format(sql), before.tail.floor)
+        if count - above > before.solves - known:
+            return tail, False
+        return tail, before.is_ordered or above > known
 
     async def _find_repeated_solves(self, connection: Any, findings: Findings) -> None:
         if self._found.columns["submissions"]["id"].is_unique:
@@ -297,21 +371,15 @@ class PostgresSource:
             if not len(rows) and (problem := await hidden(connection, table)):
                 findings.add(table, problem, rows=0, is_altered=False)
 
-    async def _highest(self, connection: Any) -> int | None:
-        """The highest id of a solve; None if the order of the ids says nothing."""
-        if self._found.columns["submissions"]["id"].base not in INTEGERS | {"numeric"}:
-            return None
-        highest = await connection.fetchval(_HIGHEST.format(self._sql["solves"])) or "0"
-        # Of numeric ids the highest may be 1.5, NaN or beyond all that PostgreSQL can compare with a bigint.
-        return int(highest) if highest.lstrip("-").isdigit() and abs(int(highest)) < 2**63 else None
-
     async def _newcomers(self, connection: Any, roster: Roster, solves: Solves) -> bool:
-        """Whether some of the solves are by users, or of challenges, that are to be seen but not in the roster."""
-        for name, column, known in (
-            ("users", "user_id", roster.user_ids),
-            ("challenges", "challenge_id", roster.challenge_ids),
+        """Whether some of the solves are by users, or of challenges, that belong on the board and not in the roster."""
+        is_known = find(solves["user_id"], roster.user_ids)[1]
+        # What somebody solves who may not be seen puts no challenge on the board.
+        challenges = solves["challenge_id"][is_known]
+        for name, strange in (
+            ("users", solves["user_id"][~is_known]),
+            ("challenges", challenges[~find(challenges, roster.challenge_ids)[1]]),
         ):
-            strange = solves[column][~find(solves[column], known)[1]]
             query = f"SELECT count(*) FROM ({self._sql[name]}) AS them WHERE id = ANY($1)"  # noqa: S608
             if len(strange) and await connection.fetchval(query, np.unique(strange).tolist()):
                 return True
@@ -367,6 +435,8 @@ def explain(error: BaseException, kind: str, dsn: str) -> str:
             fix = "a view of the platform calls it: GRANT EXECUTE on it to the role in postgres.dsn"
         case asyncpg.InsufficientPrivilegeError():
             fix = "GRANT SELECT on the platform's tables to the role in postgres.dsn"
+        case asyncpg.PostgresError() if "conflict with recovery" in str(error):
+            fix = "let the standby in postgres.dsn have hot_standby_feedback = on, or raise max_standby_streaming_delay"
         case asyncpg.QueryCanceledError():
             fix = "run `scoreboardd check` for missing indexes, or raise postgres.statement_timeout"
         case asyncpg.InvalidParameterValueError() if "time zone" in str(error):

@@ -210,17 +210,61 @@ class TestABuildThatIsNotWhole:
         assert built.whole
         assert parsed(built.documents)["leaderboard:users"]["entries"][1]["username"] == "eve"
 
-    async def test_after_one_that_could_not_stage_goes_on_from_what_it_read(self, options, redis_url: str, admin):
+    async def test_after_one_that_did_not_reach_the_store_goes_on_from_what_it_read(
+        self, options, redis_url: str, admin
+    ):
         port = free_port()
         options["vault"]["url"] = f"redis://127.0.0.1:{port}/0"
         async with running(BuilderProcess(**options)) as builder:
-            with pytest.raises(BuilderError, match="redis: "):
+            async with relay(redis_url, port):
                 await build(builder)
+            with pytest.raises(BuilderError, match="redis: "):
+                await build(builder, whole=False)
             contest = await self.solve(admin, 2, user=2)
             async with relay(redis_url, port):
                 built = await build(builder, whole=False)
         assert not built.whole
         assert parsed(built.documents) == expected(contest)
+
+
+class TestWhatWasAnnounced:
+    async def test_is_missed_and_found(self, builder: BuilderProcess, admin):
+        assert (await build(builder)).complete
+        assert not (await build(builder, whole=False, solves=1)).complete
+        await admin.execute("INSERT INTO submissions VALUES (9, 2, 1, true, false, $1)", START)
+        built = await build(builder, whole=False)
+        assert built.complete
+        assert not built.whole
+
+    async def test_may_be_another_change(self, builder: BuilderProcess, admin):
+        assert (await build(builder)).complete
+        await admin.execute("UPDATE users SET username = 'bert' WHERE id = 2")
+        assert (await build(builder, announced=True)).complete
+        assert not (await build(builder, announced=True)).complete
+
+
+class TestWhatOtherNodesRead:
+    async def test_is_read_here_too(self, builder: BuilderProcess, options, store: RedisStore, admin):
+        """A row that increments do not see stays on the board once another node has found it."""
+        await commit(builder, store)
+        async with running(BuilderProcess(**options)) as other:
+            lease = await store.acquire("token", None)
+            assert isinstance(lease, Lease)
+            built = await build(other, lease)
+            assert built.whole
+            assert built.catalogue.whole == lease.version.number
+            assert await store.commit(lease, built.catalogue, Event.updated())
+        lease = await store.acquire("token", None)
+        assert isinstance(lease, Lease)
+        built = await build(builder, lease, whole=False)
+        assert built.whole
+        assert built.catalogue.whole == lease.version.number
+        assert await store.commit(lease, built.catalogue, Event.updated())
+        lease = await store.acquire("token", None)
+        assert isinstance(lease, Lease)
+        again = await build(builder, lease, whole=False)
+        assert not again.whole
+        assert again.catalogue.whole == built.catalogue.whole
 
 
 def texts(built: Build) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ READ = [
     "SELECT id, user_id, challenge_id, is_first_blood, submitted_at FROM submissions WHERE correct",
     "SELECT id, username, role, team_id FROM users WHERE role NOT IN ('blocked', 'admin')",
     "SELECT id, name, division_id FROM teams",
-    "SELECT id, title, category, points, minimum_points FROM challenges",
+    "SELECT id, title, category, points, minimum_points, is_active FROM challenges",
     "SELECT id, name FROM divisions",
 ]
 
@@ -100,6 +100,7 @@ STATEMENTS = st.one_of(
     statement("UPDATE teams SET motto = 'to win' WHERE id = {id}", id=TEAM),
     statement("UPDATE teams SET division_id = {to} WHERE id = {id}", to=st.sampled_from(["1", "NULL"]), id=TEAM),
     statement("UPDATE challenges SET points = {to}", to=st.sampled_from([100, 500])),
+    statement("UPDATE challenges SET is_active = {to} WHERE id = {id}", to=BOOLEAN, id=CHALLENGE),
     statement("DELETE FROM challenges WHERE id = {id}", id=CHALLENGE),
     st.just("UPDATE divisions SET name = lower(name)"),
     statement(
@@ -182,6 +183,7 @@ async def test_a_transaction_speaks_if_and_only_if_it_changed_what_the_board_rea
         ("INSERT INTO challenges VALUES (3, 'c', 'd', 1, 1)", ["challenge_created"]),
         ("INSERT INTO challenges VALUES (1, 'c', 'd', 1, 1) ON CONFLICT DO NOTHING", []),
         ("UPDATE challenges SET points = 1", ["challenge_updated"]),
+        ("UPDATE challenges SET is_active = false WHERE id = 2", ["challenge_updated"]),
         ("DELETE FROM challenges WHERE id = 2", ["challenge_deleted"]),
         ("INSERT INTO divisions VALUES (3, 'x')", ["scoreboard_updated"]),
         (f"TRUNCATE {', '.join(TABLES)}", ["scoreboard_updated"]),

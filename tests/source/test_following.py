@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from scoreboardd.board import printing
 from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.builder.follower import Follower
+from scoreboardd.builder.follower import Asked, Follower
 from scoreboardd.builder.stages import Stages
-from scoreboardd.edition import SOLVED
-from scoreboardd.source import postgres
+from scoreboardd.edition import Version
+from scoreboardd.source import tail
 from scoreboardd.source.postgres import PostgresSource
 from tests.board import reference
 from tests.board.expected import plain
 from tests.contests import START as BEGINNING
 
-TAIL = 8
+WINDOW = 4
 WRITERS = 3
 
 # No foreign keys: a writer that is waiting must not keep the others from going on.
@@ -81,37 +81,34 @@ class Platform:
     def __init__(self, admin: Any, writers: list[Any]) -> None:
         self._admin = admin
         self._writers = writers
-        self._open: dict[int, tuple[Any, int, bool]] = {}
-        "The transaction of each writer that has one: its lowest id, and whether it has anything to announce."
+        self._open: dict[int, tuple[Any, int]] = {}
+        "The transaction of each writer that has one, and how many solves it has to announce."
         self._next = 1
         self.announced: set[str] = set()
+        self.solves = 0
 
     async def solve(self, writer: int, user: int, challenge: int, minute: int, correct: bool, first: bool) -> None:
-        for other, (_, lowest, _) in list(self._open.items()):
-            if lowest <= self._next - TAIL:  # overtaken by as many as we say may overtake
-                await self.end(other, True)
         if writer not in self._open:
             transaction = self._writers[writer].transaction()
             await transaction.start()
-            self._open[writer] = transaction, self._next, False
-        transaction, lowest, told = self._open[writer]
+            self._open[writer] = transaction, 0
+        transaction, solves = self._open[writer]
         await self._writers[writer].execute(
             "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6)",
             *(self._next, user, challenge, correct, first, BEGINNING + timedelta(minutes=minute)),
         )
-        self._open[writer] = transaction, lowest, told or correct
+        self._open[writer] = transaction, solves + correct
         self._next += 1
 
     async def end(self, writer: int, well: bool) -> None:
-        transaction, _, told = self._open.pop(writer, (None, 0, False))
+        transaction, solves = self._open.pop(writer, (None, 0))
         if transaction is None:
             return
         if not well:
             await transaction.rollback()
             return
         await transaction.commit()
-        if told:
-            self.announced.add(SOLVED)
+        self.solves += solves
 
     async def edit(self, reason: str, which: int) -> None:
         await self._admin.execute(CHANGES[reason], which)
@@ -133,7 +130,7 @@ async def writers(database: str) -> AsyncIterator[list[Any]]:
 @given(history=histories)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_through_any_history_both_boards_are_equal(admin, writers, database: str, monkeypatch, history):
-    monkeypatch.setattr(postgres, "TAIL", TAIL)
+    monkeypatch.setattr(tail, "WINDOW", WINDOW)
     monkeypatch.setattr(printing, "ENTRIES", 2)
     monkeypatch.setattr(printing, "BUCKETS", 3)
     if not await admin.fetchval("SELECT to_regclass('users') IS NOT NULL"):
@@ -145,7 +142,8 @@ async def test_through_any_history_both_boards_are_equal(admin, writers, databas
 
         async def build() -> None:
             announced, platform.announced = platform.announced, set()
-            followed = await follower.follow(Stages(), whole=not announced <= {SOLVED})
+            solves, platform.solves = platform.solves, 0
+            followed = await follower.follow(Stages(), Asked(Version("e", 1), bool(announced), solves))
             rows, *_ = await source.read()
             assert plain(followed.scoreboard) == reference.documents(rows)
             assert followed.scoreboard.digest == Scoreboard(rows).digest

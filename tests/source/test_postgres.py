@@ -69,13 +69,14 @@ async def refused(source: PostgresSource, *words: str) -> None:
         assert word in text
 
 
+@pytest.mark.parametrize("active", [True, False], ids=["with is_active", "without is_active"])
 @pytest.mark.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_what_is_read_makes_the_oracle_s_documents(admin, database, make_source, divisions, data):
-    tables = data.draw(contests(divisions=divisions))
+async def test_what_is_read_makes_the_oracle_s_documents(admin, database, make_source, divisions, active, data):
+    tables = data.draw(contests(divisions=divisions, active=active))
     await admin.execute("DROP TABLE IF EXISTS submissions, users, teams, challenges, divisions")
-    await admin.execute(SCHEMA_SQL(divisions))
+    await admin.execute(SCHEMA_SQL(divisions, active))
     await insert(admin, tables)
     before = time.time()
     source = make_source(database)

@@ -1,2 +1,2 @@
--- id, title, category, initial, minimum
-SELECT id, title, category, points, minimum_points FROM challenges AS c
+-- id, title, category, initial, minimum, active
+SELECT id, title, category, points, minimum_points, coalesce(is_active, true) FROM challenges AS c
