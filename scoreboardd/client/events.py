@@ -1,4 +1,4 @@
-"""`text/event-stream`, from bytes in any pieces to events, as the WHATWG HTML standard (§9.2.6) interprets it.
+"""`text/event-stream`, from bytes in any pieces to events, as the WHATWG HTML standard (section 9.2.6) interprets it.
 
 The standard decodes the stream to text and splits that into lines. Here each line is decoded on its own, which gives
 the same text: no byte of a multi-byte character is a CR or LF.

@@ -554,12 +554,20 @@ class Coordinator:
                     self._uncover(version)
             case Rebuilt(number):
                 self._word_came(now)
-                self._notice = message
+                self._notice = self._with_untold(message)
                 if self._made is not None and number > self._made.number:
                     self._made = None
                 # Only the number is on the wire. The build it ends is the last one that began, if we heard it begin.
                 ended = self._begun if self._begun and self._begun.number == number else None
                 self._news |= ended is None or (ended != self.lease and ended.follows(self.served))
+
+    def _with_untold(self, message: Rebuilt) -> Rebuilt:
+        """`message`, for what the announcement before it was for as well, if that version is not served yet: both are
+        told at once."""
+        before = self._notice
+        if before is None or self.served is None or not self.served.number < before.number < message.number:
+            return message
+        return Rebuilt(message.number, message.event.after(before.event))
 
     def _busy(self, remaining: float, now: float) -> None:
         until = now + min(max(remaining, 0.0), self._timing.lock_ttl) + self._jitter() * self._timing.debounce

@@ -291,12 +291,20 @@ class TestRebuilt:
         loser(Heard(Rebuilt(3, SOLVE)))
         assert loser(Loaded(v(5))) == [Tell(v(5), None)]
 
+    def test_of_a_version_that_is_passed_over_is_told_with_the_next(self, loser: Machine):
+        # Some clients care only about the first of them.
+        loser(Heard(Rebuilt(3, Event("division", "user_blocked", BAN.ts, (1,)))))
+        loser(Heard(Begun(v(4))))
+        loser(Heard(Rebuilt(4, Event("division", "user_blocked", BAN.ts, (2,)))))
+        told = Event("division", "user_blocked", BAN.ts, (1, 2))
+        assert loser(Loaded(v(4), confirmed=4)) == [Tell(v(4), told), Load()]
+
     def test_while_loading_is_loaded_after_that(self, loser: Machine):
         loser(Heard(Rebuilt(3, SOLVE)))
         loser(Heard(Begun(v(4))))
         assert loser(Heard(Rebuilt(4, BAN))) == []
         assert loser(Loaded(v(3))) == [Tell(v(3), None), Load()]
-        assert loser(Loaded(v(4))) == [Tell(v(4), BAN)]
+        assert loser(Loaded(v(4))) == [Tell(v(4), Event("all", "batch", BAN.ts))]
 
     def test_without_having_heard_it_begin_is_loaded_and_settles_nothing(self, node: Machine):
         node(Noted(SOLVE))
@@ -780,7 +788,7 @@ class TestTheCommit:
         builder(Heard(Rebuilt(3, SOLVE)))
         builder(Heard(Begun(v(4))))
         assert builder(Heard(Rebuilt(4, BAN))) == [Load()]
-        assert builder(Loaded(v(4))) == [Tell(v(4), BAN)]
+        assert builder(Loaded(v(4))) == [Tell(v(4), Event("all", "batch", BAN.ts))]
         assert Tell(v(3), SOLVE) not in builder(Committed())
         assert builder.coordinator.served == v(4)
 

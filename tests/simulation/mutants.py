@@ -1,15 +1,13 @@
 """Coordinators, hands and stores that are broken on purpose: if the simulation lets one pass, it proves nothing."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from scoreboardd.backend.base import Begun, Busy, Catalogue, Changed, Confirmed, Lease, Rebuilt, Subscribed
+from scoreboardd.backend.base import Begun, Busy, Catalogue, Confirmed, Lease, Rebuilt
 from scoreboardd.coordination import coordinator as c
 from scoreboardd.edition import Edition, Event, Version
 from tests.simulation.archive import Archive
-from tests.simulation.bus import Bus, Said, Subscription
 from tests.simulation.cluster import Parts
 from tests.simulation.node import Node
 from tests.simulation.store import Store
@@ -244,35 +242,6 @@ class KeepsWhatComesLast(Archive):
         return True
 
 
-# Buses
-
-
-class ListensOneByOne(Bus):
-    """Subscribes to one channel after the other: the beginning of a build is heard when an event is not yet."""
-
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._early: dict[Subscription, list[Said]] = {}
-
-    def subscribe(self, hear: Callable[[Subscription, Said], None]) -> Subscription:
-        subscription = Subscription(hear)
-        self._subscriptions.append(subscription)
-        self._early[subscription] = []
-        self._world.after(self._faults.travel(self._world.random), self._complete, subscription)
-        return subscription
-
-    def _complete(self, subscription: Subscription) -> None:
-        self._deliver(subscription, Said(Subscribed(), self._database()))
-        for said in self._early.pop(subscription):
-            self._deliver(subscription, said)
-
-    def _send(self, to: Subscription, said: Said) -> None:
-        if to not in self._early:
-            super()._send(to, said)
-        elif not isinstance(said.message, Changed):
-            self._early[to].append(said)
-
-
 # The reference, of which the design document says how it works
 
 
@@ -364,7 +333,6 @@ MUTANTS = {
     "releases the lock by its key": Parts(store=ReleasesByKey),
     "gives numbers out twice": Parts(store=RepeatsNumbers),
     "reads from a replica that lags": Parts(node=ReadsFromAReplica),
-    "subscribes to one channel after the other": Parts(bus=ListensOneByOne),
     "does not tell of what it began from": Parts(coordinator=KeepsItToItself),
     "begins from what is kept when it has begun": Parts(node=RestoresAtAnyTime),
     "keeps an older version": Parts(archive=KeepsWhatComesLast),

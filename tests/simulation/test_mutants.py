@@ -10,53 +10,64 @@ from tests.simulation.world import Violation
 
 WITHIN = {
     REDIS.name: {
-        "drops the change when the lock is busy": range(10),
-        "does not resync when it subscribes again": range(350, 450),
-        "announces before it has refreshed": range(10),
-        "has no max_wait": range(100),
-        "lets anybody build next": range(100),
-        "covers what was heard after the build began": range(10),
-        "does not give back what an abandoned build covered": range(200),
-        "never looks after a dead holder": range(300),
-        "hears a message twice": range(2000, 2100),
-        "does not see that the store went back": range(100),
-        "mixes documents of two versions": range(100),
-        "has no fence": range(100),
-        "compares the token only": range(30050, 30100),
-        "releases the lock by its key": range(100),
-        "gives numbers out twice": range(150, 250),
-        "reads from a replica that lags": range(10),
-        "subscribes to one channel after the other": range(100),
-        "is the reference": range(10),
+        "drops the change when the lock is busy": range(50),
+        "does not resync when it subscribes again": range(900, 1000),
+        "announces before it has refreshed": range(50),
+        "has no max_wait": range(50),
+        "lets anybody build next": range(50),
+        "covers what was heard after the build began": range(50),
+        "does not give back what an abandoned build covered": range(300, 400),
+        "never looks after a dead holder": range(700, 800),
+        "hears a message twice": range(50),
+        "hears what is old": range(50),
+        "does not see that the store went back": range(50),
+        "believes the bus": range(50),
+        "looks once for what was announced": range(900, 1000),
+        "serves whatever is in the store": range(50),
+        "waits for a lock for as long as it says": range(50),
+        "mixes documents of two versions": range(50),
+        "has no fence": range(50),
+        "compares the token only": range(300, 400),
+        "releases the lock by its key": range(50),
+        "gives numbers out twice": range(600, 700),
+        "reads from a replica that lags": range(50),
+        "is the reference": range(50),
     },
     ARCHIVED.name: {
-        "does not tell of what it began from": range(150),
-        "begins from what is kept when it has begun": range(1800, 1850),
-        "keeps an older version": range(100),
+        "serves whatever is in the store": range(50),
+        "does not tell of what it began from": range(100),
+        "begins from what is kept when it has begun": range(400, 500),
+        "keeps an older version": range(50),
     },
     POSTGRES.name: {
-        "drops the change when the lock is busy": range(10),
-        "does not resync when it subscribes again": range(50),
-        "announces before it has refreshed": range(10),
-        "has no max_wait": range(150),
-        "lets anybody build next": range(100),
-        "covers what was heard after the build began": range(10),
-        "does not give back what an abandoned build covered": range(100),
-        "never looks after a dead holder": range(300, 400),
-        "does not see that the store went back": range(200, 300),
-        "has no fence": range(20),
-        "compares the token only": range(1400, 1450),
-        "releases the lock by its key": range(100),
-        "gives numbers out twice": range(500, 600),
-        "reads from a replica that lags": range(10),
-        "subscribes to one channel after the other": range(100),
-        "is the reference": range(10),
+        "drops the change when the lock is busy": range(50),
+        "does not resync when it subscribes again": range(100),
+        "announces before it has refreshed": range(50),
+        "has no max_wait": range(50),
+        "lets anybody build next": range(50),
+        "covers what was heard after the build began": range(50),
+        "does not give back what an abandoned build covered": range(200, 300),
+        "never looks after a dead holder": range(200, 300),
+        "hears what is old": range(100),
+        "does not see that the store went back": range(700, 800),
+        "believes the bus": range(50),
+        "looks once for what was announced": range(800, 900),
+        "serves whatever is in the store": range(50),
+        "waits for a lock for as long as it says": range(50),
+        "has no fence": range(50),
+        "compares the token only": range(200, 300),
+        "releases the lock by its key": range(50),
+        "gives numbers out twice": range(150),
+        "reads from a replica that lags": range(50),
+        "is the reference": range(50),
     },
 }
-"""Those that start late are found by one seed in thousands, or tens of thousands: they need a message said again after
-an epoch has changed, or a request for the lock that arrives twice, the second time after others have had it.
+"""Those that start late are found by one seed in hundreds: they need a message said again after an epoch has changed,
+or a request for the lock that arrives twice, the second time after others have had it.
 
 On Postgres no message comes twice, and documents are read from one snapshot."""
+IN_PROMISES = {"looks after no builder while others begin", "reads everything only when idle"}
+"What `test_promises` shows to be broken, in a cluster to which just that happens."
 
 
 @pytest.mark.parametrize(("backend", "name"), [(backend, name) for backend in WITHIN for name in WITHIN[backend]])
@@ -70,7 +81,7 @@ def test_is_caught(backend: str, name: str):
 
 
 def test_every_mutant_is_looked_for():
-    assert {name for within in WITHIN.values() for name in within} == set(MUTANTS)
+    assert {name for within in WITHIN.values() for name in within} | IN_PROMISES == set(MUTANTS)
 
 
 @pytest.mark.parametrize("backend", WITHIN)

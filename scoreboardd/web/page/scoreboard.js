@@ -269,7 +269,7 @@ const MOST = 8 * 1024 * 1024;
 
 /**
  * `text/event-stream`, fed in any pieces, to events `{id, event, data}` and what the server says of `retry`, as the WHATWG
- * HTML standard (§9.2.6) interprets it. The text is decoded before, which replaces what is not UTF-8 and removes a byte
+ * HTML standard (section 9.2.6) interprets it. The text is decoded before, which replaces what is not UTF-8 and removes a byte
  * order mark.
  */
 export class StreamParser {
