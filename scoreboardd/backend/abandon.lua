@@ -1,6 +1,6 @@
 -- Release the lock without a result, if it is ours, and tell the other nodes so.
 -- KEYS: lock    ARGV: token, epoch, number, building_channel
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if redis.call('TYPE', KEYS[1]).ok ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 redis.call('DEL', KEYS[1])

@@ -1,7 +1,15 @@
 -- Take the lock and the next version number, or say how long it is still held.
 -- KEYS: lock, fence, version    ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel
 -- Returns {1, epoch, number} or {0, remaining_ms, overlong}.
-local holder = redis.call('GET', KEYS[1])
+-- Somebody else may have written to these keys: what is of another type, or is not as we write it, is not there.
+local function read(kind, command, key, ...)
+  return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
+end
+local function well_formed(epoch, number)
+  return epoch and number and #epoch <= 32 and string.match(epoch, '^[0-9a-z]+$')
+    and #number <= 15 and string.match(number, '^[0-9]+$') -- beyond that a script could not count
+end
+local holder = redis.call('EXISTS', KEYS[1]) == 1 and (read('string', 'GET', KEYS[1]) or '')
 if holder and holder ~= ARGV[1] then
   local remaining = redis.call('PTTL', KEYS[1])
   if remaining < 0 or remaining > tonumber(ARGV[2]) then
@@ -11,13 +19,20 @@ if holder and holder ~= ARGV[1] then
   end
   return {0, remaining, 0}
 end
-local epoch, number, run = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number', 'run'))
+local epoch, number, run = unpack(read('hash', 'HMGET', KEYS[2], 'epoch', 'number', 'run') or {})
+if not well_formed(epoch, number) then
+  epoch, number = nil, nil
+  redis.call('DEL', KEYS[2])
+end
 if holder and epoch then
   -- The reply to our first try was lost, and the client sent it again: the same lease, the same number.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return {1, epoch, tonumber(number)}
 end
-local committed_epoch, committed = string.match(redis.call('GET', KEYS[3]) or '', '^(%w+)-(%d+)$')
+local committed_epoch, committed = string.match(read('string', 'GET', KEYS[3]) or '', '^([0-9a-z]+)-([0-9]+)$')
+if not well_formed(committed_epoch, committed) then
+  committed_epoch, committed = nil, nil
+end
 local info = redis.pcall('INFO', 'server') -- which not every user may ask for
 local this_run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 local latest = tonumber(committed_epoch == epoch and committed or number)

@@ -6,14 +6,20 @@ WITH server AS (
     SELECT concat_ws('-', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
                      'leaderboard_cache'::regclass::oid) AS run
     FROM pg_control_system()
+), lock AS (
+    -- Somebody else may have written to these rows: what is not as we write it is not there.
+    SELECT *, coalesce(epoch ~ '^[0-9a-z]{1,32}$' AND version BETWEEN 0 AND 999999999999999, false) AS is_ours
+    FROM leaderboard_cache WHERE cache_key = $1
 ), known AS (
-    SELECT lock.epoch, lock.version AS number, convert_from(lock.payload, 'UTF8') AS run,
+    SELECT CASE WHEN lock.is_ours THEN lock.epoch END AS epoch, CASE WHEN lock.is_ours THEN lock.version END AS number,
+           lock.payload AS run,
            CASE WHEN lock.building_until > now() THEN lock.building_token END AS holder,
-           extract(epoch FROM lock.building_until - now())::float8 AS remaining,
+           extract(epoch FROM least(lock.building_until, now() + make_interval(secs => $4)) - now())::float8 AS remaining,
            CASE WHEN committed.epoch = lock.epoch THEN committed.version ELSE lock.version END AS latest
     FROM (VALUES (1)) AS always
-    LEFT JOIN leaderboard_cache AS lock ON lock.cache_key = $1
-    LEFT JOIN leaderboard_cache AS committed ON committed.cache_key = $2
+    LEFT JOIN lock ON true
+    LEFT JOIN leaderboard_cache AS committed
+        ON committed.cache_key = $2 AND committed.version BETWEEN 0 AND 999999999999999
 ), given AS (
     SELECT server.run,
            -- The reply to our first try was lost, and the same lease was asked for again.
@@ -22,7 +28,7 @@ WITH server AS (
            epoch IS NULL OR (epoch = $6 AND latest < $7::bigint) AS lost,
            epoch, number,
            -- Another server took over, which may have forgotten the latest numbers: pass over them.
-           CASE WHEN known.run IS DISTINCT FROM server.run
+           CASE WHEN known.run IS DISTINCT FROM convert_to(server.run, 'UTF8')
                 THEN greatest(number, (extract(epoch FROM now()) * 1000)::bigint) ELSE number END AS last
     FROM known, server
     WHERE holder IS NULL OR holder = $3
@@ -47,6 +53,6 @@ WITH server AS (
     WHERE cache_key = $1 AND building_until > now() + make_interval(secs => $4) AND NOT EXISTS (SELECT FROM given)
     RETURNING cache_key
 )
-SELECT taken.epoch, taken.version AS number, least(known.remaining, $4) AS remaining,
+SELECT taken.epoch, taken.version AS number, known.remaining,
        EXISTS (SELECT FROM shortened) AS overlong, (SELECT count(*) FROM said) AS said
 FROM known LEFT JOIN taken ON true

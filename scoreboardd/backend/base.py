@@ -13,12 +13,17 @@ Any method may raise `Unavailable`, and does so within its deadline. The outcome
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from scoreboardd.board.documents import keys
 from scoreboardd.board.sheet import Document
+from scoreboardd.compression import digest_of
 from scoreboardd.edition import Event, Version
+
+
+class Damaged(Exception):
+    """A value in the store is not the one that was committed; the text says which and how to fix it, in one line."""
 
 
 class Unavailable(Exception):
@@ -43,6 +48,19 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class Value:
+    """What a document's value in the store has to be."""
+
+    length: int
+    "Bytes."
+    digest: str
+    "As `compression.digest_of` has it."
+
+
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """What the store says of its documents; read with them, and staged beside them."""
 
@@ -54,6 +72,22 @@ class Catalogue:
     "Number, in the version's epoch, of the last build that read everything and on which these documents rest."
     complete: bool = True
     "The last build that committed them or found them true found all that was announced."
+    documents: Values = field(default_factory=dict)
+    "Of each document's value, by name: whoever loads one compares."
+
+
+def verified(key: str, payload: object, value: Value | None) -> bytes:
+    """`payload`, found under `key`, if it is `value`. Raises `Damaged`; takes as long as to hash it."""
+    fix = "it is committed again; if this comes back, something else writes there: use another database or a key_prefix"
+    if not isinstance(payload, bytes):
+        raise Damaged(f"{key} is gone, or no document; {fix}")
+    try:
+        found = Value(len(payload), digest_of(payload))
+    except ValueError as error:
+        raise Damaged(f"{key} is {error}; {fix}") from error
+    if found != value:
+        raise Damaged(f"{key} is not what was committed; {fix}")
+    return payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +100,22 @@ class Head:
     "Number of the latest build, in the version's epoch, that committed these documents or found them true."
     given: Version | None = None
     "The latest version number given out with the lock; None if the store knows of none."
+
+
+def catalogue_of(fields: Mapping[str, Any]) -> Catalogue:
+    """The inverse of a catalogue as JSON. Raises AttributeError, KeyError, TypeError or ValueError if it is none."""
+    documents = {name: Value(int(said["length"]), str(said["digest"])) for name, said in fields["documents"].items()}
+    divisions = tuple(map(int, fields["divisions"]))
+    if not documents.keys() >= set(keys(divisions)):
+        raise ValueError("a document is missing")
+    return Catalogue(
+        str(fields["digest"]),
+        float(fields["as_of"]),
+        divisions,
+        int(fields["whole"]),
+        bool(fields["complete"]),
+        documents,
+    )
 
 
 def gone(before: Catalogue | None, fresh: list[str]) -> list[str]:
@@ -169,12 +219,13 @@ class Vault(Protocol):
     """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
 
     async def head(self) -> Head:
-        """What is committed: nothing, unless every one of the documents is there."""
+        """What is committed: nothing, unless every one of the documents is there, in its length."""
 
-    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
-        """Put documents where `commit` will find them. Returns the bytes written."""
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> tuple[int, Values]:
+        """Put documents where `commit` will find them. Returns the bytes written, and what is there then."""
 
     async def load(self, have: Version | None) -> Stored:
-        """The committed documents, all of one version, unless it is the one that the caller has."""
+        """The committed documents, all of one version, unless it is the one that the caller has. Raises `Damaged` if
+        one is not what was committed."""
 
     async def aclose(self) -> None: ...

@@ -4,13 +4,17 @@
 -- ARGV: token, epoch, number, triples, keep, rebuilt_channel, announcement, then the catalogue's fields and values
 -- Returns 1, or 0 if it came too late: the token is not the holder's, the fence not newer, or a staged document is gone.
 local mine = ARGV[2] .. '-' .. ARGV[3]
-if redis.call('GET', KEYS[3]) == mine then
+local function read(kind, command, key, ...)
+  return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
+end
+local before = read('string', 'GET', KEYS[3]) or ''
+if before == mine then
   return 1 -- the reply to our first try was lost: it is done
 end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if read('string', 'GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
-local epoch, number = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number'))
+local epoch, number = unpack(read('hash', 'HMGET', KEYS[2], 'epoch', 'number') or {})
 if epoch ~= ARGV[2] or number ~= ARGV[3] then
   return 0
 end
@@ -31,7 +35,8 @@ end
 for i = last + 1, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
-redis.call('HSET', KEYS[4], 'previous', redis.call('GET', KEYS[3]) or '', unpack(ARGV, 8))
+redis.call('DEL', KEYS[4])
+redis.call('HSET', KEYS[4], 'previous', before, unpack(ARGV, 8))
 redis.call('SET', KEYS[3], mine)
 redis.call('DEL', KEYS[1])
 redis.call('PUBLISH', ARGV[6], ARGV[7])

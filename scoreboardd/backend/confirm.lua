@@ -1,8 +1,11 @@
 -- Release the lock without a commit, because what is committed is still true, and tell the other nodes so.
 -- KEYS: lock, version, catalogue    ARGV: token, epoch, number, as_of, building_channel, then fields of the catalogue
 -- Returns 1, or 0 if it came too late: the token is not the holder's, or nothing is committed any more.
-local committed = redis.call('GET', KEYS[2])
-if redis.call('GET', KEYS[1]) ~= ARGV[1] or not committed or redis.call('EXISTS', KEYS[3]) == 0 then
+local function read(kind, command, key, ...)
+  return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
+end
+local committed = read('string', 'GET', KEYS[2])
+if read('string', 'GET', KEYS[1]) ~= ARGV[1] or not committed or redis.call('TYPE', KEYS[3]).ok ~= 'hash' then
   return 0
 end
 redis.call('HSET', KEYS[3], 'as_of', ARGV[4], unpack(ARGV, 6))

@@ -17,6 +17,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -25,10 +26,25 @@ import orjson
 
 from scoreboardd import database
 from scoreboardd.backend import table, wire
-from scoreboardd.backend.base import Busy, Catalogue, Head, Lease, Message, Stored, Subscribed, Unavailable, gone
+from scoreboardd.backend.base import (
+    Busy,
+    Catalogue,
+    Head,
+    Lease,
+    Message,
+    Stored,
+    Subscribed,
+    Unavailable,
+    Value,
+    Values,
+    catalogue_of,
+    gone,
+    verified,
+)
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
+from scoreboardd.compression import digest_of
 from scoreboardd.database import FAILURES, connect
 from scoreboardd.edition import Event, Version
 
@@ -151,7 +167,12 @@ class PostgresStore:
             seen.number if seen else 0,
             self._building,
         )
-        return Busy(remaining, overlong) if epoch is None else Lease(token, Version(epoch, number))
+        if epoch is None:
+            return Busy(remaining, overlong)
+        version = Version.parse(f"{epoch}-{number}")
+        if version is None:
+            raise Unavailable("postgres: what it says of its last version is no version; see what else writes to it")
+        return Lease(token, version)
 
     async def renew(self, lease: Lease) -> bool:
         return bool(await self._link.run(self._renew, self._names.lock, lease.token, self._ttl))
@@ -289,20 +310,27 @@ class PostgresVault:
             head = await self._read_head(connection)
             if head.catalogue is None:
                 return head
-            wanted = [self._names.document(name) for name in documents.keys(head.catalogue.divisions)]
-            present = await connection.fetchval(
-                "SELECT count(*) FROM leaderboard_cache WHERE cache_key = ANY ($1) AND payload IS NOT NULL", wanted
+            names = documents.keys(head.catalogue.divisions)
+            found = await connection.fetch(
+                "SELECT cache_key, octet_length(payload) FROM leaderboard_cache WHERE cache_key = ANY ($1)",
+                [self._names.document(name) for name in names],
             )
-        return head if present == len(wanted) else Head(None, None, given=head.given)
+        wanted = {self._names.document(name): head.catalogue.documents[name].length for name in names}
+        return head if dict(found) == wanted else Head(None, None, given=head.given)
 
-    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
-        return await self._put(lease, ((name, b"".join(document.frames())) for name, document in documents.items()))
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> tuple[int, Values]:
+        values = await self._put(
+            lease,
+            ((name, b"".join(document.frames()), document.zstd_digest) for name, document in documents.items()),
+        )
+        return sum(value.length for value in values.values()), values
 
-    async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes]]) -> int:
+    async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes, str]]) -> Values:
+        """Takes each document's name, value and digest."""
         # What builders that died have left behind.
         await self._link.run(FORGET, self._names.staged("", "").removesuffix(":"))
-        written = 0
-        for name, document in documents:
+        values: dict[str, Value] = {}
+        for name, document, digest in documents:
             await self._link.run(
                 STAGE,
                 self._names.staged(lease.token, name),
@@ -312,8 +340,8 @@ class PostgresVault:
                 self._stage_ttl,
                 lease.token,
             )
-            written += len(document)
-        return written
+            values[name] = Value(len(document), digest)
+        return values
 
     async def load(self, have: Version | None) -> Stored:
         async with self._link.snapshot() as connection:
@@ -322,13 +350,20 @@ class PostgresVault:
                 return Stored(head, None)
             found = []
             for name in documents.keys(head.catalogue.divisions):
-                payload = await connection.fetchval(
-                    "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
+                key = self._names.document(name)
+                payload = await connection.fetchval("SELECT payload FROM leaderboard_cache WHERE cache_key = $1", key)
+                found.append((name, key, payload))
+        values = head.catalogue.documents
+        return Stored(
+            head,
+            [
+                (
+                    name,
+                    await asyncio.to_thread(verified, f"postgres: leaderboard_cache {key}", payload, values.get(name)),
                 )
-                found.append((name, payload))
-        if None in (payload for _, payload in found):
-            return Stored(Head(None, None, given=head.given), None)
-        return Stored(head, found)
+                for name, key, payload in found
+            ],
+        )
 
     async def keep(
         self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
@@ -344,7 +379,8 @@ class PostgresVault:
             if lately and quiet:
                 return False
         lease = Lease(secrets.token_hex(16), version)
-        await self._put(lease, kept)
+        digests = [(name, value, await asyncio.to_thread(digest_of, value)) for name, value in kept]
+        catalogue = replace(catalogue, documents=await self._put(lease, digests))
         before = _head(await self._link.run(HEAD, names.version, names.lock)).catalogue
         rows = await self._link.run(
             self._keep,
@@ -369,10 +405,9 @@ def _head(rows: list[Any]) -> Head:
     version, given = Version.parse(f"{epoch}-{number}"), Version.parse(f"{given_epoch}-{given_number}")
     try:
         fields = orjson.loads(payload)
-        divisions = tuple(map(int, fields["divisions"]))
-        catalogue = Catalogue(str(fields["digest"]), as_of, divisions, int(fields["whole"]), bool(fields["complete"]))
+        catalogue = catalogue_of(fields | {"as_of": as_of})
         confirmed = int(fields["confirmed"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return Head(None, None, given=given)
     return Head(version, catalogue, confirmed, given) if version else Head(None, None, given=given)
 
@@ -390,6 +425,7 @@ def _shown(names: Names, lease: Lease, catalogue: Catalogue, before: Catalogue |
                 "divisions": catalogue.divisions,
                 "whole": catalogue.whole,
                 "complete": catalogue.complete,
+                "documents": catalogue.documents,
                 "confirmed": lease.version.number,
             }
         ),

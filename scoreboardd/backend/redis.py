@@ -10,7 +10,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
@@ -21,19 +21,32 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from scoreboardd.backend import slots, wire
-from scoreboardd.backend.base import Busy, Catalogue, Head, Lease, Message, Stored, Subscribed, Unavailable, gone
+from scoreboardd.backend.base import (
+    Busy,
+    Catalogue,
+    Head,
+    Lease,
+    Message,
+    Stored,
+    Subscribed,
+    Unavailable,
+    Value,
+    Values,
+    catalogue_of,
+    gone,
+    verified,
+)
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
-from scoreboardd.compression import compressed
+from scoreboardd.compression import compressed, digest_of, is_zstd
 from scoreboardd.edition import Event, Version
 
 ANSWER = 5.0
 "Seconds within which the server must answer a command, or send or answer something on a subscription."
 BULK = 20.0
 "Seconds within which the server must take or give one document."
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_CATALOGUE = ("digest", "as_of", "divisions", "whole", "complete", "confirmed")
+_CATALOGUE = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
 
 
 def _connect(url: str) -> aioredis.Redis:
@@ -77,6 +90,7 @@ class RedisStore:
         self._keep = encoding == "zstd"
         self._ttl_ms = round(lock_ttl * 1000)
         self._redis = _connect(url)
+        self._head = _script(self._redis, "head")
         self._acquire = _script(self._redis, "acquire")
         self._renew = _script(self._redis, "renew")
         self._commit = _script(self._redis, "commit")
@@ -100,8 +114,10 @@ class RedisStore:
             )
         if not won:
             return Busy(max(rest[0], 0) / 1000, overlong=bool(rest[1]))
-        epoch, number = rest
-        return Lease(token, Version(epoch.decode(), number))
+        version = _version(b"%b-%d" % tuple(rest))
+        if version is None:
+            raise Unavailable("redis: what it says of its last version is no version; see what else writes to it")
+        return Lease(token, version)
 
     async def renew(self, lease: Lease) -> bool:
         async with _answering():
@@ -112,7 +128,7 @@ class RedisStore:
         fresh = documents.keys(catalogue.divisions)
         async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
-            before, _ = _catalogue(await self._redis.hgetall(names.catalogue))
+            before = (await _read_head(self._head, names)).catalogue
             return bool(
                 await self._commit(
                     keys=[
@@ -135,7 +151,7 @@ class RedisStore:
                         int(self._keep),
                         names.channel(wire.REBUILT),
                         wire.announcement(lease.version, event),
-                        *_fields(asdict(catalogue) | {"confirmed": lease.version.number}),
+                        *_fields(_as_fields(catalogue) | {"confirmed": lease.version.number}),
                     ],
                 )
             )
@@ -239,24 +255,36 @@ class RedisVault:
     def __init__(self, url: str, *, prefix: str, encoding: str, stage_ttl: float) -> None:
         self._names = Names(prefix)
         self._redis = _connect(url)
+        self._head = _script(self._redis, "head")
         self._compress = encoding == "zstd"
         self._stage_ttl_ms = round(stage_ttl * 1000)
         self._layouts: OrderedDict[Version, dict[str, slots.Layout]] = OrderedDict()
         "How the documents of the last two versions staged lie in their values."
 
     async def head(self) -> Head:
-        head = await self._head()
+        head = await self._read_head()
         if head.catalogue is None:
             return head
-        wanted = [self._names.document(name) for name in documents.keys(head.catalogue.divisions)]
-        async with _answering():
-            present = await self._redis.exists(*wanted)
-        return head if present == len(wanted) else Head(None, None, given=head.given)
+        names = documents.keys(head.catalogue.divisions)
+        async with _answering(), self._redis.pipeline(transaction=False) as lengths:
+            for name in names:
+                lengths.strlen(self._names.document(name))
+            found = await lengths.execute(raise_on_error=False)
+        wanted = [head.catalogue.documents[name].length for name in names]
+        return head if found == wanted else Head(None, None, given=head.given)
 
-    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> int:
+    async def _read_head(self) -> Head:
+        """What is committed, whether or not the documents are there."""
+        async with _answering():
+            return await _read_head(self._head, self._names)
+
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> tuple[int, Values]:
+        values: dict[str, Value] = {}
         if not self._compress:
-            texts = ((name, document.text()) for name, document in documents.items())
-            return sum([await self._set(lease, name, await asyncio.to_thread(b"".join, text)) for name, text in texts])
+            for name, document in documents.items():
+                text = await asyncio.to_thread(b"".join, document.text())
+                values[name] = Value(await self._set(lease, name, text), await asyncio.to_thread(digest_of, text))
+            return sum(value.length for value in values.values()), values
         # While we hold the lock nobody replaces it; and if we do not, our commit will be refused.
         previous = await self._previous()
         known = self._layouts.get(previous, {}) if previous else {}
@@ -271,16 +299,20 @@ class RedisVault:
             else:
                 layouts[name] = slots.lay(document)
                 written += await self._set(lease, name, await asyncio.to_thread(slots.value, layouts[name], document))
+            values[name] = Value(slots.size(layouts[name]), document.zstd_digest)
         self._layouts[lease.version] = layouts
         if len(self._layouts) > 2:
             self._layouts.popitem(last=False)
-        return written
+        return written, values
 
     async def _previous(self) -> Version | None:
         """Which version the documents are of that the last commit replaced."""
         async with _answering():
-            said: Any = await self._redis.hget(self._names.catalogue, "previous")
-        return Version.parse(said.decode(errors="replace")) if said else None
+            try:
+                said: Any = await self._redis.hget(self._names.catalogue, "previous")
+            except ResponseError:  # of another type
+                return None
+        return _version(said)
 
     async def _set(self, lease: Lease, name: str, payload: bytes) -> int:
         async with _answering(BULK):
@@ -303,15 +335,18 @@ class RedisVault:
     async def load(self, have: Version | None) -> Stored:
         while True:
             run = await self._run()
-            head = await self._head()
+            head = await self._read_head()
             if head.catalogue is None or head.version == have:
                 return Stored(head, None)
             found = [(name, await self._document(name)) for name in documents.keys(head.catalogue.divisions)]
-            if (await self._head()).version != head.version or await self._run() != run:
+            if (await self._read_head()).version != head.version or await self._run() != run:
                 continue  # a commit came between, the next is seconds away; or another server, which may be behind
-            if any(payload is None for _, payload in found):
-                return Stored(Head(None, None, given=head.given), None)
-            return Stored(head, [(name, await _zstd(payload)) for name, payload in found])
+            values = head.catalogue.documents
+            return Stored(head, [(name, await self._zstd(name, payload, values.get(name))) for name, payload in found])
+
+    async def _zstd(self, name: str, payload: Any, value: Value | None) -> bytes:
+        intact = await asyncio.to_thread(verified, f"redis: {self._names.document(name)}", payload, value)
+        return intact if is_zstd(intact) else await asyncio.to_thread(compressed, intact)
 
     async def _run(self) -> str | None:
         """Which run of which server answers; None if we may not ask."""
@@ -323,24 +358,24 @@ class RedisVault:
 
     async def _document(self, name: str) -> Any:
         async with _answering(BULK):
-            return await self._redis.get(self._names.document(name))
-
-    async def _head(self) -> Head:
-        """What is committed, whether or not the documents are there."""
-        async with _answering(), self._redis.pipeline(transaction=True) as all_three:
-            all_three.get(self._names.version)
-            all_three.hgetall(self._names.catalogue)
-            all_three.hmget(self._names.fence, "epoch", "number")
-            version, fields, fence = await all_three.execute()
-        given = _version(b"-".join(fence)) if None not in fence else None
-        committed = _version(version)
-        catalogue, confirmed = _catalogue(fields)
-        if committed is None or catalogue is None:
-            return Head(None, None, given=given)
-        return Head(committed, catalogue, confirmed, given)
+            try:
+                return await self._redis.get(self._names.document(name))
+            except ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                return None
 
     async def aclose(self) -> None:
         await self._redis.aclose()
+
+
+async def _read_head(script: Any, names: Names) -> Head:
+    version, fields, epoch, number = await script(keys=[names.version, names.catalogue, names.fence])
+    given, committed = _version(b"%b-%b" % (epoch, number)), _version(version)
+    catalogue, confirmed = _catalogue(dict(zip(fields[::2], fields[1::2], strict=True)))
+    if committed is None or catalogue is None:
+        return Head(None, None, given=given)
+    return Head(committed, catalogue, confirmed, given)
 
 
 def _fields(values: Mapping[str, Any]) -> list[Any]:
@@ -348,26 +383,19 @@ def _fields(values: Mapping[str, Any]) -> list[Any]:
     return [part for name, value in values.items() for part in (name, orjson.dumps(value))]
 
 
+def _as_fields(catalogue: Catalogue) -> dict[str, Any]:
+    return {field.name: getattr(catalogue, field.name) for field in fields(catalogue)}
+
+
 def _version(text: bytes | None) -> Version | None:
     return Version.parse(text.decode(errors="replace")) if text else None
 
 
-def _catalogue(fields: Any) -> tuple[Catalogue | None, int]:
+def _catalogue(found: Mapping[bytes, bytes]) -> tuple[Catalogue | None, int]:
     """With the number of the build that last committed or confirmed. None for anything that we have not written: then
     nothing is committed."""
     try:
-        said = {name: orjson.loads(fields[name.encode()]) for name in _CATALOGUE}
-        catalogue = Catalogue(
-            str(said["digest"]),
-            float(said["as_of"]),
-            tuple(map(int, said["divisions"])),
-            int(said["whole"]),
-            bool(said["complete"]),
-        )
-        return catalogue, int(said["confirmed"])
-    except (KeyError, TypeError, ValueError):
+        said = {name: orjson.loads(found[name.encode()]) for name in _CATALOGUE}
+        return catalogue_of(said), int(said["confirmed"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None, 0
-
-
-async def _zstd(payload: bytes) -> bytes:
-    return payload if payload.startswith(_ZSTD_MAGIC) else await asyncio.to_thread(compressed, payload)

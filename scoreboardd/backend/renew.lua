@@ -1,5 +1,5 @@
 -- Extend the lock if it is still ours.  KEYS: lock    ARGV: token, ttl_ms    Returns 1 or 0.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if redis.call('TYPE', KEYS[1]).ok ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])

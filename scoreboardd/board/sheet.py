@@ -12,7 +12,6 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -20,13 +19,13 @@ import zstandard
 from numpy.typing import NDArray
 
 from scoreboardd.board.contest import Bools, Ints, grouped
-from scoreboardd.compression import LEVEL
+from scoreboardd.compression import DIGEST_BYTES, LEVEL, digest_of_digests, frame_digest
 
 LINE = np.dtype([("major", np.int64), ("rank", np.int64), ("points", np.int64), ("count", np.int64)])
 Lines = NDArray[Any]
 "An array of `LINE`, in order where they are those of a chunk."
 
-DIGEST = 16
+DIGEST = DIGEST_BYTES
 "Bytes of a piece's."
 BATCH = 32
 "Chunks printed at once: enough to make numpy worth its calls, few enough to stay in the processor's cache."
@@ -42,7 +41,7 @@ class Piece:
         "Bytes of the text."
         # A copy: what comes from the compressor keeps room for a text that would not compress at all.
         self.frame = bytes(memoryview(compressor.compress(text)))
-        self.digest = blake2b(self.frame, digest_size=DIGEST).digest()
+        self.digest = frame_digest(self.frame)
 
 
 class Chunk(Piece):
@@ -84,6 +83,11 @@ class Document:
     def all_digests(self) -> bytes:
         """Those of all pieces, one behind the other."""
         return self.opening.digest + self.digests + self.closing.digest
+
+    @property
+    def zstd_digest(self) -> str:
+        """Of a value that holds the document as zstd: see `compression.digest_of`."""
+        return digest_of_digests(self.all_digests)
 
     def __len__(self) -> int:
         """Pieces."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from scoreboardd.backend.base import Catalogue, Lease, Stored, Unavailable
+from scoreboardd.backend.base import Catalogue, Damaged, Lease, Stored, Unavailable
 from scoreboardd.backend.choice import open_vault
 from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.builder.channel import Channel, close_descriptor
@@ -55,6 +55,8 @@ async def _serve_one(
             answer, log = await _answer(builder, packer, request, descriptor)
     except SourceError as error:
         answer = {"error": "source", "text": str(error)}
+    except Damaged as error:
+        answer = {"error": "damaged", "text": str(error)}
     except Unavailable as error:
         answer = {"error": "store", "text": str(error)}
     except Exception:  # noqa: BLE001  a fault of ours in one request, reported as such, must not end the others

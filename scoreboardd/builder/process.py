@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from scoreboardd.backend.base import Catalogue, Head, Lease
+from scoreboardd.backend.base import Catalogue, Head, Lease, Value
 from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.parcel import Parcel
 from scoreboardd.clock import Clock, Reading
@@ -53,7 +53,8 @@ log = structlog.stdlib.get_logger("scoreboardd.builder")
 
 
 class BuilderError(Exception):
-    """The builder could not do it. `part` says whose fault that is: `source`, `store` or `builder`."""
+    """The builder could not do it. `part` says whose fault that is: `source`, `store` or `builder`; or
+    `damaged`, if what is in the store is not what was committed."""
 
     def __init__(self, part: str, text: str) -> None:
         super().__init__(text)
@@ -359,7 +360,13 @@ def _edition(version: Version, catalogue: Catalogue, documents: Mapping[str, Fra
 
 
 def _catalogue(fields: dict[str, Any]) -> Catalogue:
-    return Catalogue(**fields | {"divisions": tuple(fields["divisions"])})
+    return Catalogue(
+        **fields
+        | {
+            "divisions": tuple(fields["divisions"]),
+            "documents": {name: Value(**value) for name, value in fields["documents"].items()},
+        }
+    )
 
 
 def _head(fields: dict[str, Any]) -> Head:

@@ -101,8 +101,8 @@ class Builder:
                 return replace(work, unchanged=head.version)
             rings = await self._chain.rings(lease.version, followed, head.version)
             documents = {**scoreboard.documents, **rings}
-            staged = await self._vault.stage(lease, documents)
-        return replace(work, documents=documents, staged_bytes=staged)
+            staged, values = await self._vault.stage(lease, documents)
+        return replace(work, catalogue=replace(catalogue, documents=values), documents=documents, staged_bytes=staged)
 
     async def load(self, have: Version | None) -> Stored:
         return await self._vault.load(have)

@@ -414,7 +414,9 @@ class Runner:
             self.health.load = str(error)
             if self._seldom(str(error)):
                 log.error("cannot load the documents, retrying", error=str(error))
-            self._feed(c.LoadFailed())
+            if error.part == "damaged":
+                self._metrics.damaged.inc()
+            self._feed(c.Damaged() if error.part == "damaged" else c.LoadFailed())
             return
         self.health.load = None
         version, catalogue = head.version, head.catalogue

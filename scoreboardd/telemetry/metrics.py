@@ -113,6 +113,11 @@ class Metrics:
         self.windows = Counter(
             "scoreboardd_windows_total", "Timelines cut to a window, by outcome.", ["result"], registry=registry
         )
+        self.damaged = Counter(
+            "scoreboardd_documents_damaged_total",
+            "Documents in the store that were not what was committed.",
+            registry=registry,
+        )
         self.builder_restarts = Counter(
             "scoreboardd_builder_restarts_total",
             "Builder processes that ended, by cause.",

@@ -3,10 +3,12 @@ what is said when something is wrong with the server."""
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,11 +26,13 @@ from scoreboardd.backend.base import (
     Catalogue,
     Changed,
     Confirmed,
+    Damaged,
     Lease,
     Message,
     Rebuilt,
     Subscribed,
     Unavailable,
+    Value,
 )
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
@@ -192,7 +196,9 @@ def text(name: str, version: Version) -> bytes:
 
 def catalogue(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> Catalogue:
     as_of = 1772215200.25 + version.number if as_of is None else as_of
-    return Catalogue(f"digest of {version}", as_of, divisions)
+    documents = in_pieces(version, divisions).items()
+    values = {name: Value(len(b"".join(each.frames())), each.zstd_digest) for name, each in documents}
+    return Catalogue(f"digest of {version}", as_of, divisions, documents=values)
 
 
 async def stage(vault: PostgresVault, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
@@ -524,9 +530,8 @@ class TestConfirm:
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.version == version
-        assert stored.head.catalogue == Catalogue(
-            f"digest of {version}", 1772215999.5, (7,), whole=lease.version.number
-        )
+        before = catalogue(version, (7,))
+        assert stored.head.catalogue == replace(before, as_of=1772215999.5, whole=lease.version.number)
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(self, store, vault, divisions):
@@ -627,7 +632,8 @@ class TestTheVault:
             await table.delete(names.document(missing))
         else:
             await table.set(names.document(missing), "payload = NULL")
-        assert (await vault.load(None)).documents is None
+        with pytest.raises(Damaged, match="gone"):
+            await vault.load(None)
         assert (await vault.head()).version is None
 
     async def test_what_is_committed_can_be_known_without_reading_it(self, store, vault):
@@ -640,8 +646,8 @@ class TestTheVault:
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
         parts = document_of(said[:9000], said[9000:])
         lease = await won(store)
-        written = await vault.stage(lease, dict.fromkeys(keys(()), parts))
-        assert await store.commit(lease, catalogue(lease.version), SOLVE)
+        written, values = await vault.stage(lease, dict.fromkeys(keys(()), parts))
+        assert await store.commit(lease, replace(catalogue(lease.version), documents=values), SOLVE)
         raw = (await table.row(names.document("leaderboard:users")))["payload"]
         assert raw == b"".join(parts.frames())
         assert written == len(keys(())) * len(raw)
@@ -737,10 +743,9 @@ class TestKeep:
 
     async def test_overtaken_by_a_newer_one_while_it_waits_it_does_not_replace_it(self, vault, table, names: Names):
         await self.keep(vault, Version("e", 5))
-        newer = 'version = 7, payload = \'{"digest":"d","divisions":[],"whole":1,"complete":true,"confirmed":7}\''
+        newer = "version = 7, payload = '{}'"
         await table.overtake(self.keep(vault, Version("e", 6)), names.version, newer)
-        head = await vault.head()
-        assert (head.version, head.catalogue.digest) == (Version("e", 7), "d")
+        assert (await table.row(names.version))["version"] == 7
         assert (await table.row(names.document("leaderboard:users")))["version"] == 5
 
     @pytest.mark.parametrize("garbage", ["payload = NULL", "version = NULL, generated_at = NULL", "epoch = NULL"])
@@ -1306,3 +1311,62 @@ class TestNobodyCanStopInTheMiddle:
         async with vault._link.snapshot() as connection:
             assert await connection.fetchval("SHOW transaction_read_only") == "on"
             assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "20s"
+
+
+class TestDamage:
+    """Whatever is in our rows and is not what was committed is neither loaded nor taken for unchanged."""
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            "set_byte(payload, 20, get_byte(payload, 20) # 1)",
+            "substr(payload, 1, length(payload) / 2)",
+            "payload || ' '::bytea",
+            "'\\x28b52ffd'::bytea || substr(payload, 5, length(payload) - 8) || '\\xffffffff'::bytea",
+            "'{}'::bytea",
+            "(SELECT payload FROM leaderboard_cache WHERE cache_key = '{other}')",
+        ],
+    )
+    async def test_of_a_document_is_found(self, store, vault, table: Table, names: Names, how: str):
+        await commit(store, vault)
+        key, other = names.document("leaderboard:users"), names.document("timeline:users")
+        await table.set(key, f"payload = {how}".replace("{other}", other))
+        with pytest.raises(Damaged, match=re.escape(key)):
+            await vault.load(None)
+        version = await commit(store, vault)
+        assert (await vault.load(None)).head.version == version
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            "epoch = E'a\\r\\nb'",
+            "epoch = ''",
+            "epoch = NULL",
+            f"epoch = '{'e' * 33}'",
+            "version = 9007199254740992",
+            "version = 9223372036854775807",
+            "version = -1",
+            "version = NULL",
+        ],
+    )
+    async def test_a_last_number_that_is_none_begins_an_epoch(self, store, vault, table: Table, names: Names, row: str):
+        await commit(store, vault)
+        await table.set(names.lock, row)
+        assert (await vault.head()).given is None
+        lease = await won(store)
+        assert lease.version.number == 1
+        assert re.fullmatch("[0-9a-z]{8}", lease.version.epoch)
+
+    @pytest.mark.parametrize("row", ["payload = '\\xff00'", "payload = '[]'", "payload = NULL", "generated_at = NULL"])
+    async def test_a_catalogue_that_is_none_is_nothing(self, store, vault, table: Table, names: Names, row: str):
+        await commit(store, vault)
+        await table.set(names.version, row)
+        assert (await vault.head()).version is None
+        assert (await vault.load(None)).documents is None
+        version = await commit(store, vault)
+        assert (await vault.load(None)).head.version == version
+
+    async def test_a_run_that_is_garbage_is_another_run(self, store, vault, table: Table, names: Names):
+        await commit(store, vault)
+        await table.set(names.lock, "payload = '\\xff00'")
+        assert (await won(store)).version.number > 1000

@@ -1,9 +1,11 @@
 """The Redis backend on a real server: every branch of its scripts, what its subscribers hear, and what they read."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,17 +20,19 @@ from scoreboardd.backend.base import (
     Catalogue,
     Changed,
     Confirmed,
+    Damaged,
     Lease,
     Message,
     Rebuilt,
     Subscribed,
     Unavailable,
+    Value,
 )
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.redis import RedisStore, RedisVault
 from scoreboardd.board.documents import keys
 from scoreboardd.board.sheet import Document
-from scoreboardd.compression import compressed, plain
+from scoreboardd.compression import compressed, digest_of, plain
 from scoreboardd.demo.servers import free_port
 from scoreboardd.edition import Event, Version
 from tests.backend.relay import relay
@@ -99,15 +103,17 @@ def text(name: str, version: Version) -> bytes:
 
 
 def catalogue(lease: Lease, divisions: tuple[int, ...] = ()) -> Catalogue:
-    return Catalogue(f"digest of {lease.version}", 1772215200.25 + lease.version.number, divisions)
+    texts = {name: text(name, lease.version) for name in keys(divisions)}
+    values = {name: Value(len(text), digest_of(text)) for name, text in texts.items()}
+    return Catalogue(f"digest of {lease.version}", 1772215200.25 + lease.version.number, divisions, documents=values)
 
 
 async def commit(
     store: RedisStore, vault: RedisVault, lease: Lease | None = None, divisions: tuple[int, ...] = ()
 ) -> Version:
     lease = lease or await won(store)
-    await vault.stage(lease, documents(lease, divisions))
-    assert await store.commit(lease, catalogue(lease, divisions), SOLVE)
+    _, values = await vault.stage(lease, documents(lease, divisions))
+    assert await store.commit(lease, replace(catalogue(lease, divisions), documents=values), SOLVE)
     return lease.version
 
 
@@ -351,9 +357,8 @@ class TestConfirm:
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.version == version
-        assert stored.head.catalogue == Catalogue(
-            f"digest of {version}", 1772215999.5, (7,), whole=lease.version.number
-        )
+        before = catalogue(Lease("", version), (7,))
+        assert stored.head.catalogue == replace(before, as_of=1772215999.5, whole=lease.version.number)
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(self, store: RedisStore, vault: RedisVault, divisions):
@@ -424,7 +429,8 @@ class TestTheVault:
     async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, redis_client, names, missing):
         await commit(store, vault, divisions=(3,))
         await redis_client.delete(names.document(missing))
-        assert (await vault.load(None)).documents is None
+        with pytest.raises(Damaged, match="gone"):
+            await vault.load(None)
         assert (await vault.head()).version is None
 
     async def test_what_is_committed_can_be_known_without_reading_it(self, store: RedisStore, vault: RedisVault):
@@ -438,8 +444,8 @@ class TestTheVault:
         parts = document_of(said[:9000], said[9000:])
         vault = RedisVault(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
         lease = await won(store)
-        written = await vault.stage(lease, dict.fromkeys(keys(()), parts))
-        assert await store.commit(lease, catalogue(lease), SOLVE)
+        written, values = await vault.stage(lease, dict.fromkeys(keys(()), parts))
+        assert await store.commit(lease, replace(catalogue(lease), documents=values), SOLVE)
         raw = await redis_client.get(names.document("leaderboard:users"))
         assert written == len(keys(())) * len(raw)
         assert raw == said if encoding == "identity" else plain(raw) == said
@@ -656,3 +662,99 @@ class TestUnavailable:
 class TestCheck:
     async def test_finds_nothing_wrong_with_a_server_as_it_comes(self, store: RedisStore):
         assert await store.check() == []
+
+
+@pytest.mark.parametrize("encoding", ["identity", "zstd"])
+class TestDamage:
+    """Whatever is under our keys and is not what was committed is neither loaded nor taken for unchanged."""
+
+    @pytest.fixture
+    async def vault(self, store: RedisStore, redis_url: str, names: Names, encoding: str):
+        vault = RedisVault(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
+        await commit(store, vault)
+        yield vault
+        await vault.aclose()
+
+    @pytest.mark.parametrize(
+        "how", ["flipped", "cut", "longer", "garbage", "foreign", "list", "swapped", "other version"]
+    )
+    async def test_of_a_document_is_found(self, store, vault, redis_client, names: Names, encoding, how: str):
+        key, other = names.document("leaderboard:users"), names.document("timeline:users")
+        value = await redis_client.get(key)
+        match how:
+            case "flipped":
+                await redis_client.set(key, value[:20] + bytes([value[20] ^ 1]) + value[21:])
+            case "cut":
+                await redis_client.set(key, value[: len(value) // 2])
+            case "longer":
+                await redis_client.append(key, b" ")
+            case "garbage":
+                await redis_client.set(key, b"\x28\xb5\x2f\xfd" + b"\xff" * (len(value) - 4))
+            case "foreign":
+                await redis_client.set(key, b'{"challenges":[],"entries":[]}', px=60_000)
+            case "list":
+                await redis_client.delete(key)
+                await redis_client.rpush(key, "1")
+            case "swapped":
+                await redis_client.set(key, await redis_client.get(other))
+            case "other version":
+                await commit(store, vault)
+                await redis_client.set(key, value)
+        with pytest.raises(Damaged, match=re.escape(key)):
+            await vault.load(None)
+        # What has another length or type is seen without reading it.
+        assert (await vault.head()).version is None or how in ("flipped", "garbage", "swapped", "other version")
+        version = await commit(store, vault)
+        assert (await vault.load(None)).head.version == version
+
+    @pytest.mark.parametrize("name", ["lock", "fence", "version", "catalogue", "document", "previous"])
+    async def test_keys_of_another_type_are_written_over(self, store, vault, redis_client, names, encoding, name):
+        key = getattr(names, name)
+        key = key if isinstance(key, str) else key("leaderboard:users")
+        await redis_client.delete(key)
+        await redis_client.rpush(key, "1")
+        if name == "lock":
+            answer = await store.acquire("me", None)
+            assert answer == Busy(TTL, overlong=True)
+            assert 0 < await redis_client.pttl(key) <= TTL * 1000
+            await redis_client.delete(key)
+        await vault.head()
+        version = await commit(store, vault)
+        assert (await vault.load(None)).head.version == version
+
+    @pytest.mark.parametrize(
+        "fence",
+        [
+            {"epoch": b"\xff\xfe", "number": "7"},
+            {"epoch": "a\r\nb", "number": "7"},
+            {"epoch": "", "number": "7"},
+            {"epoch": "e" * 33, "number": "7"},
+            {"epoch": "E", "number": "7"},
+            {"epoch": "e", "number": "9007199254740992"},
+            {"epoch": "e", "number": str(9 * 10**18)},
+            {"epoch": "e", "number": "-1"},
+            {"epoch": "e", "number": "1e3"},
+            {"epoch": "e", "number": "nan"},
+            {"epoch": "e", "number": ""},
+            {"epoch": "e"},
+            {"number": "7"},
+        ],
+        ids=str,
+    )
+    async def test_a_last_number_that_is_none_begins_an_epoch(self, store, vault, redis_client, names, encoding, fence):
+        await redis_client.delete(names.fence)
+        await redis_client.hset(names.fence, mapping=fence)
+        assert (await vault.head()).given is None
+        lease = await won(store)
+        assert lease.version.number == 1
+        assert re.fullmatch("[0-9a-z]{8}", lease.version.epoch)
+        assert (await vault.head()).given == lease.version
+
+    @pytest.mark.parametrize("version", [b"\xff-1", b"e\r\nx-1", b"e-99999999999999999999", b"-", b"", b"e-"])
+    async def test_a_committed_version_that_is_none_is_nothing(
+        self, store, vault, redis_client, names, encoding, version
+    ):
+        await redis_client.set(names.version, version)
+        assert (await vault.head()).version is None
+        assert (await vault.load(None)).documents is None
+        assert await commit(store, vault) == (await vault.load(None)).head.version

@@ -93,8 +93,9 @@ async def won(store: RedisStore) -> Lease:
 async def commit(store: RedisStore, vault: RedisVault, contest: Contest) -> int:
     """Returns the bytes that were written."""
     lease = await won(store)
-    written = await vault.stage(lease, contest.documents())
-    assert await store.commit(lease, Catalogue(f"digest {lease.version}", 1.5, contest.divisions), SOLVE)
+    written, values = await vault.stage(lease, contest.documents())
+    catalogue = Catalogue(f"digest {lease.version}", 1.5, contest.divisions, documents=values)
+    assert await store.commit(lease, catalogue, SOLVE)
     return written
 
 
@@ -143,11 +144,12 @@ async def test_what_is_staged_is_not_seen_and_expires(store, vault, contest, sto
     before = await stored()
     contest.solve()
     lease = await won(store)
-    assert await vault.stage(lease, contest.documents()) < FEW
+    written, values = await vault.stage(lease, contest.documents())
+    assert written < FEW
     assert await stored() == before
     for name in keys(()):
         assert 0 < await redis_client.pttl(names.staged(lease.token, name)) <= TTL * 1000
-    assert await store.commit(lease, Catalogue("", 1.5, ()), SOLVE)
+    assert await store.commit(lease, Catalogue("", 1.5, (), documents=values), SOLVE)
     for name in keys(()):
         assert await redis_client.pttl(names.document(name)) == -1
 
@@ -316,8 +318,8 @@ async def test_staging_twice_under_one_lease_leaves_the_last(store, vault, conte
     lease = await won(store)
     for _ in range(2):
         contest.solve()
-        await vault.stage(lease, contest.documents())
-    assert await store.commit(lease, Catalogue("", 1.5, ()), SOLVE)
+        _, values = await vault.stage(lease, contest.documents())
+    assert await store.commit(lease, Catalogue("", 1.5, (), documents=values), SOLVE)
     assert await stored() == contest.texts()
     for _ in range(3):
         contest.solve()

@@ -10,7 +10,7 @@ from fakeredis import FakeAsyncRedis
 from scoreboardd.backend import redis as backend
 from scoreboardd.backend.redis import RedisVault
 from scoreboardd.board import documents
-from scoreboardd.compression import compressed
+from scoreboardd.compression import compressed, digest_of
 
 
 class Interrupted(FakeAsyncRedis):
@@ -43,7 +43,9 @@ async def commit(server: FakeAsyncRedis, number: int) -> None:
     for name in documents.keys(()):
         await server.set(name, f"{number}")
     await server.set("scoreboard:version", f"e-{number}")
+    values = {key: {"length": 1, "digest": digest_of(b"%d" % number)} for key in documents.keys(())}
     catalogue = {"digest": f"digest {number}", "as_of": 1.5, "divisions": [], "whole": 1, "complete": True}
+    catalogue["documents"] = values
     catalogue = {name: orjson.dumps(value) for name, value in (catalogue | {"confirmed": number}).items()}
     await server.hset("scoreboard:catalogue", mapping=catalogue)
 

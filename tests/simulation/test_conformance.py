@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from scoreboardd.backend.base import Busy, Catalogue, Changed, Head, Lease, Message, Stored, Subscribed
+from scoreboardd.backend.base import Busy, Catalogue, Changed, Head, Lease, Message, Stored, Subscribed, Value
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
 from scoreboardd.backend.redis import RedisStore, RedisVault
@@ -123,6 +123,8 @@ class Real:
         self.confirm = store.confirm
         self.abandon = store.abandon
         self._vault = vault
+        self._values: dict[str, dict[str, Value]] = {}
+        "What was staged, by token."
 
     async def heard(self) -> list[Message]:
         mark, heard = f"mark {next(self._marks)}", list[Message]()
@@ -132,20 +134,27 @@ class Real:
         return heard
 
     async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
-        return await self.store.commit(lease, catalogue, SOLVE)
+        staged = self._values.get(lease.token, {})
+        values = {name: staged.get(name, Value(0, "")) for name in keys(catalogue.divisions)}
+        return await self.store.commit(lease, replace(catalogue, documents=values), SOLVE)
 
     async def stage(self, lease: Lease, documents: dict[str, Document]) -> None:
-        await self._vault.stage(lease, documents)
+        _, values = await self._vault.stage(lease, documents)
+        self._values.setdefault(lease.token, {}).update(values)
 
     async def load(self) -> Stored:
         stored = await self._vault.load(None)
         assert (await self._vault.load(stored.head.version)).documents is None
-        return replace(
-            stored, documents=stored.documents and [(name, plain(content)) for name, content in stored.documents]
-        )
+        documents = stored.documents and [(name, plain(content)) for name, content in stored.documents]
+        return Stored(self._alike(stored.head), documents)
 
     async def head(self) -> Head:
-        return await self._vault.head()
+        return self._alike(await self._vault.head())
+
+    @staticmethod
+    def _alike(head: Head) -> Head:
+        """The model's documents are as they are: there is nothing to compare."""
+        return replace(head, catalogue=head.catalogue and replace(head.catalogue, documents={}))
 
 
 class RealRedis(Real):

@@ -201,6 +201,7 @@ async def test_the_metrics_are_the_contract_s_and_there_from_the_start() -> None
     assert {name for name in families if not name.startswith("process_")} == {
         "scoreboardd_build_info",
         "scoreboardd_builder_restarts_total",
+        "scoreboardd_documents_damaged_total",
         "scoreboardd_change_waiting_seconds",
         "scoreboardd_clock_ahead_seconds",
         "scoreboardd_descriptors_exhausted_total",
