@@ -709,7 +709,7 @@ class Node:
             store = cluster.store.snapshot() if cluster.backend.transactions else cluster.store
             run, starts = store.run, cluster.starts
             found.clear()
-            ask(store.head, partial(read, list(NAMES)))
+            ask(store.committed, partial(read, list(NAMES)))
 
         def read(names: list[str], head: Head) -> None:
             if head.version is None or head.version == asked:
@@ -722,7 +722,7 @@ class Node:
             if names:
                 ask(partial(store.document, names[0]), partial(keep, names, head))
             else:
-                ask(store.head, partial(check, head))
+                ask(store.committed, partial(check, head))
 
         def ask(execute: Callable[[], Any], then: Callable[[Any], None]) -> None:
             self._request(child, fail, execute, partial(answered, then))

@@ -167,9 +167,14 @@ class Store:
     # The documents
 
     def head(self) -> Head:
+        head = self.committed()
+        there = head.catalogue and all(name in self.data.documents for name in keys(head.catalogue.divisions))
+        return head if there else Head(None, None, given=head.given)
+
+    def committed(self) -> Head:
+        """The same, whether or not the documents are there."""
         data = self.data
-        there = data.catalogue is not None and all(name in data.documents for name in keys(data.catalogue.divisions))
-        if data.version is None or not there:
+        if data.version is None or data.catalogue is None:
             return Head(None, None, given=data.fence)
         return Head(data.version, data.catalogue, data.confirmed, data.fence)
 

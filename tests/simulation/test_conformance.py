@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from scoreboardd.backend.base import Busy, Catalogue, Changed, Head, Lease, Message, Stored, Subscribed, Value
+from scoreboardd.backend.base import Busy, Catalogue, Changed, Damaged, Head, Lease, Message, Stored, Subscribed, Value
 from scoreboardd.backend.names import Names
 from scoreboardd.backend.postgres import PostgresStore, PostgresVault
 from scoreboardd.backend.redis import RedisStore, RedisVault
@@ -35,6 +35,7 @@ SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 LONG = 600.0
 TIME_OF_DAY = 10**12
 "No smaller number is one; no number counted by a test is as large."
+DAMAGED = "damaged"
 TOKENS = ("a", "b", "c")
 DIVISIONS = ((), (1,), (1, 2))
 
@@ -75,11 +76,12 @@ class Model:
         for name, document in documents.items():
             self.store.stage(lease, name, b"".join(document.text()))
 
-    async def load(self) -> Stored:
-        head = self.store.head()
+    async def load(self) -> Stored | str:
+        head = self.store.committed()
         if head.catalogue is None:
             return Stored(head, None)
-        return Stored(head, [(name, self.store.document(name)) for name in keys(head.catalogue.divisions)])
+        documents = [(name, self.store.document(name)) for name in keys(head.catalogue.divisions)]
+        return DAMAGED if None in (document for _, document in documents) else Stored(head, documents)
 
     async def head(self) -> Head:
         return self.store.head()
@@ -142,8 +144,11 @@ class Real:
         _, values = await self._vault.stage(lease, documents)
         self._values.setdefault(lease.token, {}).update(values)
 
-    async def load(self) -> Stored:
-        stored = await self._vault.load(None)
+    async def load(self) -> Stored | str:
+        try:
+            stored = await self._vault.load(None)
+        except Damaged:
+            return DAMAGED
         assert (await self._vault.load(stored.head.version)).documents is None
         documents = stored.documents and [(name, plain(content)) for name, content in stored.documents]
         return Stored(self._alike(stored.head), documents)
