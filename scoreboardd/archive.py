@@ -63,7 +63,7 @@ class Archive:
                 edition = await self._builder.restore()
             except BuilderError as error:
                 if self._seldom(str(error)):
-                    log.warning("cannot read what is kept, trying on", error=str(error))
+                    log.warning("cannot read what is kept, retrying", error=str(error))
                 await asyncio.sleep(delay * random.uniform(0.5, 1))
                 delay = min(RETRY_MAX, delay * 2)
                 continue
@@ -82,4 +82,4 @@ class Archive:
                 self._kept = edition.version
         except BuilderError as error:
             if self._seldom(str(error)):
-                log.warning("cannot keep the documents, trying on", version=str(edition.version), error=str(error))
+                log.warning("cannot keep the documents, retrying", version=str(edition.version), error=str(error))

@@ -181,7 +181,7 @@ class TestRestoring:
         await kept.connection.execute("ALTER TABLE leaderboard_cache RENAME TO elsewhere")
         node = make()
         async with running(node.archive.run()):
-            told = "cannot read what is kept, trying on"
+            told = "cannot read what is kept, retrying"
             await until(lambda: [line for line in logs if line["event"] == told], "it is told")
             await until(lambda: builder.restores >= 4, "it tries on")
             await kept.connection.execute("ALTER TABLE elsewhere RENAME TO leaderboard_cache")
@@ -287,4 +287,4 @@ class TestTheEnd:
         await kept.connection.execute("DROP TABLE leaderboard_cache")
         async with asyncio.timeout(5):
             await node.archive.flush()
-        assert [line["event"] for line in logs] == ["cannot keep the documents, trying on"]
+        assert [line["event"] for line in logs] == ["cannot keep the documents, retrying"]

@@ -541,9 +541,7 @@ class Coordinator:
                     return  # old
                 self._remember_number(version)
                 self._begun = version
-                # Our own reads only what is new, if we had not heard yet of something else when it began.
-                blind = version == self.lease and not self._built_whole and self._odd > self._read
-                if self._in_order and not blind:
+                if self._in_order and not self._is_unasked(version):
                     self._cover(version, self.changes, now)
             case Confirmed(version):
                 self._word_came(now)
@@ -569,6 +567,11 @@ class Coordinator:
             return message
         return Rebuilt(message.number, message.event.after(before.event))
 
+    def _is_unasked(self, version: Version) -> bool:
+        """True if `version` is our own build, and something was announced that it was not asked for: it may not have
+        read everything, and does not say whether it found that."""
+        return version == self.lease and self._announced > self._read
+
     def _busy(self, remaining: float, now: float) -> None:
         until = now + min(max(remaining, 0.0), self._timing.lock_ttl) + self._jitter() * self._timing.debounce
         self._watch_at = until if self.covered > self.contained else NEVER
@@ -587,7 +590,7 @@ class Coordinator:
         self._give_back(self._covers)
         self._covers = [cover for cover in self._covers if _before(cover.version, version)]
         self._cover(version, self._tried, now)
-        nothing_new = self._cause_of(version) is None or (again and self._announced <= self._unfound)
+        nothing_new = self._cause_of(version) is None or (again and self._loudest <= self._unfound)
         quiet = nothing_new and not self._repair
         build = Build(version, quiet=quiet, whole=whole, solves=self._solves, announced=other, again=again)
         self.phase = Phase.BUILDING

@@ -129,7 +129,7 @@ async def test_a_missing_table_is_named(platform, session, settings):
         await until(
             lambda: _part(session, node, "postgres", 'postgres: relation "submissions" does not exist'), "named"
         )
-        failed = await until(lambda: node.said("rebuild failed, trying on"), "logged")
+        failed = await until(lambda: node.said("rebuild failed, retrying"), "logged")
         assert "scoreboardd check" in failed[0]["error"]
         await platform.connection.execute("ALTER TABLE elsewhere RENAME TO submissions")
         await until(lambda: _documents(session, node), "mended without a restart")
@@ -142,7 +142,7 @@ async def test_a_wrong_password_is_not_in_the_log(session, settings):
         "redis__url": f"redis://:{secret}@127.0.0.1:{free_port()}/0",
     }
     async with nodes(1, **settings) as (node,):
-        await until(lambda: node.said("cannot reach the bus, trying on"), "it says that it cannot connect")
+        await until(lambda: node.said("cannot reach the bus, retrying"), "it says that it cannot connect")
         async with session.get(f"{node.admin_url}/readyz") as response:
             assert secret not in await response.text()
         assert secret not in str(node.log)

@@ -275,6 +275,8 @@ class Node:
             case Changed(event, id):
                 self._feed(c.Noted(event, requested=id is not None), said.database)
             case message:
+                if isinstance(message, Begun) and self.coordinator._is_unasked(message.version):
+                    self.cluster.overtaken += 1
                 self._watch_losers(message)
                 self._feed(c.Heard(message))
 
