@@ -293,7 +293,33 @@ class PostgresStore:
             if await connection.fetchval(READ_ONLY):
                 return ["postgres: this server takes no writes; point postgres.dsn at the primary"]
             problem = await table.cache_problem(connection)
-        return [problem] if problem else []
+        if problem:
+            return [problem]
+        await self._rehearse()
+        return []
+
+    async def _rehearse(self) -> None:
+        """Take and forget a lock that no node uses, and hear of it as nodes do. Raises `Unavailable`."""
+        test = Names(f"{self._names.prefix}scoreboard:check:{secrets.token_hex(4)}:")
+        mark = asyncio.Event()
+        async with _answering(self._dsn):
+            connection = await connect(self._dsn, statement_timeout=ANSWER)
+        try:
+            async with _answering(self._dsn):
+                for name in (self._building, self._rebuilt, self._events):
+                    await connection.add_listener(name, lambda *_: None)
+                await connection.add_listener(self._echo, lambda *said: mark.set() if test.lock in said[3] else None)
+            await self._link.run(
+                self._acquire, test.lock, test.version, "check", self._ttl, secrets.token_hex(4), "", 0, self._echo
+            )
+            await self._link.run("DELETE FROM leaderboard_cache WHERE cache_key = $1", test.lock)
+            await self._link.run("SELECT pg_notify($1, $2)", self._echo, test.lock)
+            async with _answering(self._dsn):
+                await mark.wait()
+        except Unavailable as error:
+            raise Unavailable(f"{error} (found by a rehearsal of what the daemon does)") from error
+        finally:
+            connection.terminate()
 
     async def aclose(self) -> None:
         self._link.close()

@@ -313,7 +313,10 @@ class RedisStore:
 
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
-        return await redis_check.problems(self._redis, self, self._names)
+        async with answering():
+            await self._redis.ping()
+        async with answering(4 * ANSWER):
+            return await redis_check.problems(self._redis, self, self._names)
 
     def rehearsing(self, names: Names) -> "RedisStore":
         """The same, on the same connections, under other names."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from scoreboardd.backend import wire
@@ -37,7 +38,7 @@ class _TestNames(Names):
 def acl(prefix: str) -> str:
     """The rights that suffice."""
     return (
-        f"~{prefix}leaderboard:* ~{prefix}scoreboard:* &{prefix}scoreboard.* "
+        f"~{prefix}leaderboard:* ~{prefix}timeline:* ~{prefix}scoreboard:* &{prefix}scoreboard.* "
         "+@read +@write +@connection +@pubsub +@transaction +@scripting +info +time"
     )
 
@@ -81,30 +82,28 @@ async def _server(client: Any, names: Names) -> list[str]:
 
 async def _size(client: Any, names: Names) -> int:
     """Bytes of the documents that are there."""
-    total = 0
-    async for key in client.scan_iter(match=f"{_literal(names.prefix)}leaderboard:*", _type="string"):
-        total += await client.strlen(key)
-    return total
-
-
-def _literal(text: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)
+    try:
+        divisions = orjson.loads(await client.hget(names.catalogue, "divisions") or b"[]")
+        return sum([await client.strlen(names.document(name)) for name in documents.keys(map(int, divisions))])
+    except (ResponseError, TypeError, ValueError):
+        return 0  # no documents of ours
 
 
 async def _rights(client: Any, names: Names) -> AsyncIterator[str]:
     """Asked with the real names. A server looks at rights when it queues a command, and none of these is executed."""
-    document, staged = names.document(documents.keys(())[0]), names.staged("check", "check")
+    shown = [names.document(name) for name in documents.keys(())]
+    staged = names.staged("check", "check")
     asked: list[tuple[str, tuple[Any, ...]]] = [
         *(
             (f"key {key}", ("SET", key, "x", "PX", 1))
-            for key in (names.lock, names.version, document, staged, names.previous("check"))
+            for key in (names.lock, names.version, *shown, staged, names.previous("check"))
         ),
         *((f"key {key}", ("HSET", key, "x", "x")) for key in (names.fence, names.catalogue)),
         *(
             (f"PUBLISH on {names.channel(name)}", ("PUBLISH", names.channel(name), "x"))
             for name in (wire.EVENTS, wire.BUILDING, wire.REBUILT, wire.ECHO)
         ),
-        *((f"command {c[0]}", c) for c in _commands(document)),
+        *((f"command {c[0]}", c) for c in _commands(shown[0])),
         ("EVAL", ("EVAL", "return 1", 0)),
         ("EVALSHA", ("EVALSHA", "0" * 40, 0)),
         ("SCRIPT LOAD", ("SCRIPT", "LOAD", "return 1")),
