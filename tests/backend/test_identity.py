@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -243,3 +244,19 @@ class TestFull:
             assert any("maxmemory" in line for line in await store.check())
             await vault.aclose()
             await fresh.aclose()
+
+
+async def test_a_certificate_that_cannot_be_verified_is_told_as_that(tmp_path: Path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    making = await asyncio.create_subprocess_exec(
+        *command, "-keyout", str(key), "-out", str(certificate), stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await making.wait() == 0
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with server, opened(f"rediss://127.0.0.1:{port}/0") as store:
+        with pytest.raises(Unavailable, match=r"certificate cannot be verified: self.signed .*; see that ssl_ca_certs"):
+            await store.publish(SOLVE)
