@@ -313,9 +313,9 @@ class RedisStore:
 
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
-        async with answering():
+        async with _answering():
             await self._redis.ping()
-        async with answering(4 * ANSWER):
+        async with _answering(4 * ANSWER):
             return await redis_check.problems(self._redis, self, self._names)
 
     def rehearsing(self, names: Names) -> "RedisStore":
