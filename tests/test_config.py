@@ -402,6 +402,31 @@ def test_a_redis_url_that_redis_py_would_stumble_over(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (
+            "rediss://:s3cret@h/0?ssl_cert_reqs=none",
+            "ssl_cert_reqs in the Redis URL is not allowed: the certificate is",
+        ),
+        (
+            "rediss://h/0?ssl_check_hostname=false",
+            "ssl_check_hostname in the Redis URL is not allowed: the certificate",
+        ),
+        ("redis://h/0?protocol=3", "protocol in the Redis URL is not allowed: the daemon sets"),
+        ("redis://h/0?ssl_ca_certs=/x", "ssl_ca_certs in the Redis URL is not allowed: it needs TLS; write rediss://"),
+        ("rediss://h/0?ssl_ca_certs=", "ssl_ca_certs in the Redis URL has no value"),
+        ("unix:///run/redis.sock?db=x", "db in the Redis URL has no value, or one that is not a number"),
+        ("redis://h/0?S3CRET!=1", "an option in the Redis URL is not allowed"),
+    ],
+)
+def test_an_option_that_a_redis_url_may_not_have(url: str, why: str) -> None:
+    (problem,) = problems(EXAMPLE, {"SCOREBOARDD_REDIS__URL": url})
+    assert problem.startswith(f"SCOREBOARDD_REDIS__URL: {why}")
+    assert " takes " in problem
+    assert "s3cret" not in problem.lower()
+
+
+@pytest.mark.parametrize(
     "url",
     ["redis://h", "rediss://u:p@h:6380/1?ssl_ca_certs=/etc/ca.pem", "unix:///run/redis.sock?db=2", "redis://[::1]:1/0"],
 )

@@ -147,8 +147,8 @@ class PostgresStore:
         self._names = Names(prefix)
         self._ttl = lock_ttl
         self._link = Link(dsn, statement_timeout=ANSWER)
-        self._building, self._rebuilt, self._events = (
-            channel(self._names, name) for name in (wire.BUILDING, wire.REBUILT, wire.EVENTS)
+        self._echo, self._building, self._rebuilt, self._events = (
+            channel(self._names, name) for name in (wire.ECHO, wire.BUILDING, wire.REBUILT, wire.EVENTS)
         )
         self._acquire, self._renew, self._commit, self._confirm, self._abandon = (
             _sql(name) for name in ("acquire", "renew", "commit", "confirm", "abandon")
@@ -230,7 +230,7 @@ class PostgresStore:
             # All at once, and heard from then on: an event must not be missed that was before a build we hear begin.
             async with _answering(self._dsn):
                 await connection.execute("BEGIN")
-                for name in (self._building, self._rebuilt, self._events):
+                for name in (self._echo, self._building, self._rebuilt, self._events):
                     await connection.add_listener(name, lambda *said: heard.put_nowait(said[2:]))
                 await connection.execute("COMMIT")
             yield self._messages(connection, heard)
@@ -241,27 +241,51 @@ class PostgresStore:
         self, connection: Any, heard: "asyncio.Queue[tuple[str, str] | None]"
     ) -> AsyncIterator[Message]:
         yield Subscribed()
+        time = asyncio.get_running_loop().time
+        due, mark = time() + ANSWER, None
         while True:
+            said: tuple[str, str] | None = ("", "")
             try:
-                async with asyncio.timeout(ANSWER):
+                async with asyncio.timeout(max(due - time(), 0.01)):
                     said = await heard.get()
             except TimeoutError:
-                # A connection that is half open says nothing: ask, and expect an answer.
-                async with _answering(self._dsn):
-                    await connection.fetchval("SELECT 1")
-                continue
+                if mark is not None:
+                    # The connection is half open, or leads to another server than our statements do.
+                    self._link.close()
+                    raise Unavailable(
+                        "postgres: the subscription does not answer to what is notified; connecting again; "
+                        "see that postgres.dsn leads to one server, the primary"
+                    ) from None
+            if mark is None and time() >= due:
+                mark = await self._say_mark()
+                due = time() + ANSWER
             if said is None:
                 raise Unavailable("postgres: the subscription was closed; connecting again")
             if heard.qsize() > BACKLOG:
                 raise Unavailable("postgres: more notifications than can be handled; connecting again")
-            if (message := self._message(*said)) is not None:
+            if said == (self._echo, mark):
+                due, mark = time() + ANSWER, None
+            elif (message := self._message(*said)) is not None:
                 yield message
 
     def _message(self, name: str, payload: str) -> Message | None:
         data = payload.encode()
         if name == self._events:
             return wire.changed(data)
-        return wire.building(data) if name == self._building else wire.rebuilt(data)
+        if name == self._rebuilt:
+            return wire.rebuilt(data)
+        return wire.building(data) if name == self._building else None
+
+    async def _say_mark(self) -> str:
+        """Notify what the subscription must hear if it is on the server that takes our statements."""
+        mark = secrets.token_hex(8)
+        ((read_only, _),) = await self._link.run(f"SELECT ({READ_ONLY}), pg_notify($1, $2)", self._echo, mark)
+        if read_only:
+            self._link.close()
+            raise Unavailable(
+                "postgres: this server takes no writes now; connecting again; point postgres.dsn at the primary"
+            )
+        return mark
 
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
@@ -269,7 +293,33 @@ class PostgresStore:
             if await connection.fetchval(READ_ONLY):
                 return ["postgres: this server takes no writes; point postgres.dsn at the primary"]
             problem = await table.cache_problem(connection)
-        return [problem] if problem else []
+        if problem:
+            return [problem]
+        await self._rehearse()
+        return []
+
+    async def _rehearse(self) -> None:
+        """Take and forget a lock that no node uses, and hear of it as nodes do. Raises `Unavailable`."""
+        test = Names(f"{self._names.prefix}scoreboard:check:{secrets.token_hex(4)}:")
+        mark = asyncio.Event()
+        async with _answering(self._dsn):
+            connection = await connect(self._dsn, statement_timeout=ANSWER)
+        try:
+            async with _answering(self._dsn):
+                for name in (self._building, self._rebuilt, self._events):
+                    await connection.add_listener(name, lambda *_: None)
+                await connection.add_listener(self._echo, lambda *said: mark.set() if test.lock in said[3] else None)
+            await self._link.run(
+                self._acquire, test.lock, test.version, "check", self._ttl, secrets.token_hex(4), "", 0, self._echo
+            )
+            await self._link.run("DELETE FROM leaderboard_cache WHERE cache_key = $1", test.lock)
+            await self._link.run("SELECT pg_notify($1, $2)", self._echo, test.lock)
+            async with _answering(self._dsn):
+                await mark.wait()
+        except Unavailable as error:
+            raise Unavailable(f"{error} (found by a rehearsal of what the daemon does)") from error
+        finally:
+            connection.terminate()
 
     async def aclose(self) -> None:
         self._link.close()

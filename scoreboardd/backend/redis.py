@@ -6,7 +6,10 @@ slot in `redis.url`; this is no cluster client.
 """
 
 import asyncio
+import copy
+import re
 import secrets
+import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,9 +21,9 @@ import orjson
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 
-from scoreboardd.backend import slots, wire
+from scoreboardd.backend import redis_check, slots, wire
 from scoreboardd.backend.base import (
     Busy,
     Catalogue,
@@ -49,10 +52,43 @@ BULK = 20.0
 _CATALOGUE = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
 
 
-def _connect(url: str) -> aioredis.Redis:
+class _Client(aioredis.Redis):
+    """Does not stay with a server that says that it is not the primary: the name in the URL may lead to another."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            if _not_primary(error):
+                await self.leave()
+            raise
+
+    async def leave(self) -> None:
+        """Close every connection, those of subscriptions included. The next command connects again."""
+        await self.connection_pool.disconnect()
+
+    async def primary(self) -> str | None:
+        """The id of the run of the primary that answers; None if we may not ask. Leaves a server that is none."""
+        try:
+            said = await self.info()
+        except ResponseError:
+            return None
+        if said.get("role", "master") != "master" or said.get("loading"):
+            await self.leave()
+            raise ReadOnlyError("the server is a replica, or still loads its data")
+        return str(said.get("run_id"))
+
+
+def _not_primary(error: BaseException) -> bool:
+    # Redis 6.2 puts what a script ran into behind words of its own.
+    known = isinstance(error, ReadOnlyError | MasterDownError | BusyLoadingError)
+    return known or re.search(r"\b(READONLY|MASTERDOWN|LOADING)\b", str(error)) is not None
+
+
+def _connect(url: str) -> _Client:
     # One retry, at once: it is for a pooled connection that the server has closed meanwhile. Every command we send may
     # be sent twice without harm. Whoever calls us does the waiting.
-    return aioredis.Redis.from_url(
+    client: _Client = _Client.from_url(  # type: ignore[assignment]
         url,
         # Not its own: on Python 3.11 it may swallow a cancellation (asyncio.wait_for). `_answering` keeps the time.
         socket_timeout=None,
@@ -61,6 +97,7 @@ def _connect(url: str) -> aioredis.Redis:
         health_check_interval=0,
         client_name="scoreboardd",
     )
+    return client
 
 
 @asynccontextmanager
@@ -73,8 +110,34 @@ async def _answering(within: float = ANSWER) -> AsyncIterator[None]:
         raise Unavailable(f"redis: no answer in {within:g} s; see that it runs and that redis.url is right") from error
     except (RedisError, OSError, RuntimeError) as error:
         # RuntimeError is how uvloop says that a connection was reset before we wrote to it.
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise Unavailable(f"redis: {said}; see that it runs and that redis.url is right") from error
+        raise Unavailable(_explain(error)) from error
+
+
+def _explain(error: BaseException) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    fix = "see that it runs and that redis.url is right"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        said = f"the server's certificate cannot be verified: {cause.verify_message}"
+        fix = "see that ssl_ca_certs in redis.url is of the authority that signed it, and that it names this host"
+    elif _not_primary(error):
+        said = f"this server takes no writes now: {said}"
+        fix = "connecting again; see that redis.url leads to the primary"
+    return f"redis: {said}; {fix}"
+
+
+async def _run_of(pubsub: Any) -> str | None:
+    """The id of the run of the server that this subscription is going to be on; None if we may not ask."""
+    await pubsub.connect()
+    await pubsub.connection.send_command("INFO", "server")
+    try:
+        said = await pubsub.connection.read_response(disable_decoding=True)
+    except ResponseError:
+        return None
+    found = re.search(rb"^run_id:(\w+)", said, re.MULTILINE)
+    return found[1].decode() if found else None
 
 
 def _script(client: aioredis.Redis, name: str) -> Any:
@@ -189,33 +252,45 @@ class RedisStore:
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[AsyncIterator[Message]]:
         async with self._redis.pubsub() as pubsub:
-            # The events last: its confirmation says that all three are in force.
-            channels = [self._names.channel(c) for c in (wire.BUILDING, wire.REBUILT, wire.EVENTS)]
+            # The events last: its confirmation says that all are in force.
+            channels = [self._names.channel(c) for c in (wire.ECHO, wire.BUILDING, wire.REBUILT, wire.EVENTS)]
             async with _answering():
+                run = await _run_of(pubsub)
                 await pubsub.subscribe(*channels)
-            yield self._messages(pubsub)
+            yield self._messages(pubsub, run)
 
-    async def _messages(self, pubsub: Any) -> AsyncIterator[Message]:
-        building, rebuilt, events = (
-            self._names.channel(c).encode() for c in (wire.BUILDING, wire.REBUILT, wire.EVENTS)
+    async def _messages(self, pubsub: Any, run: str | None) -> AsyncIterator[Message]:
+        echo, building, rebuilt, events = (
+            self._names.channel(c).encode() for c in (wire.ECHO, wire.BUILDING, wire.REBUILT, wire.EVENTS)
         )
-        asked = False
+        time = asyncio.get_running_loop().time
+        due, mark, subscribed = time() + ANSWER, None, False
         while True:
-            # redis-py does not notice a connection that is half open: ask, and expect an answer.
             async with _answering(2 * ANSWER):
-                raw = await pubsub.get_message(timeout=ANSWER)
-                if raw is None:
-                    if asked:
-                        raise Unavailable("redis: the subscription does not answer; connecting again")
-                    await pubsub.ping()
-            asked = raw is None
+                raw = await pubsub.get_message(timeout=max(due - time(), 0.01))
+            if mark is None and time() >= due:
+                mark = await self._say_mark(run)
+                due = time() + ANSWER
+            elif raw is None and time() >= due:
+                # The connection is half open, or leads to another server than our commands do.
+                await self._redis.leave()
+                raise Unavailable(
+                    "redis: the subscription does not answer to what is published; connecting again; "
+                    "see that redis.url leads to one server, the primary"
+                )
             if raw is None:
                 continue
             said: Message | None = None
             channel, data = raw["channel"], raw["data"]
             if raw["type"] == "subscribe":
-                # redis-py reconnects silently; a confirmation is the only sign of it.
-                said = Subscribed() if channel == events else None
+                # redis-py reconnects silently, perhaps to another server; a confirmation is the only sign of it.
+                if subscribed:
+                    raise Unavailable("redis: the subscription was interrupted; connecting again")
+                if channel == events:
+                    said, subscribed = Subscribed(), True
+            elif channel == echo:
+                if mark is not None and data == mark:
+                    due, mark = time() + ANSWER, None
             elif raw["type"] == "message" and channel == events:
                 said = wire.changed(data)
             elif raw["type"] == "message" and channel == building:
@@ -225,20 +300,29 @@ class RedisStore:
             if said is not None:
                 yield said
 
+    async def _say_mark(self, run: str | None) -> bytes:
+        """Publish what the subscription must hear if it is on the server that takes our commands."""
+        mark = secrets.token_hex(8).encode()
+        async with _answering(ANSWER):
+            now = await self._redis.primary()
+            if None not in (run, now) and run != now:
+                await self._redis.leave()
+                raise Unavailable("redis: commands reach another server than the subscription; connecting again")
+            await self._redis.publish(self._names.channel(wire.ECHO), mark)
+        return mark
+
     async def check(self) -> list[str]:
         """What is wrong with this server for our purpose, one line each."""
         async with _answering():
-            server: dict[str, Any] = await self._redis.info()
-        wrong = []
-        if server.get("role", "master") != "master":
-            wrong.append("redis: this is a replica, it takes no writes; point redis.url at the primary")
-        policy = str(server.get("maxmemory_policy", "noeviction"))
-        if policy.startswith("allkeys"):
-            wrong.append(
-                f"redis: maxmemory-policy is {policy}, so it may throw the documents away; "
-                "set it to noeviction or a volatile- policy"
-            )
-        return wrong
+            await self._redis.ping()
+        async with _answering(4 * ANSWER):
+            return await redis_check.problems(self._redis, self, self._names)
+
+    def rehearsing(self, names: Names) -> "RedisStore":
+        """The same, on the same connections, under other names."""
+        other = copy.copy(self)
+        other._names = names  # noqa: SLF001
+        return other
 
     async def aclose(self) -> None:
         await self._redis.aclose()
@@ -351,10 +435,7 @@ class RedisVault:
     async def _run(self) -> str | None:
         """Which run of which server answers; None if we may not ask."""
         async with _answering():
-            try:
-                return str((await self._redis.info("server")).get("run_id"))
-            except ResponseError:
-                return None
+            return await self._redis.primary()
 
     async def _document(self, name: str) -> Any:
         async with _answering(BULK):

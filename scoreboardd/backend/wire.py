@@ -17,6 +17,8 @@ from scoreboardd.edition import MAX_DIVISION_IDS, UPDATED, Event, Version, now_r
 EVENTS = "scoreboard.events"
 BUILDING = "scoreboard.building"
 REBUILT = "scoreboard.rebuilt"
+ECHO = "scoreboard.echo"
+"Where a node publishes a random mark, to hear whether its subscription is on the server that takes its commands."
 
 MAX_PAYLOAD = 16 * 1024
 "Bytes. A longer payload is not looked into."

@@ -63,10 +63,40 @@ def _redis_url(secret: SecretStr) -> SecretStr:
         r"unix://[^?\s]*/[^?\s]+(\?db=[0-9]{1,5})?",
         secret.get_secret_value(),
     )
+    if found is None and (problem := _redis_option_problem(secret.get_secret_value())) is not None:
+        raise ValueError(problem)
     if found is None or int(found["port"] or found["tls_port"] or 0) > 65_535:
         mend = "write redis://user:password@host:6379/0, rediss://… or unix:///path"
         raise ValueError(f"not a Redis URL; {mend}, with special characters of the password %-encoded")
     return secret
+
+
+_REDIS_OPTIONS = {"redis": (), "rediss": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), "unix": ("db",)}
+"What may follow the question mark, by scheme."
+
+
+def _redis_option_problem(url: str) -> str | None:
+    """The first option that may not be there, and why. No value of the URL is repeated."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in _REDIS_OPTIONS or "?" not in rest:
+        return None
+    allowed = _REDIS_OPTIONS[scheme]
+    listed = f"{scheme}:// takes {', '.join(allowed) if allowed else 'no options'}"
+    for option in rest.partition("?")[2].split("&"):
+        name, _, value = option.partition("=")
+        if name in allowed and value and not (name == "db" and not re.fullmatch("[0-9]{1,5}", value)):
+            continue
+        known = name if re.fullmatch("[a-z_]{1,40}", name) else "an option"
+        if name in allowed:
+            why = "has no value, or one that is not a number" if name == "db" else "has no value"
+        elif name in ("ssl_cert_reqs", "ssl_check_hostname"):
+            why = "is not allowed: the certificate is always verified; name its authority with ssl_ca_certs"
+        elif name in _REDIS_OPTIONS["rediss"]:
+            why = "is not allowed: it needs TLS; write rediss://"
+        else:
+            why = "is not allowed: the daemon sets deadlines, protocol and encoding itself; remove it"
+        return f"{known} in the Redis URL {why} ({listed})"
+    return None
 
 
 def _dsn(secret: SecretStr) -> SecretStr:
