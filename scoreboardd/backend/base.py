@@ -140,6 +140,9 @@ class Stored:
 class Subscribed:
     """A subscription begins: whatever was said before it may have been missed."""
 
+    given: Version | None = None
+    "The latest number that the store had given out with the lock, asked for since the subscription began."
+
 
 @dataclass(frozen=True, slots=True)
 class Changed:

@@ -240,7 +240,7 @@ class PostgresStore:
     async def _messages(
         self, connection: Any, heard: "asyncio.Queue[tuple[str, str] | None]"
     ) -> AsyncIterator[Message]:
-        yield Subscribed()
+        yield Subscribed(_head(await self._link.run(HEAD, self._names.version, self._names.lock)).given)
         time = asyncio.get_running_loop().time
         due, mark = time() + ANSWER, None
         while True:

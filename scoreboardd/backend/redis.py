@@ -287,7 +287,8 @@ class RedisStore:
                 if subscribed:
                     raise Unavailable("redis: the subscription was interrupted; connecting again")
                 if channel == events:
-                    said, subscribed = Subscribed(), True
+                    async with _answering():
+                        said, subscribed = Subscribed((await _read_head(self._head, self._names)).given), True
             elif channel == echo:
                 if mark is not None and data == mark:
                     due, mark = time() + ANSWER, None

@@ -109,7 +109,8 @@ class Follower:
     def _may_go_on(self, asked: Asked) -> bool:
         if asked.whole or asked.announced or self._whole is None or self._whole.epoch != asked.version.epoch:
             return False
-        return asked.committed is None or asked.committed.whole <= self._whole.number
+        # What is damaged may rest on more than we have read.
+        return asked.committed is not None and asked.committed.whole <= self._whole.number
 
     async def _by_news(self, stages: Stages) -> Followed | None:
         # Gone, if what follows fails, and in any case before another is made: there is not room for many.

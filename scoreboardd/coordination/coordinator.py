@@ -19,7 +19,7 @@ Three counters say so: `contained ≤ covered ≤ changes`.
     input                        effect
     ---------------------------  ------------------------------------------------------------------------------
     Noted                        one more change; the debounce starts or is extended
-    Resumed                      a change may have been missed, and a version: note a quiet change, load
+    Resumed g                    a change may have been missed, and a version: note a quiet change, load; up to g is old
     Heard(Begun v)               v covers all changes so far; ask for the lock when it could have run out
     Heard(Rebuilt n)             load; a node that waits for the lock may try
     Heard(Confirmed v)           load; a node that waits for the lock may try
@@ -43,10 +43,10 @@ that breaks breaks the order; then `Resumed` counts as a change. A local change 
 no place in that order: publish it, and note it when it comes back.
 
 A `Begun v` that comes late, or again, would cover what v's snapshot does not have. So it counts only if its number is
-new: above any heard on this subscription, and above what the store had given out when it was asked after the
-subscription began. Until that answer is there, and again after a number was heard that the store had not given out,
-`Begun` covers nothing, which costs attempts for the lock and no change. That a build ended is the store's word alone:
-`Loaded` says which build last committed the documents or found them true.
+new: above any heard on this subscription, and above what the store had given out when the subscription began. After a
+number was heard that the store had not given out, `Begun` covers nothing until the store has been asked again, which
+costs attempts for the lock and no change. That a build ended is the store's word alone: `Loaded` says which build last
+committed the documents or found them true.
 
 Builds that do not find what was announced
 ------------------------------------------
@@ -117,6 +117,9 @@ class Noted:
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """A subscription to the bus has begun."""
+
+    given: Version | None = None
+    "The latest number given out with the lock, as the store said since; None if it knows of none."
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +373,7 @@ class Coordinator:
         self._numbers: dict[str, int] = {}
         "By epoch, the number up to which `Begun` is old."
         self._in_order = False
-        "The store was asked for its latest number after this subscription began: `Begun` above `_numbers` is new."
+        "`Begun` above `_numbers` is new: the store was asked since somebody last made a number up."
         self._asked_in_order = False
         "The load under way will say so."
         self._asked_numbers: dict[str, int] = {}
@@ -461,9 +464,11 @@ class Coordinator:
         match received:
             case Noted(event, requested):
                 self._note(event, now, requested=requested)
-            case Resumed():
+            case Resumed(given):
                 self._note(None, now)
-                self._distrust()
+                self._numbers = {given.epoch: given.number} if given else {}
+                self._in_order, self._asked_in_order = True, False
+                self._news = True
                 self._word_came()
                 self._load_at = self._retry_at = 0.0
                 self._reconcile_at = min(self._reconcile_at, now + self._timing.reconcile)
@@ -683,7 +688,8 @@ class Coordinator:
             actions = [Tell(version, self._notice.event if self._notice and known else None)]
         elif version is None or version != self.served:
             if self.served != self._load_from:
-                self._news = True  # a commit of our own overtook the answer: ask again
+                # A commit of our own overtook the answer: ask again, at once.
+                self._news, self._load_at = True, now
             elif self.served is not None and not self._news:
                 # The store has less than we serve: it has lost state. When it is told so by a node that asks for the
                 # lock, it starts a new epoch.

@@ -188,9 +188,9 @@ class Runner:
 
     def _receive(self, message: Message) -> None:
         match message:
-            case Subscribed():
+            case Subscribed(given):
                 self._subscribed()
-                self._feed(c.Resumed())
+                self._feed(c.Resumed(given))
             case Changed(event, id, readable):
                 self._metrics.event(event.reason if readable else "other")
                 if not readable and self._seldom("unreadable"):

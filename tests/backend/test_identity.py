@@ -5,6 +5,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class TestAfterAFailover:
         async with Proxy(("127.0.0.1", old.port)) as proxy, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
             await store.acquire("before", None)
             async with asyncio.timeout(30), store.subscribe() as messages:
-                assert await anext(messages) == Subscribed()
+                assert isinstance(await anext(messages), Subscribed)
                 async with Redis.from_url(old.url()) as client:
                     await client.replicaof("127.0.0.1", str(new.port))
                 lead(proxy, new)
@@ -71,7 +72,7 @@ class TestAfterAFailover:
         old, new = two
         async with Proxy(("127.0.0.1", old.port)) as proxy, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
             async with asyncio.timeout(30), store.subscribe() as messages:
-                assert await anext(messages) == Subscribed()
+                assert isinstance(await anext(messages), Subscribed)
                 await store.publish(SOLVE)
                 assert await anext(messages) == Changed(SOLVE)
                 async with Redis.from_url(old.url()) as client:
@@ -93,7 +94,7 @@ class TestAfterAFailover:
                     await client.execute_command("ACL", "SETUSER", "default", "-info")
         async with Proxy(("127.0.0.1", old.port)) as proxy, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
             async with asyncio.timeout(30), store.subscribe() as messages:
-                assert await anext(messages) == Subscribed()
+                assert isinstance(await anext(messages), Subscribed)
                 lead(proxy, new)
                 # The old one is still a primary and answers; only what is idle is closed.
                 await store._redis.connection_pool.disconnect(inuse_connections=False)
@@ -104,7 +105,7 @@ class TestAfterAFailover:
     async def test_a_quiet_subscription_on_the_right_server_stays(self, own, monkeypatch):
         monkeypatch.setattr(backend, "ANSWER", 0.3)
         async with opened(own.url()) as store, asyncio.timeout(30), store.subscribe() as messages:
-            assert await anext(messages) == Subscribed()
+            assert isinstance(await anext(messages), Subscribed)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(2):
                     await anext(messages)
@@ -112,7 +113,7 @@ class TestAfterAFailover:
     @staticmethod
     async def _is_well(store: RedisStore, server: Valkey) -> None:
         async with asyncio.timeout(20), store.subscribe() as messages:
-            assert await anext(messages) == Subscribed()
+            assert isinstance(await anext(messages), Subscribed)
             async with Redis.from_url(server.url()) as client:
                 await client.publish("scoreboard.events", "{}")
             assert isinstance(await anext(messages), Changed)
@@ -131,7 +132,7 @@ class TestPostgres:
         monkeypatch.setattr(postgres_backend, "ANSWER", 1.0)
         store = PostgresStore(cache_dsn, prefix=key_prefix, lock_ttl=5)
         async with asyncio.timeout(30), store.subscribe() as messages:
-            assert await anext(messages) == Subscribed()
+            assert isinstance(await anext(messages), Subscribed)
             store._link._dsn = database  # as a name that leads to another server for new connections
             store._link.close()
             with pytest.raises(Unavailable, match="does not answer"):
@@ -140,9 +141,10 @@ class TestPostgres:
 
     async def test_a_server_that_became_read_only_ends_the_subscription(self, database, admin, monkeypatch):
         monkeypatch.setattr(postgres_backend, "ANSWER", 1.0)
+        await admin.execute((files("scoreboardd.backend") / "leaderboard_cache.sql").read_text())
         store = PostgresStore(database, prefix="", lock_ttl=5)
         async with asyncio.timeout(30), store.subscribe() as messages:
-            assert await anext(messages) == Subscribed()
+            assert isinstance(await anext(messages), Subscribed)
             name = await admin.fetchval("SELECT current_database()")
             await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
             with pytest.raises(Unavailable, match=r"takes no writes now; .* point postgres.dsn at the primary"):
@@ -165,7 +167,7 @@ class TestRights:
             assert await store.check() == []
             vault = RedisVault(url, prefix=prefix, encoding=encoding, stage_ttl=30)
             async with asyncio.timeout(20), store.subscribe() as messages:
-                assert await anext(messages) == Subscribed()
+                assert isinstance(await anext(messages), Subscribed)
                 for _ in range(3):
                     version = await commit(store, vault)
                     assert (await vault.head()).version == version
@@ -203,7 +205,7 @@ class TestRights:
     async def test_check_leaves_nothing_and_disturbs_nobody(self, own):
         async with opened(own.url()) as store, Redis.from_url(own.url()) as client:
             async with asyncio.timeout(20), store.subscribe() as messages:
-                assert await anext(messages) == Subscribed()
+                assert isinstance(await anext(messages), Subscribed)
                 assert await store.check() == []
                 await store.publish(SOLVE)
                 assert await anext(messages) == Changed(SOLVE)

@@ -810,7 +810,7 @@ class TestKeep:
 async def hearing(store: PostgresStore) -> AsyncIterator[Callable[[int], Any]]:
     """Subscribes; what it yields waits for so many messages after the first, which says that it has begun."""
     async with asyncio.timeout(20), store.subscribe() as messages:
-        assert await anext(messages) == Subscribed()
+        assert isinstance(await anext(messages), Subscribed)
 
         async def heard(count: int) -> list[Message]:
             return [await anext(messages) for _ in range(count)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoreboardd.backend.base import Subscribed
+from scoreboardd.edition import Version
 from tests.simulation.faults import Faults
 from tests.simulation.world import World
 
@@ -37,10 +38,13 @@ class Subscription:
 
 
 class Bus:
-    def __init__(self, world: World, faults: Faults, database: Callable[[], int]) -> None:
+    def __init__(
+        self, world: World, faults: Faults, database: Callable[[], int], given: Callable[[], Version | None]
+    ) -> None:
         self._world = world
         self._faults = faults
         self._database = database
+        self._given = given
         self._subscriptions: list[Subscription] = []
         self.swallowed = False
         "A message has been lost and nothing told its subscriber so."
@@ -56,7 +60,7 @@ class Bus:
     def subscribe(self, hear: Callable[[Subscription, Said], None]) -> Subscription:
         subscription = Subscription(hear)
         self._subscriptions.append(subscription)
-        self._deliver(subscription, Said(Subscribed(), self._database()))
+        self._deliver(subscription, Said(Subscribed(self._given()), self._database()))
         return subscription
 
     def close(self, subscription: Subscription) -> None:

@@ -171,7 +171,7 @@ class Cluster:
         "How often a node ended, or a subscription."
         self.published = 0
         "What the database had when last somebody published."
-        self.bus = parts.bus(world, self.faults, lambda: self.database)
+        self.bus = parts.bus(world, self.faults, lambda: self.database, lambda: self.store.data.fence)
         epochs = (f"e{number}" for number in itertools.count(1))
         self.store = parts.store(
             clock=self.clock,

@@ -97,8 +97,7 @@ class HearsTheOld(c.Coordinator):
     """Does not ask the store which beginnings are old before it takes one for new."""
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
-        self._in_order = True
-        return super().handle(received, now)
+        return super().handle(c.Resumed() if isinstance(received, c.Resumed) else received, now)
 
 
 class BelievesTheStore(c.Coordinator):

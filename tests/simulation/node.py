@@ -270,8 +270,8 @@ class Node:
 
     def _hear(self, said: Said) -> None:
         match said.message:
-            case Subscribed():
-                self._feed(c.Resumed(), said.database)
+            case Subscribed(given):
+                self._feed(c.Resumed(given), said.database)
             case Changed(event, id):
                 self._feed(c.Noted(event, requested=id is not None), said.database)
             case message:
@@ -659,9 +659,10 @@ class Node:
             built.complete = is_new or not (asked.solves or asked.announced or asked.again)
             cluster.missed |= built.complete and cluster.to_come > 0
             return Base(database, database, database, asked.version)
-        committed = head.catalogue.whole if head.catalogue else 0
         whole = base.whole_version
-        built.whole = asked.whole or whole.epoch != asked.version.epoch or committed > whole.number
+        built.whole = asked.whole or whole.epoch != asked.version.epoch
+        # What is damaged may rest on more than it has read.
+        built.whole |= head.catalogue is None or head.catalogue.whole > whole.number
         balance = base.balance if base.balance > 0 or now < base.until else 0
         new = cluster.solves(base.seen, database) - cluster.hidden_solves(base.seen, database)
         if not built.whole and balance + new < asked.solves:
