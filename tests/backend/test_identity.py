@@ -147,6 +147,7 @@ class TestPostgres:
             assert isinstance(await anext(messages), Subscribed)
             name = await admin.fetchval("SELECT current_database()")
             await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            store._link.close()  # settings of a database are those of new sessions
             with pytest.raises(Unavailable, match=r"takes no writes now; .* point postgres.dsn at the primary"):
                 await anext(messages)
         await store.aclose()

@@ -62,6 +62,8 @@ class Base:
     "The same, when it last read everything."
     whole_version: Version
     "The build that did."
+    interruptions: int
+    "How many there had been by then."
     balance: int = 0
     "Solves that were found by the last build and not announced yet; below zero, announced and not found, until:"
     until: float = 0.0
@@ -658,7 +660,7 @@ class Node:
             # Nothing to count from, but what is committed.
             built.complete = is_new or not (asked.solves or asked.announced or asked.again)
             cluster.missed |= built.complete and cluster.to_come > 0
-            return Base(database, database, database, asked.version)
+            return Base(database, database, database, asked.version, cluster.interruptions)
         whole = base.whole_version
         built.whole = asked.whole or whole.epoch != asked.version.epoch
         # What is damaged may rest on more than it has read.
@@ -676,11 +678,15 @@ class Node:
             built.content = cluster.visible_since(base.whole_seen, database)
         balance = min(balance + new - asked.solves, new)
         built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
+        if base.interruptions != cluster.interruptions:
+            # A solve whose announcement was lost may stand for one that is still to come.
+            cluster.missed |= built.complete and cluster.to_come > 0
         return Base(
             built.content,
             database,
             database if built.whole else base.whole_seen,
             asked.version if built.whole else whole,
+            cluster.interruptions,
             balance,
             base.until if base.balance < 0 and now < base.until else now + OWED,
         )
