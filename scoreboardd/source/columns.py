@@ -105,7 +105,7 @@ class Tables:
     def is_readable(self) -> bool:
         """Whether every column that is there has a type that can be read."""
         return all(
-            _value(meaning, name, column, "UTC") is not None
+            _value(meaning, name, column, "UTC") is not None and (meaning != "word" or _fits(meaning, column))
             for table, meanings in self.meanings.items()
             for name, meaning in meanings.items()
             if (column := self.columns.get(table, {}).get(name)) is not None
@@ -122,7 +122,7 @@ class Tables:
     def _problem(self, table: str, name: str, meaning: str, column: Column) -> str:
         what = f"postgres: column {table}.{name} is of type {column.declared}, expected {_EXPECTED[meaning]}"
         if meaning == "word":
-            return f"{what}: no value of it can be 'blocked' or 'admin', so everybody is shown; make it text"
+            return f"{what}: no value of it can be 'blocked' or 'admin', so nobody would be left out; make it text"
         return f"{what}; see that the platform is of the version that source.kind={self.kind} is for"
 
     def query(self, sql: str, timezone: str) -> str:
@@ -143,8 +143,8 @@ class Tables:
             column = columns.get(name)
             # A column that is missing is named as it is: the server then says so.
             value = name if column is None else _value(meaning, name, column, timezone)
-            if value is None:
-                assert column is not None
+            if column is not None and (value is None or (meaning == "word" and not _fits(meaning, column))):
+                # Better no board than one with everybody on it.
                 raise ColumnError(self._problem(table, name, meaning, column))
             yield f"{value} AS {name}"
         for name, meaning in self.absent.get(table, {}).items():

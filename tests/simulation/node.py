@@ -678,8 +678,8 @@ class Node:
             built.content = cluster.visible_since(base.whole_seen, database)
         balance = min(balance + new - asked.solves, new)
         built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
-        if base.interruptions != cluster.interruptions:
-            # A solve whose announcement was lost may stand for one that is still to come.
+        if base.interruptions != cluster.interruptions or (base.balance < 0 and now >= base.until):
+            # A solve whose announcement was lost, or forgotten, may stand for one that is still to come.
             cluster.missed |= built.complete and cluster.to_come > 0
         return Base(
             built.content,
