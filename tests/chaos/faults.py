@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from scoreboardd.board.documents import keys
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import CACHE, KEPT, LOCK_TTL, PREFIX, ArchivedWorld, Member, PostgresWorld, RedisWorld, World
 
@@ -147,6 +148,79 @@ async def flushall(world: RedisWorld, rng: random.Random) -> None:
         await redis.flushall()
 
 
+# What somebody else writes
+
+
+FORGED = (
+    b'{"state":"begun","epoch":"%s","version":%d}',
+    b'{"state":"abandoned","epoch":"%s","version":%d}',
+    b'{"state":"confirmed","epoch":"%s","version":%d,"committed":"e-1","as_of":1e308}',
+    b"\xff\xfe %s %d",
+)
+
+
+def _forged(rng: random.Random, version: bytes) -> tuple[str, bytes]:
+    """A channel, and a message that is not true but for what it is like."""
+    epoch, _, number = version.partition(b"-")
+    epoch = rng.choice((epoch or b"e", b"made0up"))
+    number = max(1, int(number or 0) + rng.choice((-1, 0, 1, 2, 1000, 10**14, 10**18)))
+    if rng.random() < 0.2:
+        return "scoreboard.rebuilt", b'{"version":%d}' % number
+    return "scoreboard.building", rng.choice(FORGED) % (epoch, number)
+
+
+@fault
+async def forge_messages_in_valkey(world: RedisWorld, rng: random.Random) -> None:
+    async with world.redis() as redis:
+        for _ in range(100):
+            channel, message = _forged(rng, await redis.get(f"{PREFIX}scoreboard:version") or b"")
+            await redis.publish(f"{PREFIX}{channel}", message)
+            await asyncio.sleep(0.03)
+
+
+@fault
+async def hold_the_lock_in_valkey(world: RedisWorld, rng: random.Random) -> None:
+    async with world.redis() as redis:
+        await redis.set(f"{PREFIX}leaderboard:rebuild:lock", "somebody", px=rng.choice((None, 86_400_000)))
+
+
+@fault
+async def write_a_number_that_is_none_to_valkey(world: RedisWorld, rng: random.Random) -> None:
+    async with world.redis() as redis:
+        number = rng.choice(("9000000000000000000", "-1", "x", ""))
+        epoch = rng.choice((b"\xff\xfe", b"a\r\nb", b"e"))
+        await redis.hset(f"{PREFIX}scoreboard:fence", mapping={"epoch": epoch, "number": number})
+    await world.one_more_change()
+
+
+@fault
+async def damage_a_document_in_valkey(world: RedisWorld, rng: random.Random) -> None:
+    async with world.redis() as redis:
+        key, other = rng.sample([f"{PREFIX}{name}" for name in keys(())], 2)
+        value = await redis.get(key) or b"{}"
+        match rng.randrange(5):
+            case 0:
+                at = rng.randrange(len(value))
+                await redis.set(key, value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :])
+            case 1:
+                await redis.set(key, value[: len(value) // 2], px=60_000)
+            case 2:
+                await redis.set(key, await redis.get(other) or b"")
+            case 3:
+                await redis.delete(key)
+                await redis.rpush(key, "1")
+            case 4:
+                await redis.delete(key)
+    await _start_again(world, rng)
+
+
+async def _start_again(world: World, rng: random.Random) -> None:
+    """A node that starts has to load the documents."""
+    member = _one(world, rng)
+    await member.kill()
+    await member.start()
+
+
 # Valkey, and what Postgres keeps
 
 
@@ -251,6 +325,47 @@ async def lock_our_table(world: PostgresWorld, rng: random.Random) -> None:
     await _hold(world, rng, "LOCK TABLE leaderboard_cache")
 
 
+@fault
+async def forge_notifications(world: PostgresWorld, rng: random.Random) -> None:
+    for _ in range(50):
+        channel, message = _forged(rng, b"e-7")
+        payload = message.decode(errors="replace").replace("'", "''")
+        await world.execute(f"SELECT pg_notify('{PREFIX}{channel.replace('.', '_')}', '{payload}')")
+        await asyncio.sleep(0.03)
+
+
+@fault
+async def hold_the_lease_for_ever(world: PostgresWorld, rng: random.Random) -> None:
+    lock = f"{PREFIX}leaderboard:rebuild:lock"
+    await world.execute(
+        "UPDATE leaderboard_cache SET building_token = 'somebody', building_until = 'infinity' "
+        f"WHERE cache_key = '{lock}'"
+    )
+
+
+@fault
+async def write_a_number_that_is_none(world: PostgresWorld, rng: random.Random) -> None:
+    lock = f"{PREFIX}leaderboard:rebuild:lock"
+    wrong = rng.choice(("version = 9223372036854775807", "version = NULL", "epoch = E'a\\r\\nb'", "epoch = NULL"))
+    await world.execute(f"UPDATE leaderboard_cache SET {wrong} WHERE cache_key = '{lock}'")
+    await world.one_more_change()
+
+
+@fault
+async def damage_a_row(world: World, rng: random.Random) -> None:
+    key = f"{PREFIX}{rng.choice(keys(()))}"
+    damage = rng.choice(
+        (
+            "payload = set_byte(payload, length(payload) / 2, get_byte(payload, length(payload) / 2) # 1)",
+            "payload = substr(payload, 1, length(payload) / 2)",
+            "payload = '{}'",
+            "payload = NULL",
+        )
+    )
+    await world.execute(f"UPDATE leaderboard_cache SET {damage} WHERE cache_key = '{key}'")
+    await _start_again(world, rng)
+
+
 async def _hold(world: PostgresWorld, rng: random.Random, statement: str) -> None:
     await world.execute(LEASE_FIRST, statement, f"SELECT pg_sleep({rng.uniform(1, 8)})")
 
@@ -271,11 +386,24 @@ REDIS = [
     restart_valkey_empty,
     kill_valkey,
     flushall,
+    forge_messages_in_valkey,
+    hold_the_lock_in_valkey,
+    write_a_number_that_is_none_to_valkey,
+    damage_a_document_in_valkey,
     *_of_links("redis"),
 ]
-OUR_TABLE = [truncate_our_table, delete_our_rows, drop_our_table, take_our_rows_back_in_time]
+OUR_TABLE = [truncate_our_table, delete_our_rows, drop_our_table, take_our_rows_back_in_time, damage_a_row]
 ARCHIVED = [*REDIS, *OUR_TABLE, kill_all_nodes_and_empty_valkey, kill_all_nodes_and_valkey]
-POSTGRES = [*ANYWHERE, *OUR_TABLE, lock_our_rows, change_our_rows_slowly, lock_our_table]
+POSTGRES = [
+    *ANYWHERE,
+    *OUR_TABLE,
+    lock_our_rows,
+    change_our_rows_slowly,
+    lock_our_table,
+    forge_notifications,
+    hold_the_lease_for_ever,
+    write_a_number_that_is_none,
+]
 
 
 async def run(world: World, faults: list[Fault], rng: random.Random) -> None:
