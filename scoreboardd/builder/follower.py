@@ -89,6 +89,8 @@ class Follower:
         "None while there is nothing to go on from: at first, and after a failure."
         self._last: tuple[Mark, str] | None = None
         "How far the last read that succeeded came, and the digest of what was made of it."
+        self._built: Version | None = None
+        "The last build."
         self._whole: Version | None = None
         "In which build everything was read last."
         self._ledger = Ledger()
@@ -103,14 +105,17 @@ class Follower:
         if self._may_go_on(asked):
             followed = await self._by_news(stages)
         followed = followed or await self._by_all(stages, asked)
+        self._built = asked.version
         assert self._whole is not None
         return replace(followed, whole=self._whole.number)
 
     def _may_go_on(self, asked: Asked) -> bool:
         if asked.whole or asked.announced or self._whole is None or self._whole.epoch != asked.version.epoch:
             return False
-        # What is damaged may rest on more than we have read.
-        return asked.committed is not None and asked.committed.whole <= self._whole.number
+        if asked.committed is None:
+            # Or what is committed is damaged: others may have read more than we have, if they have built since.
+            return self._built is not None and asked.version.number <= self._built.number + 1
+        return asked.committed.whole <= self._whole.number
 
     async def _by_news(self, stages: Stages) -> Followed | None:
         # Gone, if what follows fails, and in any case before another is made: there is not room for many.

@@ -62,6 +62,8 @@ class Base:
     "The same, when it last read everything."
     whole_version: Version
     "The build that did."
+    version: Version
+    "The last build."
     interruptions: int
     "How many there had been by then."
     balance: int = 0
@@ -660,11 +662,14 @@ class Node:
             # Nothing to count from, but what is committed.
             built.complete = is_new or not (asked.solves or asked.announced or asked.again)
             cluster.missed |= built.complete and cluster.to_come > 0
-            return Base(database, database, database, asked.version, cluster.interruptions)
+            return Base(database, database, database, asked.version, asked.version, cluster.interruptions)
         whole = base.whole_version
         built.whole = asked.whole or whole.epoch != asked.version.epoch
-        # What is damaged may rest on more than it has read.
-        built.whole |= head.catalogue is None or head.catalogue.whole > whole.number
+        if head.catalogue is None:
+            # Or what is committed is damaged: others may have read more, if they have built since.
+            built.whole |= asked.version.number != base.version.number + 1
+        else:
+            built.whole |= head.catalogue.whole > whole.number
         balance = base.balance if base.balance > 0 or now < base.until else 0
         new = cluster.solves(base.seen, database) - cluster.hidden_solves(base.seen, database)
         if not built.whole and balance + new < asked.solves:
@@ -686,6 +691,7 @@ class Node:
             database,
             database if built.whole else base.whole_seen,
             asked.version if built.whole else whole,
+            asked.version,
             cluster.interruptions,
             balance,
             base.until if base.balance < 0 and now < base.until else now + OWED,
