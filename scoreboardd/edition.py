@@ -22,8 +22,9 @@ SOLVED = "submission_correct"
 MAX_DIVISION_IDS = 100
 "Divisions that an event may name; one that would name more is about all of them."
 
-# Fewer digits than 2^53 has: scripts of the store and browsers count exactly so far.
-_VERSION = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,15})", re.ASCII)
+MAX_NUMBER = 10**14 - 1
+"Of a version. The store's scripts and browsers hold so many digits exactly; milliseconds since 1970 have 13."
+_VERSION = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,14})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 -- Take the lock and the next version number, or say how long it is still held.
--- KEYS: lock, fence, version    ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel
+-- KEYS: lock, fence, version
+-- ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel, max_number
 -- Returns {1, epoch, number} or {0, remaining_ms, overlong}.
 -- Somebody else may have written to these keys: what is of another type, or is not as we write it, is not there.
 local function read(kind, command, key, ...)
@@ -7,7 +8,7 @@ local function read(kind, command, key, ...)
 end
 local function well_formed(epoch, number)
   return epoch and number and #epoch <= 32 and string.match(epoch, '^[0-9a-z]+$')
-    and #number <= 15 and string.match(number, '^[0-9]+$') -- beyond that a script could not count
+    and string.match(number, '^[0-9]+$') and tonumber(number) < tonumber(ARGV[7])
 end
 local holder = redis.call('EXISTS', KEYS[1]) == 1 and (read('string', 'GET', KEYS[1]) or '')
 if holder and holder ~= ARGV[1] then

@@ -1,5 +1,5 @@
 -- Take the lease and the next version number, or say how long it is still held.
--- $1 lock key  $2 version key  $3 token  $4 ttl (s)  $5 fresh epoch  $6 seen epoch  $7 seen number  $8 building channel
+-- $1 lock key  $2 version key  $3 token  $4 ttl (s)  $5 fresh epoch  $6 seen epoch  $7 seen number  $8 building channel  $9 max number
 -- One row: epoch and number if it is ours now, else the seconds it is still held, and whether that was overlong.
 WITH server AS (
     -- Whose numbers these are: a promoted replica counts on another timeline, a restored dump in another table.
@@ -8,18 +8,20 @@ WITH server AS (
     FROM pg_control_system()
 ), lock AS (
     -- Somebody else may have written to these rows: what is not as we write it is not there.
-    SELECT *, coalesce(epoch ~ '^[0-9a-z]{1,32}$' AND version BETWEEN 0 AND 999999999999999, false) AS is_ours
+    SELECT *, coalesce(epoch ~ '^[0-9a-z]{1,32}$' AND version >= 0 AND version < $9, false) AS is_ours
     FROM leaderboard_cache WHERE cache_key = $1
 ), known AS (
     SELECT CASE WHEN lock.is_ours THEN lock.epoch END AS epoch, CASE WHEN lock.is_ours THEN lock.version END AS number,
            lock.payload AS run,
            CASE WHEN lock.building_until > now() THEN lock.building_token END AS holder,
-           extract(epoch FROM least(lock.building_until, now() + make_interval(secs => $4)) - now())::float8 AS remaining,
+           -- Before Postgres 17 nothing can be taken from infinity.
+           extract(epoch FROM greatest(least(lock.building_until, now() + make_interval(secs => $4)), now()) - now())::float8
+               AS remaining,
            CASE WHEN committed.epoch = lock.epoch THEN committed.version ELSE lock.version END AS latest
     FROM (VALUES (1)) AS always
     LEFT JOIN lock ON true
     LEFT JOIN leaderboard_cache AS committed
-        ON committed.cache_key = $2 AND committed.version BETWEEN 0 AND 999999999999999
+        ON committed.cache_key = $2 AND committed.version >= 0 AND committed.version < $9
 ), given AS (
     SELECT server.run,
            -- The reply to our first try was lost, and the same lease was asked for again.

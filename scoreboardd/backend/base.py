@@ -11,15 +11,16 @@
 Any method may raise `Unavailable`, and does so within its deadline. The outcome of the call is then unknown.
 """
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from scoreboardd.board.documents import keys
 from scoreboardd.board.sheet import Document
 from scoreboardd.compression import digest_of
-from scoreboardd.edition import Event, Version
+from scoreboardd.edition import MAX_NUMBER, Event, Version
 
 
 class Damaged(Exception):
@@ -102,19 +103,55 @@ class Head:
     "The latest version number given out with the lock; None if the store knows of none."
 
 
-def catalogue_of(fields: Mapping[str, Any]) -> Catalogue:
-    """The inverse of a catalogue as JSON. Raises AttributeError, KeyError, TypeError or ValueError if it is none."""
-    documents = {name: Value(int(said["length"]), str(said["digest"])) for name, said in fields["documents"].items()}
-    divisions = tuple(map(int, fields["divisions"]))
-    if not documents.keys() >= set(keys(divisions)):
-        raise ValueError("a document is missing")
-    return Catalogue(
-        str(fields["digest"]),
-        float(fields["as_of"]),
-        divisions,
-        int(fields["whole"]),
-        bool(fields["complete"]),
-        documents,
+CATALOGUE_FIELDS = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
+"As a store has them, in JSON: a catalogue's, and the number of the build that last committed or confirmed it."
+
+
+def head_of(version: Version | None, fields: object, given: Version | None) -> Head:
+    """What a store says, taken from JSON. Nothing is committed if `version` was not given out or a field is not as a
+    node writes it."""
+    parsed = _parsed(fields)
+    if version is None or parsed is None:
+        return Head(None, None, given=given)
+    catalogue, confirmed = parsed
+    if given is not None and given.epoch == version.epoch:
+        if version.number > given.number:
+            return Head(None, None, given=given)
+        confirmed = min(confirmed, given.number)
+    return Head(version, catalogue, confirmed, given)
+
+
+def _parsed(fields: object) -> tuple[Catalogue, int] | None:
+    match fields:
+        case {
+            "digest": str(digest),
+            "as_of": int() | float() as as_of,
+            "divisions": [*divisions],
+            "whole": int(whole),
+            "complete": bool(complete),
+            "documents": dict(documents),
+            "confirmed": int(confirmed),
+        }:
+            pass
+        case _:
+            return None
+    well_formed = (
+        digest
+        and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (whole, confirmed))
+        and type(as_of) is not bool
+        and math.isfinite(as_of)
+        and all(type(id) is int for id in divisions)
+        and documents.keys() == set(keys(divisions))
+    )
+    values: dict[str, Value] = {}
+    for name, value in documents.items():
+        match value:
+            case {"length": int(length), "digest": str(its)}:
+                values[name] = Value(length, its)
+            case _:
+                return None
+    return (
+        (Catalogue(digest, float(as_of), tuple(divisions), whole, complete, values), confirmed) if well_formed else None
     )
 
 
@@ -228,7 +265,7 @@ class Vault(Protocol):
         """Put documents where `commit` will find them. Returns the bytes written, and what is there then."""
 
     async def load(self, have: Version | None) -> Stored:
-        """The committed documents, all of one version, unless it is the one that the caller has. Raises `Damaged` if
-        one is not what was committed."""
+        """The committed documents, all of one version, unless it is the one that the caller has. If one is not what
+        was committed, the store forgets the version, so that whichever node builds next commits; raises `Damaged`."""
 
     async def aclose(self) -> None: ...

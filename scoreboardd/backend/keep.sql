@@ -1,6 +1,7 @@
 -- Make the staged documents the ones that are kept for a day without Redis, unless newer ones are.
 -- $1 version key  $2 epoch  $3 number  $4 staged keys  $5 their documents' keys  $6 documents that go
 -- $7 catalogue  $8 as_of (Unix time)  $9 seconds for which nobody needs to do this again
+-- $10 xmin of the version's row, if what it says is of no use
 -- A row if they are kept now. Between two epochs, which have no order, the younger snapshot wins.
 WITH newest AS (
     INSERT INTO leaderboard_cache AS kept
@@ -9,10 +10,13 @@ WITH newest AS (
     ON CONFLICT (cache_key) DO UPDATE
     SET payload = excluded.payload, encoding = excluded.encoding, epoch = excluded.epoch, version = excluded.version,
         generated_at = excluded.generated_at, building_until = excluded.building_until
-    WHERE coalesce(CASE WHEN kept.epoch = excluded.epoch THEN kept.version < excluded.version
-                        ELSE kept.generated_at < excluded.generated_at END, true)
-      -- Somebody may have been quicker since we looked.
-      AND ($9 = 0 OR coalesce(kept.building_until <= now(), true))
+    WHERE kept.xmin::text = $10 OR (
+        coalesce(CASE WHEN kept.epoch = excluded.epoch THEN kept.version < excluded.version
+                      ELSE kept.generated_at < excluded.generated_at END, true)
+        -- Somebody may have been quicker since we looked.
+        AND ($9 = 0 OR coalesce(kept.building_until <= now(), true)
+             OR kept.building_until > now() + make_interval(secs => $9)) -- no node of ours says so for so long
+    )
     RETURNING cache_key
 ), gone AS (
     DELETE FROM leaderboard_cache

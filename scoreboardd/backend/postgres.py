@@ -29,6 +29,7 @@ from scoreboardd.backend import table, wire
 from scoreboardd.backend.base import (
     Busy,
     Catalogue,
+    Damaged,
     Head,
     Lease,
     Message,
@@ -37,8 +38,8 @@ from scoreboardd.backend.base import (
     Unavailable,
     Value,
     Values,
-    catalogue_of,
     gone,
+    head_of,
     verified,
 )
 from scoreboardd.backend.names import Names
@@ -46,7 +47,7 @@ from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
 from scoreboardd.compression import digest_of
 from scoreboardd.database import FAILURES, connect
-from scoreboardd.edition import Event, Version
+from scoreboardd.edition import MAX_NUMBER, Event, Version
 
 ANSWER = 5.0
 "Seconds within which the server must answer a statement, or say or answer something on a subscription."
@@ -166,6 +167,7 @@ class PostgresStore:
             seen.epoch if seen else "",
             seen.number if seen else 0,
             self._building,
+            MAX_NUMBER,
         )
         if epoch is None:
             return Busy(remaining, overlong)
@@ -310,7 +312,16 @@ class PostgresStore:
                     await connection.add_listener(name, lambda *_: None)
                 await connection.add_listener(self._echo, lambda *said: mark.set() if test.lock in said[3] else None)
             await self._link.run(
-                self._acquire, test.lock, test.version, "check", self._ttl, secrets.token_hex(4), "", 0, self._echo
+                self._acquire,
+                test.lock,
+                test.version,
+                "check",
+                self._ttl,
+                secrets.token_hex(4),
+                "",
+                0,
+                self._echo,
+                MAX_NUMBER,
             )
             await self._link.run("DELETE FROM leaderboard_cache WHERE cache_key = $1", test.lock)
             await self._link.run("SELECT pg_notify($1, $2)", self._echo, test.lock)
@@ -326,11 +337,18 @@ class PostgresStore:
 
 
 HEAD = """
-SELECT committed.epoch, committed.version, committed.payload, extract(epoch FROM committed.generated_at)::float8,
-       lock.epoch, lock.version
+WITH ours AS (
+    -- A text may not even be text, in a database without an encoding.
+    SELECT cache_key, epoch || '-' || version AS version, payload, generated_at FROM leaderboard_cache
+    WHERE cache_key IN ($1, $2) AND epoch ~ '^[0-9a-z]{1,32}$'
+)
+SELECT committed.version, committed.payload, lock.version,
+       CASE WHEN isfinite(committed.generated_at) THEN extract(epoch FROM committed.generated_at)::float8 END,
+       written.xmin::text
 FROM (VALUES (1)) AS always
-LEFT JOIN leaderboard_cache AS committed ON committed.cache_key = $1
-LEFT JOIN leaderboard_cache AS lock ON lock.cache_key = $2
+LEFT JOIN ours AS committed ON committed.cache_key = $1
+LEFT JOIN ours AS lock ON lock.cache_key = $2
+LEFT JOIN leaderboard_cache AS written ON written.cache_key = $1
 """
 READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
 STAGE = """
@@ -340,9 +358,11 @@ ON CONFLICT (cache_key) DO UPDATE
 SET payload = excluded.payload, building_until = excluded.building_until
 """
 FORGET = "DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1) AND building_until < now()"
-HELD = """
-SELECT epoch, version, extract(epoch FROM generated_at)::float8, building_until > now()
-FROM leaderboard_cache WHERE cache_key = $1
+FORGET_VERSION = "DELETE FROM leaderboard_cache WHERE cache_key = $1 AND epoch = $2 AND version = $3"
+LENGTHS = "SELECT cache_key, octet_length(payload) FROM leaderboard_cache WHERE cache_key = ANY ($1)"
+KEPT_LATELY = """
+SELECT FROM leaderboard_cache
+WHERE cache_key = $1 AND building_until > now() AND building_until <= now() + make_interval(secs => $2)
 """
 
 
@@ -360,13 +380,15 @@ class PostgresVault:
             head = await self._read_head(connection)
             if head.catalogue is None:
                 return head
-            names = documents.keys(head.catalogue.divisions)
-            found = await connection.fetch(
-                "SELECT cache_key, octet_length(payload) FROM leaderboard_cache WHERE cache_key = ANY ($1)",
-                [self._names.document(name) for name in names],
-            )
-        wanted = {self._names.document(name): head.catalogue.documents[name].length for name in names}
-        return head if dict(found) == wanted else Head(None, None, given=head.given)
+            keys, lengths = self._lengths(head)
+            found = await connection.fetch(LENGTHS, keys)
+        return head if dict(found) == lengths else Head(None, None, given=head.given)
+
+    def _lengths(self, head: Head) -> tuple[list[str], dict[str, int]]:
+        """The keys of the documents, and how long each value is."""
+        values = head.catalogue.documents if head.catalogue else {}
+        lengths = {self._names.document(name): value.length for name, value in values.items()}
+        return [*lengths], lengths
 
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> tuple[int, Values]:
         values = await self._put(
@@ -396,24 +418,32 @@ class PostgresVault:
     async def load(self, have: Version | None) -> Stored:
         async with self._link.snapshot() as connection:
             head = await self._read_head(connection)
-            if head.catalogue is None or head.version == have:
+            if head.version is None or head.catalogue is None or head.version == have:
                 return Stored(head, None)
             found = []
             for name in documents.keys(head.catalogue.divisions):
                 key = self._names.document(name)
                 payload = await connection.fetchval("SELECT payload FROM leaderboard_cache WHERE cache_key = $1", key)
                 found.append((name, key, payload))
-        values = head.catalogue.documents
-        return Stored(
-            head,
-            [
-                (
-                    name,
-                    await asyncio.to_thread(verified, f"postgres: leaderboard_cache {key}", payload, values.get(name)),
-                )
-                for name, key, payload in found
-            ],
-        )
+        try:
+            return Stored(
+                head,
+                [
+                    (
+                        name,
+                        await asyncio.to_thread(
+                            verified, f"postgres: leaderboard_cache {key}", payload, head.catalogue.documents[name]
+                        ),
+                    )
+                    for name, key, payload in found
+                ],
+            )
+        except Damaged:
+            await self._forget(head.version)
+            raise
+
+    async def _forget(self, version: Version) -> None:
+        await self._link.run(FORGET_VERSION, self._names.version, version.epoch, version.number)
 
     async def keep(
         self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
@@ -421,24 +451,27 @@ class PostgresVault:
         """Keep these documents, unless they are older than those that are kept, or somebody has done so within their
         `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""
         names = self._names
-        for held in await self._link.run(HELD, names.version):
-            epoch, number, as_of, lately = held
-            theirs, ours = (number, version.number) if epoch == version.epoch else (as_of, catalogue.as_of)
-            if theirs is not None and theirs >= ours:
+        rows = await self._link.run(HEAD, names.version, names.lock)
+        held, (*_, useless) = _head(rows), rows[0]
+        keys, lengths = self._lengths(held)
+        if held.version and held.catalogue and dict(await self._link.run(LENGTHS, keys)) == lengths:
+            useless = None
+            is_newer = held.catalogue.as_of >= catalogue.as_of
+            if held.version.includes(version) if held.version.epoch == version.epoch else is_newer:
                 return True
-            if lately and quiet:
+            if quiet and await self._link.run(KEPT_LATELY, names.version, quiet):
                 return False
         lease = Lease(secrets.token_hex(16), version)
         digests = [(name, value, await asyncio.to_thread(digest_of, value)) for name, value in kept]
         catalogue = replace(catalogue, documents=await self._put(lease, digests))
-        before = _head(await self._link.run(HEAD, names.version, names.lock)).catalogue
         rows = await self._link.run(
             self._keep,
             names.version,
             version.epoch,
             version.number,
-            *_shown(names, lease, catalogue, before),
+            *_shown(names, lease, catalogue, held.catalogue),
             quiet,
+            useless,
         )
         return bool(rows)  # or somebody was quicker: the next look tells
 
@@ -450,16 +483,14 @@ class PostgresVault:
 
 
 def _head(rows: list[Any]) -> Head:
-    """What is committed: nothing, unless we have written it."""
-    ((epoch, number, payload, as_of, given_epoch, given_number),) = rows
-    version, given = Version.parse(f"{epoch}-{number}"), Version.parse(f"{given_epoch}-{given_number}")
+    """What is committed, whether or not the documents are there."""
+    ((version, payload, given, as_of, _),) = rows
     try:
-        fields = orjson.loads(payload)
-        catalogue = catalogue_of(fields | {"as_of": as_of})
-        confirmed = int(fields["confirmed"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return Head(None, None, given=given)
-    return Head(version, catalogue, confirmed, given) if version else Head(None, None, given=given)
+        fields = orjson.loads(payload or b"null")
+    except orjson.JSONDecodeError:
+        fields = None
+    fields = fields | {"as_of": as_of} if isinstance(fields, dict) else None
+    return head_of(Version.parse(version or ""), fields, Version.parse(given or ""))
 
 
 def _shown(names: Names, lease: Lease, catalogue: Catalogue, before: Catalogue | None) -> tuple[Any, ...]:

@@ -25,8 +25,10 @@ from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, R
 
 from scoreboardd.backend import redis_check, slots, wire
 from scoreboardd.backend.base import (
+    CATALOGUE_FIELDS,
     Busy,
     Catalogue,
+    Damaged,
     Head,
     Lease,
     Message,
@@ -35,21 +37,20 @@ from scoreboardd.backend.base import (
     Unavailable,
     Value,
     Values,
-    catalogue_of,
     gone,
+    head_of,
     verified,
 )
 from scoreboardd.backend.names import Names
 from scoreboardd.board import documents
 from scoreboardd.board.sheet import Document
 from scoreboardd.compression import compressed, digest_of, is_zstd
-from scoreboardd.edition import Event, Version
+from scoreboardd.edition import MAX_NUMBER, Event, Version
 
 ANSWER = 5.0
 "Seconds within which the server must answer a command, or send or answer something on a subscription."
 BULK = 20.0
 "Seconds within which the server must take or give one document."
-_CATALOGUE = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
 
 
 class _Client(aioredis.Redis):
@@ -173,6 +174,7 @@ class RedisStore:
                     seen.epoch if seen else "",
                     seen.number if seen else 0,
                     names.channel(wire.BUILDING),
+                    MAX_NUMBER,
                 ],
             )
         if not won:
@@ -341,6 +343,7 @@ class RedisVault:
         self._names = Names(prefix)
         self._redis = _connect(url)
         self._head = _script(self._redis, "head")
+        self._forget_script = _script(self._redis, "forget")
         self._compress = encoding == "zstd"
         self._stage_ttl_ms = round(stage_ttl * 1000)
         self._layouts: OrderedDict[Version, dict[str, slots.Layout]] = OrderedDict()
@@ -421,13 +424,22 @@ class RedisVault:
         while True:
             run = await self._run()
             head = await self._read_head()
-            if head.catalogue is None or head.version == have:
+            if head.version is None or head.catalogue is None or head.version == have:
                 return Stored(head, None)
             found = [(name, await self._document(name)) for name in documents.keys(head.catalogue.divisions)]
             if (await self._read_head()).version != head.version or await self._run() != run:
                 continue  # a commit came between, the next is seconds away; or another server, which may be behind
             values = head.catalogue.documents
-            return Stored(head, [(name, await self._zstd(name, payload, values.get(name))) for name, payload in found])
+            try:
+                return Stored(head, [(name, await self._zstd(name, payload, values[name])) for name, payload in found])
+            except Damaged:
+                await self._forget(head.version)
+                raise
+
+    async def _forget(self, version: Version) -> None:
+        names = self._names
+        async with _answering():
+            await self._forget_script(keys=[names.version, names.catalogue], args=[str(version)])
 
     async def _zstd(self, name: str, payload: Any, value: Value | None) -> bytes:
         intact = await asyncio.to_thread(verified, f"redis: {self._names.document(name)}", payload, value)
@@ -453,11 +465,9 @@ class RedisVault:
 
 async def _read_head(script: Any, names: Names) -> Head:
     version, fields, epoch, number = await script(keys=[names.version, names.catalogue, names.fence])
-    given, committed = _version(b"%b-%b" % (epoch, number)), _version(version)
-    catalogue, confirmed = _catalogue(dict(zip(fields[::2], fields[1::2], strict=True)))
-    if committed is None or catalogue is None:
-        return Head(None, None, given=given)
-    return Head(committed, catalogue, confirmed, given)
+    said = dict(zip(fields[::2], fields[1::2], strict=True))
+    catalogue = {name: _json(said.get(name.encode())) for name in CATALOGUE_FIELDS}
+    return head_of(_version(version), catalogue, _version(b"%b-%b" % (epoch, number)))
 
 
 def _fields(values: Mapping[str, Any]) -> list[Any]:
@@ -473,11 +483,9 @@ def _version(text: bytes | None) -> Version | None:
     return Version.parse(text.decode(errors="replace")) if text else None
 
 
-def _catalogue(found: Mapping[bytes, bytes]) -> tuple[Catalogue | None, int]:
-    """With the number of the build that last committed or confirmed. None for anything that we have not written: then
-    nothing is committed."""
+def _json(text: bytes | None) -> Any:
+    """None if it is not JSON."""
     try:
-        said = {name: orjson.loads(found[name.encode()]) for name in _CATALOGUE}
-        return catalogue_of(said), int(said["confirmed"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None, 0
+        return orjson.loads(text or b"null")
+    except orjson.JSONDecodeError:
+        return None

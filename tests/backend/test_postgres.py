@@ -1296,7 +1296,7 @@ class TestNobodyCanStopInTheMiddle:
                 assert not await store.commit(lease, catalogue(lease.version), SOLVE)
                 await store.abandon(await won(store))
                 await store.publish(SOLVE)
-                later = Version(lease.version.epoch, 99)
+                later = Version("later", 99)
                 assert await vault.keep(later, catalogue(later), documents(later), quiet=0)
                 await heard(7)
             assert len(states) > 30

@@ -16,6 +16,8 @@ from scoreboardd.compression import compressed, digest_of
 class Interrupted(FakeAsyncRedis):
     """Runs `interrupt` before its `number`-th GET, once."""
 
+    primary, leave = backend._Client.primary, backend._Client.leave
+
     interrupt: Callable[[], Awaitable[None]] | None = None
     number = 0
 

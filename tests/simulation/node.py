@@ -752,10 +752,12 @@ class Node:
             if self._moved(head.version != before.version or store.run != run):
                 begin()
                 return
+            assert before.version is not None
             assert before.catalogue is not None
-            intact = all(self._intact(document, before.catalogue) for document in found.values())
-            result = partial(self._loaded, before, found, asked) if intact else self._damaged
-            world.after(0.001, self.reach, partial(end, result))
+            if all(self._intact(document, before.catalogue) for document in found.values()):
+                world.after(0.001, self.reach, partial(end, partial(self._loaded, before, found, asked)))
+            else:
+                ask(partial(self._forget, before.version), lambda _: end(self._damaged))
 
         self._step(child, fail, begin, max(0.0, self._child_ready_at - world.now))
         world.after(LOAD_TIMEOUT / self.rate, self.reach, fail)
@@ -767,6 +769,9 @@ class Node:
     def _intact(self, document: Any, catalogue: Catalogue) -> bool:
         """True if this is the document that was committed."""
         return str(document) == catalogue.digest
+
+    def _forget(self, version: Version) -> None:
+        self.cluster.store.forget(version)
 
     def _damaged(self) -> None:
         self.world.sometimes["damaged documents found"] += 1

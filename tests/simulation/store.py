@@ -178,6 +178,11 @@ class Store:
             return Head(None, None, given=data.fence)
         return Head(data.version, data.catalogue, data.confirmed, data.fence)
 
+    def forget(self, version: Version) -> None:
+        """A node has found the documents damaged."""
+        if self.data.version == version:
+            self.data.version = self.data.catalogue = None
+
     def document(self, name: str) -> Any:
         return self.data.documents.get(name)
 

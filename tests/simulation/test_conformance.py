@@ -81,7 +81,11 @@ class Model:
         if head.catalogue is None:
             return Stored(head, None)
         documents = [(name, self.store.document(name)) for name in keys(head.catalogue.divisions)]
-        return DAMAGED if None in (document for _, document in documents) else Stored(head, documents)
+        if None not in (document for _, document in documents):
+            return Stored(head, documents)
+        assert head.version is not None
+        self.store.forget(head.version)
+        return DAMAGED
 
     async def head(self) -> Head:
         return self.store.head()
