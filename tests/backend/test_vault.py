@@ -21,9 +21,6 @@ class Interrupted(FakeAsyncRedis):
     interrupt: Callable[[], Awaitable[None]] | None = None
     number = 0
 
-    async def primary(self) -> str:
-        return "run"
-
     async def get(self, *arguments: Any, **options: Any) -> Any:
         self.number -= 1
         if self.number == 0 and self.interrupt is not None:

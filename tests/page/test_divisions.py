@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+from scoreboardd.board.documents import Owner, leaderboard_key
 from scoreboardd.edition import Event
 from tests.editions import edition
 from tests.page.scripted import FOLLOW, Follower
@@ -10,8 +11,16 @@ from tests.parts import require
 from tests.web.server import Node, serving, version
 
 
+BOARD = {"challenges": [], "entries": []}
+
+
+def serve(node: Node, number: int) -> None:
+    documents = {leaderboard_key(Owner.TEAMS, division_id): BOARD for division_id in (None, 3, 5)}
+    node.serve(edition(version(number), documents, divisions=(3, 5)))
+
+
 def publish(node: Node, number: int, *division_ids: int) -> None:
-    node.serve(edition(version(number), divisions=(3, 5)))
+    serve(node, number)
     event = Event("division" if division_ids else "all", "submission_correct", "", division_ids or None)
     node.tell(number, event)
 
@@ -19,7 +28,7 @@ def publish(node: Node, number: int, *division_ids: int) -> None:
 async def test_it_knows_the_version_without_having_fetched_it() -> None:
     options = json.dumps({"deltas": False, "division": 3})
     async with serving(first=None) as node:
-        node.serve(edition(version(41), divisions=(3, 5)))
+        serve(node, 41)
         command = (require("node"), FOLLOW, "http://{}:{}/".format(*node.address), options)
         process = await asyncio.create_subprocess_exec(
             *map(str, command), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
