@@ -10,12 +10,11 @@ from tests.page.scripted import FOLLOW, Follower
 from tests.parts import require
 from tests.web.server import Node, serving, version
 
-
 BOARD = {"challenges": [], "entries": []}
 
 
 def serve(node: Node, number: int) -> None:
-    documents = {leaderboard_key(Owner.TEAMS, division_id): BOARD for division_id in (None, 3, 5)}
+    documents = {leaderboard_key(owner, division): BOARD for owner in Owner for division in (None, 3, 5)}
     node.serve(edition(version(number), documents, divisions=(3, 5)))
 
 
