@@ -74,7 +74,7 @@ class Catalogue:
     complete: bool = True
     "The last build that committed them or found them true found all that was announced."
     documents: Values = field(default_factory=dict)
-    "Of each document's value, by name: whoever loads one compares."
+    "Of each document's value, by name: a node that loads one compares."
 
 
 def verified(key: str, payload: object, value: Value | None) -> bytes:

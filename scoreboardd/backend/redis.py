@@ -69,7 +69,7 @@ class _Client(aioredis.Redis):
         await self.connection_pool.disconnect()
 
     async def primary(self) -> str | None:
-        """The id of the run of the primary that answers; None if we may not ask. Leaves a server that is none."""
+        """The id of the run of the primary that answers; None if we may not ask. Leaves a server that is no primary."""
         try:
             said = await self.info()
         except ResponseError:

@@ -62,7 +62,7 @@ class Delta:
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`. AttributeError, KeyError, TypeError or ValueError if it is none."""
+        """The inverse of `as_dict`. Raises AttributeError, KeyError, TypeError or ValueError for anything else."""
         challenges = said.get("challenges", {})
         return cls(
             Challenges(
@@ -94,7 +94,7 @@ class Step:
 
     @classmethod
     def parse(cls, data: bytes | str) -> Self:
-        """The inverse of `data`. AttributeError, KeyError, TypeError or ValueError if it is none."""
+        """The inverse of `data`. Raises AttributeError, KeyError, TypeError or ValueError for anything else."""
         said = orjson.loads(data)
         return cls(integer(said["from"]), integer(said["version"]), Delta.from_dict(said))
 

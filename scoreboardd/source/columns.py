@@ -219,7 +219,7 @@ def _id(name: str, column: Column) -> str | None:
     if column.base in INTEGERS:
         return f"{name}::bigint"
     if column.base == "numeric" or column.base in _FLOATS:
-        # As a float the largest bigint is 2^63, which is none.
+        # As a float the largest bigint is 2^63, which is no bigint.
         inside = f"{name} >= -9223372036854775808 AND {name} < 9223372036854775808 AND {name} = trunc({name})"
         return f"CASE WHEN {inside} THEN {name}::bigint END"
     return None

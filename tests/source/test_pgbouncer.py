@@ -38,7 +38,7 @@ def pooled(request: pytest.FixtureRequest, poolers: dict[str, PgBouncer], platfo
 
 @pytest.fixture
 async def others(pooled: str) -> AsyncIterator[list[Any]]:
-    """Other clients, which take sessions from the pool and leave them to whoever comes next."""
+    """Other clients, which take sessions from the pool and leave them to the next client."""
     made = [await asyncpg.connect(pooled, statement_cache_size=0, timeout=10) for _ in range(2)]
     yield made
     for connection in made:

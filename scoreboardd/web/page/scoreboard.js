@@ -131,7 +131,7 @@ export class Board {
 
   /**
    * The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after.
-   * Throws if it is no delta or does not fit this board. Of most solves nothing is looked at: whoever follows a board of
+   * Throws if it is no delta or does not fit this board. It looks at few solves, since a page with a board of
    * 30,000 does this whenever somebody solves something.
    */
   apply(delta) {
