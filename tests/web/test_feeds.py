@@ -240,7 +240,7 @@ async def test_who_has_missed_nothing_or_says_nothing_gets_nothing(way: str, whe
 
 
 @pytest.mark.parametrize("where", ["header", "query", "polyfill"])
-@pytest.mark.parametrize("last", ["7f3a-43", "7f3a-44", "7f3a-999999999999999", "b0b-43", "b0b-1"])
+@pytest.mark.parametrize("last", ["7f3a-43", "7f3a-44", "7f3a-1999999999999", "b0b-43", "b0b-1"])
 async def test_who_names_a_version_that_this_node_does_not_know_starts_over(way: str, where: str, last: str) -> None:
     async with node_at(42, way=way) as node:
         stream = await comes_back(node, where, last)
