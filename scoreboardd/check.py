@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 
 from scoreboardd import descriptors
-from scoreboardd.backend.base import Store, Unavailable
-from scoreboardd.backend.choice import open_store, open_table
+from scoreboardd.backend.base import Damaged, Store, Unavailable, Vault
+from scoreboardd.backend.choice import archive_options, open_store, open_table, open_vault, vault_options
+from scoreboardd.backend.postgres import PostgresVault
 from scoreboardd.config import Settings
 from scoreboardd.source import check as source
 
@@ -21,10 +22,10 @@ async def problems(settings: Settings) -> AsyncIterator[str]:
 async def _all(settings: Settings) -> AsyncIterator[str]:
     for problem in descriptors.problems(settings.sse.max_clients):
         yield problem
-    async for problem in _of(open_store(settings)):
+    async for problem in _of(open_store(settings), open_vault(**vault_options(settings))):
         yield problem
     if settings.cache.persist and settings.coordination.backend != "postgres":
-        async for problem in _of(open_table(settings)):
+        async for problem in _of(open_table(settings), PostgresVault(**archive_options(settings))):
             yield problem
     postgres = settings.postgres
     async for problem in source.problems(
@@ -36,11 +37,15 @@ async def _all(settings: Settings) -> AsyncIterator[str]:
         yield problem
 
 
-async def _of(store: Store) -> AsyncIterator[str]:
+async def _of(store: Store, vault: Vault) -> AsyncIterator[str]:
     try:
-        for problem in await store.check():
+        problems = await store.check()
+        for problem in problems:
             yield problem
-    except Unavailable as error:
+        if not problems:
+            await vault.verify()
+    except (Damaged, Unavailable) as error:
         yield str(error)
     finally:
+        await vault.aclose()
         await store.aclose()

@@ -79,7 +79,10 @@ class Catalogue:
 
 def verified(key: str, payload: object, value: Value | None) -> bytes:
     """`payload`, found under `key`, if it is `value`. Raises `Damaged`; takes as long as to hash it."""
-    fix = "it is committed again; if this comes back, something else writes there: use another database or a key_prefix"
+    fix = (
+        "the next build commits it again; if this comes back, another program writes there: "
+        "use another database or a redis.key_prefix"
+    )
     if not isinstance(payload, bytes):
         raise Damaged(f"{key} is gone, or no document; {fix}")
     try:
@@ -267,5 +270,8 @@ class Vault(Protocol):
     async def load(self, have: Version | None) -> Stored:
         """The committed documents, all of one version, unless it is the one that the caller has. If one is not what
         was committed, the store forgets the version, so that whichever node builds next commits; raises `Damaged`."""
+
+    async def verify(self) -> None:
+        """Read the committed documents and change nothing. Raises `Damaged` if one is not what was committed."""
 
     async def aclose(self) -> None: ...

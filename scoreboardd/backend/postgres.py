@@ -416,31 +416,38 @@ class PostgresVault:
         return values
 
     async def load(self, have: Version | None) -> Stored:
+        head, found = await self._committed(have)
+        try:
+            intact = [(name, await self._verified(name, value, wanted)) for name, value, wanted in found]
+        except Damaged:
+            if head.version is not None:
+                await self._forget(head.version)
+            raise
+        return Stored(head, intact or None)
+
+    async def verify(self) -> None:
+        _, found = await self._committed(None)
+        for each in found:
+            await self._verified(*each)
+
+    async def _committed(self, have: Version | None) -> tuple[Head, list[tuple[str, Any, Value]]]:
+        """What is committed, and what is in the rows of the documents, unless it is the version `have`."""
         async with self._link.snapshot() as connection:
             head = await self._read_head(connection)
-            if head.version is None or head.catalogue is None or head.version == have:
-                return Stored(head, None)
+            if head.catalogue is None or head.version == have:
+                return head, []
             found = []
             for name in documents.keys(head.catalogue.divisions):
-                key = self._names.document(name)
-                payload = await connection.fetchval("SELECT payload FROM leaderboard_cache WHERE cache_key = $1", key)
-                found.append((name, key, payload))
-        try:
-            return Stored(
-                head,
-                [
-                    (
-                        name,
-                        await asyncio.to_thread(
-                            verified, f"postgres: leaderboard_cache {key}", payload, head.catalogue.documents[name]
-                        ),
-                    )
-                    for name, key, payload in found
-                ],
-            )
-        except Damaged:
-            await self._forget(head.version)
-            raise
+                value = await connection.fetchval(
+                    "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
+                )
+                found.append((name, value, head.catalogue.documents[name]))
+        return head, found
+
+    async def _verified(self, name: str, value: Any, wanted: Value) -> bytes:
+        return await asyncio.to_thread(
+            verified, f"postgres: leaderboard_cache {self._names.document(name)}", value, wanted
+        )
 
     async def _forget(self, version: Version) -> None:
         await self._link.run(FORGET_VERSION, self._names.version, version.epoch, version.number)

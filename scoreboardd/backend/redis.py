@@ -421,29 +421,42 @@ class RedisVault:
         return answers == [True, *[size] * (1 + len(writes)), True]
 
     async def load(self, have: Version | None) -> Stored:
+        head, found = await self._committed(have)
+        try:
+            intact = [(name, await self._verified(name, value, wanted)) for name, value, wanted in found]
+        except Damaged:
+            if head.version is not None:
+                await self._forget(head.version)
+            raise
+        return Stored(head, [(name, await _zstd(value)) for name, value in intact] or None)
+
+    async def verify(self) -> None:
+        _, found = await self._committed(None)
+        for each in found:
+            await self._verified(*each)
+
+    async def _committed(self, have: Version | None) -> tuple[Head, list[tuple[str, Any, Value]]]:
+        """What is committed, and what is under the names of the documents, unless it is the version `have`."""
         while True:
             run = await self._run()
             head = await self._read_head()
-            if head.version is None or head.catalogue is None or head.version == have:
-                return Stored(head, None)
-            found = [(name, await self._document(name)) for name in documents.keys(head.catalogue.divisions)]
-            if (await self._read_head()).version != head.version or await self._run() != run:
-                continue  # a commit came between, the next is seconds away; or another server, which may be behind
+            if head.catalogue is None or head.version == have:
+                return head, []
             values = head.catalogue.documents
-            try:
-                return Stored(head, [(name, await self._zstd(name, payload, values[name])) for name, payload in found])
-            except Damaged:
-                await self._forget(head.version)
-                raise
+            found = [
+                (name, await self._document(name), values[name]) for name in documents.keys(head.catalogue.divisions)
+            ]
+            if (await self._read_head()).version == head.version and await self._run() == run:
+                return head, found
+            # A commit came between, the next is seconds away; or another server, which may be behind.
+
+    async def _verified(self, name: str, value: Any, wanted: Value) -> bytes:
+        return await asyncio.to_thread(verified, f"redis: {self._names.document(name)}", value, wanted)
 
     async def _forget(self, version: Version) -> None:
         names = self._names
         async with _answering():
             await self._forget_script(keys=[names.version, names.catalogue], args=[str(version)])
-
-    async def _zstd(self, name: str, payload: Any, value: Value | None) -> bytes:
-        intact = await asyncio.to_thread(verified, f"redis: {self._names.document(name)}", payload, value)
-        return intact if is_zstd(intact) else await asyncio.to_thread(compressed, intact)
 
     async def _run(self) -> str | None:
         """Which run of which server answers; None if we may not ask."""
@@ -489,3 +502,7 @@ def _json(text: bytes | None) -> Any:
         return orjson.loads(text or b"null")
     except orjson.JSONDecodeError:
         return None
+
+
+async def _zstd(value: bytes) -> bytes:
+    return value if is_zstd(value) else await asyncio.to_thread(compressed, value)
