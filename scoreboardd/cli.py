@@ -20,6 +20,7 @@ from scoreboardd.config import ConfigError, Settings
 from scoreboardd.daemon import CannotListen, Daemon
 from scoreboardd.edition import UPDATED, Event, now_rfc3339
 from scoreboardd.telemetry import logs
+from scoreboardd.web import handover
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def serve(config_file: Path | None) -> None:
 
     try:
         _run(run)
-    except CannotListen as error:
+    except (CannotListen, handover.Incompatible) as error:
         _fail(str(error))
     except Exception:  # noqa: BLE001
         # A fault of ours: systemd starts us again, and the log keeps its one line an event.

@@ -31,6 +31,7 @@ from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
+from scoreboardd.web import handover
 from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
@@ -144,7 +145,9 @@ class Daemon:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then drain. Raises `CannotListen`; any other exception is a fault of ours."""
+        """Serve until `stop` is set, then drain. Raises `CannotListen` or `handover.Incompatible`; any other exception
+        is a fault of ours."""
+        await handover.check()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.aclose)
             server, admin = self._settings.server, self._settings.admin

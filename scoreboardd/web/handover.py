@@ -1,19 +1,28 @@
 """Take a connection away from aiohttp after it has parsed a request, for a stream that will live for hours.
 
 aiohttp keeps a parser, a task, a request and a response for an open handler, some 10 KB; a transport with a protocol of
-our own needs a tenth. It leans on three facts of aiohttp's `RequestHandler`, which `tests/web/test_handover.py` pins:
-`transport` is where it finds its transport, `connection_lost` makes it forget the connection, and a handler whose
-connection is lost ends without writing.
+our own needs a tenth. This relies on three properties of aiohttp's `RequestHandler`: `transport` is the attribute that
+holds its transport, `connection_lost` makes it forget the connection, and a handler whose connection is lost ends
+without writing. `check` takes one connection over when the daemon starts, so a release of aiohttp that changes any of
+them is refused there.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import TypeVar
 
+import aiohttp
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+CHECK_TIMEOUT_SECONDS = 5.0
+
 P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class Incompatible(Exception):
+    """The installed aiohttp does not give a connection away; one line for the person who can fix it."""
 
 
 class HandedOver(web.StreamResponse):
@@ -26,7 +35,7 @@ class HandedOver(web.StreamResponse):
         return None
 
 
-def take(request: web.Request, make_protocol: Callable[[asyncio.Transport], P]) -> P:
+def take(request: web.BaseRequest, make_protocol: Callable[[asyncio.Transport], P]) -> P:
     """Give the request's transport a new protocol. Raises `ConnectionResetError` if the client has left already."""
     handler = request.protocol
     transport = request.transport
@@ -40,6 +49,56 @@ def take(request: web.Request, make_protocol: Callable[[asyncio.Transport], P]) 
         if not transport.is_reading():
             transport.resume_reading()  # aiohttp may have paused it; unread, a leaving client would go unnoticed
     except Exception:
-        transport.abort()  # given up halfway it would be nobody's, and the client would wait for ever
+        transport.abort()  # a connection that is taken halfway has no owner, and its client would wait for ever
         raise
     return protocol
+
+
+async def check() -> None:
+    """Take one connection over, inside this process. Raises `Incompatible` if that does not work."""
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            await _take_one()
+    except Exception as error:
+        why = "it keeps the connection" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        raise Incompatible(
+            f"aiohttp {aiohttp.__version__} does not let a stream take its connection over ({why}); install the "
+            "release of aiohttp that this release of scoreboardd was tested with"
+        ) from error
+
+
+async def _take_one() -> None:
+    loop = asyncio.get_running_loop()
+    taken: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+    def make_protocol(transport: asyncio.Transport) -> asyncio.Protocol:
+        taken.set_result(transport)
+        return asyncio.Protocol()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            take(request, make_protocol)
+            return HandedOver()
+        except Exception as error:
+            taken.set_exception(error)
+            raise
+
+    server = web.Server(handle, access_log=None)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    transport, _ = await loop.connect_accepted_socket(server, ours)
+    try:
+        await loop.sock_sendall(theirs, b"GET / HTTP/1.1\r\nHost: check\r\n\r\n")
+        (await taken).write(b"taken")
+        while server.connections:  # noqa: ASYNC110  aiohttp has no event for it
+            await asyncio.sleep(0.001)
+        transport.close()
+        received = b""
+        while chunk := await loop.sock_recv(theirs, 1024):
+            received += chunk
+        if received != b"taken":
+            raise RuntimeError(f"it wrote {received!r}")
+    finally:
+        transport.abort()
+        theirs.close()
+        await server.shutdown(0)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-import structlog
 from aiohttp import HttpVersion11, web
 from multidict import MultiMapping
 
 from scoreboardd.backend import wire
 from scoreboardd.edition import Event, Version, now_rfc3339
 from scoreboardd.memory import Memory
-from scoreboardd.web import cors, errors, handover, plain
+from scoreboardd.web import cors, errors, handover
 from scoreboardd.web.address import Addresses, network
 from scoreboardd.web.broadcaster import Broadcaster, Full
 from scoreboardd.web.deltas import Deltas
@@ -35,8 +34,6 @@ HEADERS = {
 }
 LAST_ID_PARAMETERS = ("last_event_id", "lastEventId")
 "Of the query: ours, and what polyfills of EventSource send."
-
-log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
 class Asked(NamedTuple):
@@ -91,15 +88,12 @@ class Streams:
         retry_min: float,
         retry_max: float,
         cors_origins: Iterable[str] = (),
-        plainly: bool = False,
     ) -> None:
         self._memory = memory
         self._broadcaster = broadcaster
         self._addresses = addresses
         self._retry = (retry_min, retry_max)
         self.origins = cors.Origins(cors_origins)
-        self.plainly = plainly
-        "Leave the connections with aiohttp."
         self._told: Deltas | None = None
         self._version: Version | None = None
         "The version that clients were told of last, by a notice or a greeting, and the one before:"
@@ -133,23 +127,13 @@ class Streams:
         def make_client(transport: asyncio.Transport, asked: Asked = asked) -> Client:
             return Client(self._feed(asked), transport, address)
 
-        if self.plainly:
-            return await plain.stream(request, HEADERS, make_client, lambda client: self._join(client, asked))
-        try:
-            client = handover.take(request, make_client)
-        except ConnectionResetError:
-            raise
-        except Exception:
-            # aiohttp is not what it was when this was written. This client comes back, and is served the other way.
-            log.exception("cannot take connections over from aiohttp, streams will cost more memory; please report")
-            self.plainly = True
-            raise
+        client = handover.take(request, make_client)
         self._join(client, asked, _head(asked.chunked, *request.get(cors.HEADERS, {}).items()))
         return handover.HandedOver()
 
     def _asked(self, request: web.Request) -> Asked | web.Response:
         """What a request asks for, or the answer if that cannot be had."""
-        chunked = request.version >= HttpVersion11 and not self.plainly  # aiohttp makes its own chunks
+        chunked = request.version >= HttpVersion11
         last = Version.parse(request.headers.get("Last-Event-ID", ""))
         if not request.rel_url.raw_query_string:
             return Asked(last=last, chunked=chunked)
@@ -174,7 +158,7 @@ class Streams:
         False, and nothing done, if there is no room or no such division: `get` knows how to refuse.
         """
         address = network(self._addresses.nearest(transport, fields.get("x-forwarded-for", "")))
-        if self.plainly or not self._broadcaster.has_room(address) or not self._has(asked.division_id):
+        if not self._broadcaster.has_room(address) or not self._has(asked.division_id):
             return False
         client = Client(self._feed(asked), transport, address)
         transport.set_protocol(client)

@@ -31,8 +31,8 @@ from tests.web.client import DEADLINE, Answer, Connection, Stream
 EPOCH = "7f3a"
 NO_CLUSTER = SimpleNamespace(request=None)
 "A runner that nobody asks for a rebuild."
-WAYS = ("door", "hand-over", "plain")
-"How a connection becomes a stream: before aiohttp sees it, taken from aiohttp, or left with it."
+WAYS = ("door", "hand-over")
+"How a connection becomes a stream: before aiohttp sees it, or taken from aiohttp."
 SOLVED = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
 
 C = TypeVar("C", bound=Connection)
@@ -199,7 +199,6 @@ async def serving(
         retry_min=retry[0],
         retry_max=retry[1],
         cors_origins=cors_origins,
-        plainly=way == "plain",
     )
     documents = Documents(memory, metrics, stale=stale, write_timeout=stall_timeout)
     app = public.make(

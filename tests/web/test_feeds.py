@@ -442,7 +442,7 @@ async def test_in_a_feed_nobody_waits_for_those_of_another(way: str) -> None:
         many = [await following(node, query=query_for(3)) for _ in range(3)]
         one, notified = await following(node, query=query_for(5)), await node.greeted()
         told = asyncio.Event()
-        feed = node.broadcaster.deltas(3, chunked=way != "plain")
+        feed = node.broadcaster.deltas(3, chunked=True)
         send_to_others = feed._send_to_others
 
         async def slow(news: Any) -> int:
@@ -598,7 +598,7 @@ async def test_a_drain_ends_them_too(way: str) -> None:
 async def test_who_leaves_is_forgotten(way: str) -> None:
     async with node_at(41, way=way) as node:
         streams = [await following(node) for _ in range(5)]
-        feed = node.broadcaster.deltas(None, chunked=way != "plain")
+        feed = node.broadcaster.deltas(None, chunked=True)
         publish(node, HISTORY, 42)
         for stream in streams:
             assert await stream.frame() == HISTORY.events(41, 42)

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import time
 
 import pytest
 from aiohttp.web_protocol import RequestHandler
@@ -67,9 +66,7 @@ async def test_a_connection_that_served_reads_before_can_become_a_stream() -> No
 async def test_cleanup_neither_waits_for_streams_nor_ends_them() -> None:
     async with serving(way="hand-over") as node:
         streams = [await node.greeted() for _ in range(10)]
-        start = time.monotonic()
         await node.runner.cleanup()
-        assert time.monotonic() - start < 0.5
         payload = node.publish(42)
         for stream in streams:
             assert await stream.frame() == payload
@@ -125,27 +122,7 @@ async def test_a_client_that_was_gone_before_is_not_taken() -> None:
         await becomes(lambda: len(node.broadcaster) == 1 and connections_of(node) == [])
 
 
-async def test_should_it_ever_fail_streams_are_served_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    def changed(*args: object) -> None:
-        raise TypeError("not what it was")
-
-    async with serving(way="hand-over") as node:
-        with monkeypatch.context() as patch:
-            patch.setattr(handover, "take", changed)
-            unlucky = await node.connect()
-            await unlucky.request(PATH)
-            answer = await unlucky.answer()
-            assert answer.status == 500
-        assert node.streams.plainly
-        stream = await node.greeted()
-        payload = node.publish(42)
-        assert await stream.frame() == payload
-
-
 async def test_should_it_fail_halfway_the_client_is_not_left_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    def changed(self: RequestHandler, exc: BaseException | None) -> None:
-        raise AttributeError("not what it was")
-
     async with serving(way="hand-over") as node:
         with monkeypatch.context() as patch:
             patch.setattr(RequestHandler, "connection_lost", changed)
@@ -153,7 +130,28 @@ async def test_should_it_fail_halfway_the_client_is_not_left_hanging(monkeypatch
             await unlucky.request(PATH)
             await unlucky.rest()
         assert len(node.broadcaster) == 0
-        assert node.streams.plainly
         stream = await node.greeted()
         payload = node.publish(42)
         assert await stream.frame() == payload
+
+
+async def test_the_installed_aiohttp_passes_the_check_at_the_start() -> None:
+    tasks = asyncio.all_tasks()
+    await handover.check()
+    await becomes(lambda: asyncio.all_tasks() == tasks)
+
+
+def changed(*args: object) -> None:
+    raise AttributeError("not what it was")
+
+
+def keeps_its_connection(self: RequestHandler, exc: BaseException | None) -> None:
+    self.transport = None
+
+
+@pytest.mark.parametrize("instead", [changed, keeps_its_connection])
+async def test_an_aiohttp_that_does_not_let_go_is_refused(monkeypatch: pytest.MonkeyPatch, instead: object) -> None:
+    monkeypatch.setattr(handover, "CHECK_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(RequestHandler, "connection_lost", instead)
+    with pytest.raises(handover.Incompatible, match=r"aiohttp 3\.[0-9.]+ .*install"):
+        await handover.check()
