@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 
-from scoreboardd import descriptors
-from scoreboardd.backend.base import Damaged, Store, Unavailable, Vault
-from scoreboardd.backend.choice import archive_options, open_store, open_table, open_vault, vault_options
-from scoreboardd.backend.postgres import PostgresVault
+from scoreboardd.backends.base import Damaged, Store, Unavailable, Vault
+from scoreboardd.backends.factory import archive_options, open_store, open_table, open_vault, vault_options
+from scoreboardd.backends.postgres.backend import PostgresVault
 from scoreboardd.config import Settings
-from scoreboardd.source import check as source
+from scoreboardd.platforms import check as source
+from scoreboardd.system import descriptors
 
 
 async def problems(settings: Settings) -> AsyncIterator[str]:

@@ -12,15 +12,16 @@ import click
 import structlog
 import uvloop
 
-from scoreboardd import __version__, check, config, descriptors, migrate
-from scoreboardd.backend import wire
-from scoreboardd.backend.base import Begun, Changed, Confirmed, Rebuilt, Store, Subscribed, Unavailable
-from scoreboardd.backend.choice import open_store
+from scoreboardd import __version__, check, config, migrate
+from scoreboardd.backends.base import Begun, Changed, Confirmed, Rebuilt, Store, Subscribed, Unavailable
+from scoreboardd.backends.factory import open_store
+from scoreboardd.cluster import wire
 from scoreboardd.config import ConfigError, Settings
 from scoreboardd.daemon import CannotListen, Daemon
-from scoreboardd.edition import UPDATED, Event, now_rfc3339
+from scoreboardd.model import UPDATED, Event, now_rfc3339
+from scoreboardd.stream import hijack
+from scoreboardd.system import descriptors
 from scoreboardd.telemetry import logs
-from scoreboardd.web import handover
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ def serve(config_file: Path | None) -> None:
 
     try:
         _run(run)
-    except (CannotListen, handover.Incompatible) as error:
+    except (CannotListen, hijack.Incompatible) as error:
         _fail(str(error))
     except Exception:  # noqa: BLE001
         # A fault of ours: systemd starts us again, and the log keeps its one line an event.

@@ -18,30 +18,31 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from scoreboardd import __version__, descriptors
-from scoreboardd.archive import Archive
-from scoreboardd.backend.choice import archive_options, open_store, vault_options
+from scoreboardd import __version__
+from scoreboardd.backends.factory import archive_options, open_store, vault_options
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.clock import Clock
+from scoreboardd.cache.document_cache import Memory, Tier
+from scoreboardd.cache.persister import Archive
+from scoreboardd.cluster.coordinator import Coordinator, Timing
+from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
-from scoreboardd.coordination.coordinator import Coordinator, Timing
-from scoreboardd.coordination.runner import Runner
-from scoreboardd.memory import Memory, Tier
+from scoreboardd.stream import hijack
+from scoreboardd.stream.accept import Doorway
+from scoreboardd.stream.broadcaster import Broadcaster
+from scoreboardd.stream.endpoint import Streams
+from scoreboardd.system import descriptors
+from scoreboardd.system.clock import Clock
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
-from scoreboardd.web import handover
-from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.admin import Admin
-from scoreboardd.web.broadcaster import Broadcaster
+from scoreboardd.web.connection_limit import Room
 from scoreboardd.web.documents import Documents
-from scoreboardd.web.door import Doorway
-from scoreboardd.web.page import Page
+from scoreboardd.web.frontend import Page
+from scoreboardd.web.info import About
 from scoreboardd.web.rebuild import Rebuild
-from scoreboardd.web.room import Room
-from scoreboardd.web.stream import Streams
 
 IDLE = 15.0
 """Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
@@ -145,9 +146,9 @@ class Daemon:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then drain. Raises `CannotListen` or `handover.Incompatible`; any other exception
+        """Serve until `stop` is set, then drain. Raises `CannotListen` or `hijack.Incompatible`; any other exception
         is a fault of ours."""
-        await handover.check()
+        await hijack.check()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.aclose)
             server, admin = self._settings.server, self._settings.admin

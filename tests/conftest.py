@@ -68,7 +68,7 @@ def cache_dsn(postgres_dsn: str) -> Iterator[str]:
     name = f"cache_{secrets.token_hex(8)}"
     dsn = urlsplit(postgres_dsn)._replace(path=f"/{name}").geturl()
     asyncio.run(_execute(postgres_dsn, f"CREATE DATABASE {name}"))
-    asyncio.run(_execute(dsn, (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()))
+    asyncio.run(_execute(dsn, (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()))
     yield dsn
     asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 

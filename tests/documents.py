@@ -2,8 +2,8 @@
 
 import zstandard
 
-from scoreboardd.board.sheet import Document, Piece
-from scoreboardd.compression import LEVEL
+from scoreboardd.render.chunked_document import Document, Piece
+from scoreboardd.system.compression import LEVEL
 
 _COMPRESSOR = zstandard.ZstdCompressor(level=LEVEL)
 

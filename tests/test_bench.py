@@ -11,7 +11,7 @@ import pytest
 from bench import fanout, load, rebuild, rebuild_peer, rebuild_report, report
 from bench.rebuild_data import Size, fill
 from bench.servers import Floor, Platform, Scoreboardd, Server
-from tests.parts import require
+from tests.external_tools import require
 
 CLIENTS = 50
 STALLED_EVERY = 10

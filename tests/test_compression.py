@@ -7,7 +7,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoreboardd.compression import beginning, compressed, plain
+from scoreboardd.system.compression import beginning, compressed, plain
 
 parts = st.lists(st.binary(max_size=300), max_size=8)
 

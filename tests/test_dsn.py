@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from scoreboardd import dsn
-from scoreboardd.backend.base import Unavailable
-from scoreboardd.backend.postgres import PostgresStore
+from scoreboardd.backends.base import Unavailable
+from scoreboardd.backends.postgres.backend import PostgresStore
 from scoreboardd.cli import main
 from scoreboardd.config import ConfigError, Settings, load
 from scoreboardd.demo.servers import free_port
 from scoreboardd.migrate import migrate
-from scoreboardd.source import check
-from scoreboardd.source.postgres import PostgresSource, SourceError
-from tests.parts import require
+from scoreboardd.platforms import check
+from scoreboardd.platforms.postgres import PostgresSource, SourceError
+from scoreboardd.postgres import dsn
+from tests.external_tools import require
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from scoreboardd.config import CREDENTIALS, Settings
-from tests.parts import require
+from tests.external_tools import require
 
 FOLDER = Path(__file__).parents[1] / "systemd"
 DAEMON = FOLDER / "scoreboardd.service"

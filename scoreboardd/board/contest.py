@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from scoreboardd.board.documents import Owner
-from scoreboardd.board.rows import Roster, Solves, find
+from scoreboardd.board.document_names import Owner
+from scoreboardd.board.source_rows import Roster, Solves, find
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

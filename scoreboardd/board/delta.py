@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import orjson
 
-from scoreboardd.board.view import Entry, Listed, Solve, View, integer, listed, text
+from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, integer, listed, text
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import zstandard
 
 from scoreboardd.board.contest import Contest
 from scoreboardd.board.delta import Delta
-from scoreboardd.board.documents import DIVISIONS
-from scoreboardd.board.rows import Rows, Solves
-from scoreboardd.board.sheet import DIGEST, Document
+from scoreboardd.board.document_names import DIVISIONS
+from scoreboardd.board.source_rows import Rows, Solves
 from scoreboardd.board.standings import Change, Standings
-from scoreboardd.compression import LEVEL
+from scoreboardd.render.chunked_document import DIGEST, Document
+from scoreboardd.system.compression import LEVEL
 
 Deltas = Mapping[int | None, Delta]
 "What changed on each division's boards; None is everyone's."

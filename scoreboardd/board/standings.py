@@ -13,12 +13,12 @@ import zstandard
 
 from scoreboardd.board.contest import NEVER, Bools, Cells, Contest, Ints, Side
 from scoreboardd.board.delta import Challenges, Delta, Owners
-from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
-from scoreboardd.board.printing import Buckets, Entries
+from scoreboardd.board.document_names import BUCKET, Owner, leaderboard_key, timeline_key
+from scoreboardd.board.leaderboards import Solve
 from scoreboardd.board.scoring import points
-from scoreboardd.board.sheet import Document, Piece, Sheet, changes
 from scoreboardd.board.times import rfc3339
-from scoreboardd.board.view import Solve
+from scoreboardd.render.chunked_document import Document, Piece, Sheet, changes
+from scoreboardd.render.rows import Buckets, Entries
 
 Printing = Callable[[], None]
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import uvloop
 
-from scoreboardd.backend.base import Catalogue, Damaged, Lease, Stored, Unavailable
-from scoreboardd.backend.choice import open_vault
-from scoreboardd.backend.postgres import PostgresVault
+from scoreboardd.backends.base import Catalogue, Damaged, Lease, Stored, Unavailable
+from scoreboardd.backends.factory import open_vault
+from scoreboardd.backends.postgres.backend import PostgresVault
 from scoreboardd.builder.channel import Channel, close_descriptor
-from scoreboardd.builder.packer import Packer
-from scoreboardd.builder.parcel import Log, Manifest, Parcel, pack
-from scoreboardd.builder.work import Builder
-from scoreboardd.edition import Version
-from scoreboardd.source.postgres import PostgresSource, SourceError
+from scoreboardd.builder.incremental_writer import Packer
+from scoreboardd.builder.service import Builder
+from scoreboardd.builder.shared_documents import Log, Manifest, Parcel, pack
+from scoreboardd.model import Version
+from scoreboardd.platforms.postgres import PostgresSource, SourceError
 from scoreboardd.telemetry import logs
 
 Answer = tuple[dict[str, Any], Log | None]

@@ -17,13 +17,13 @@ from typing import Any
 
 import structlog
 
-from scoreboardd.backend.base import Catalogue, Head, Lease, Value
+from scoreboardd.backends.base import Catalogue, Head, Lease, Value
 from scoreboardd.builder.channel import Channel, pair
-from scoreboardd.builder.parcel import Parcel
-from scoreboardd.clock import Clock, Reading
-from scoreboardd.compression import Frames
-from scoreboardd.edition import Edition, Version
-from scoreboardd.source.findings import Finding
+from scoreboardd.builder.shared_documents import Parcel
+from scoreboardd.model import Edition, Version
+from scoreboardd.platforms.findings import Finding
+from scoreboardd.system.clock import Clock, Reading
+from scoreboardd.system.compression import Frames
 from scoreboardd.telemetry.metrics import Metrics
 
 LOAD = 30.0
@@ -87,8 +87,8 @@ class Build:
 
 
 class BuilderProcess:
-    """`source` holds the keyword arguments of `PostgresSource`, `vault` those of `backend.choice.open_vault`, `archive`
-    those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`. `clock` learns
+    """`source` holds the keyword arguments of `PostgresSource`, `vault` those of `backends.factory.open_vault`,
+    `archive` those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`. `clock` learns
     the database's time. `log_level` and `log_format` are for the child's own log, as in `telemetry.logs.configure`."""
 
     def __init__(

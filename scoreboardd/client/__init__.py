@@ -4,7 +4,7 @@
         async for board in scoreboard:
             print(board.version, board.teams[0].name, board.teams[0].score)
 
-The counterpart in Python of `web/page/scoreboard.js`. What a server says flows so: `events` (bytes to events) →
+The counterpart in Python of `frontend/scoreboard.js`. What a server says flows so: `events` (bytes to events) →
 `keeper` (what is held, and when to fetch: pure) → `board`; `stream` and `documents` ask the server by way of `http`,
 and `scoreboard` is the shell that has them do it. Nothing here needs a part of the daemon but `edition` and the
 facts of `board`.

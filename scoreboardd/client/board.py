@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from scoreboardd.board.documents import Owner
-from scoreboardd.board.view import Listed, Solve, View, ranked, render
-from scoreboardd.edition import Version
+from scoreboardd.board.document_names import Owner
+from scoreboardd.board.leaderboards import Listed, Solve, View, ranked, render
+from scoreboardd.model import Version
 
 
 class Row(NamedTuple):

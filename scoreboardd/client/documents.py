@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import aiohttp
 from yarl import URL
 
-from scoreboardd.board.documents import Owner
-from scoreboardd.board.view import parse
+from scoreboardd.board.document_names import Owner
+from scoreboardd.board.leaderboards import parse
 from scoreboardd.client.board import Board
 from scoreboardd.client.http import Unanswered, ask
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 
 PATHS = {Owner.USERS: "api/leaderboard", Owner.TEAMS: "api/leaderboard/teams"}
 

@@ -19,8 +19,8 @@ from scoreboardd.client.board import Board
 from scoreboardd.client.documents import Leaderboards
 from scoreboardd.client.events import Event
 from scoreboardd.client.http import ClientError, Unanswered, shown
-from scoreboardd.client.keeper import Keeper
 from scoreboardd.client.stream import Stream
+from scoreboardd.client.sync_state import Keeper
 
 CHECK = 120.0
 "Seconds, about, between two looks at whether what is held is what is served: a stream may never be to be had."

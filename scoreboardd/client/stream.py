@@ -10,7 +10,7 @@ from yarl import URL
 
 from scoreboardd.client.events import Event, Parser, TooLong
 from scoreboardd.client.http import Unanswered, ask
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 
 PATH = "api/scoreboard/stream"
 

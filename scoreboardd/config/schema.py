@@ -21,7 +21,7 @@ from pydantic import (
     field_validator,
 )
 
-from scoreboardd import dsn
+from scoreboardd.postgres import dsn
 
 # --- what a value may be ------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ def _token(secret: SecretStr) -> SecretStr:
 
 
 def _source_kind(value: str) -> str:
-    known = sorted(folder.name for folder in (Path(__file__).parents[1] / "source").glob("[a-z]*/"))
+    known = sorted(folder.name for folder in (Path(__file__).parents[1] / "platforms").glob("[a-z]*/"))
     if value not in known:
         raise ValueError(f"no such source; there is {', '.join(known)}")
     return value

@@ -12,14 +12,14 @@ from typing import Any
 
 import asyncpg
 
-from scoreboardd.backend import wire
-from scoreboardd.backend.names import Names
-from scoreboardd.backend.postgres import channel
+from scoreboardd.backends.names import Names
+from scoreboardd.backends.postgres.backend import channel
+from scoreboardd.cluster import wire
 from scoreboardd.config import ConfigError, Settings
-from scoreboardd.database import FAILURES, connect, told
 from scoreboardd.migrate.plan import Plan, Step, Work, making, undoing
-from scoreboardd.source.postgres import explain
-from scoreboardd.source.triggers import MAX_CHANNEL
+from scoreboardd.platforms.postgres import explain
+from scoreboardd.platforms.triggers import MAX_CHANNEL
+from scoreboardd.postgres.connection import FAILURES, connect, told
 
 BLINK = 0.1
 "Seconds the transaction waits for a lock, and the platform for it."

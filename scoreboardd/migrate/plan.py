@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scoreboardd.backend import table as cache
-from scoreboardd.backend.table import MARK
-from scoreboardd.source import check, triggers
-from scoreboardd.source.check import Table
-from scoreboardd.source.columns import ColumnError, inspect
-from scoreboardd.source.triggers import OPERATIONS, Announcer
+from scoreboardd.backends.postgres import table as cache
+from scoreboardd.backends.postgres.table import MARK
+from scoreboardd.platforms import check, triggers
+from scoreboardd.platforms.check import Table
+from scoreboardd.platforms.columns import ColumnError, inspect
+from scoreboardd.platforms.triggers import OPERATIONS, Announcer
 
 _INDEX = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name, i.indisvalid AS valid,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import structlog
 
-from scoreboardd.source.findings import Finding
+from scoreboardd.platforms.findings import Finding
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 
@@ -12,7 +12,7 @@ REPEAT_SECONDS = 60.0
 "Between two lines about the same rows."
 MAX_REMEMBERED = 256
 
-log = structlog.stdlib.get_logger("scoreboardd.source")
+log = structlog.stdlib.get_logger("scoreboardd.platforms")
 
 
 class FindingsReporter:

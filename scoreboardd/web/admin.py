@@ -7,8 +7,8 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.coordination.runner import Runner
-from scoreboardd.memory import Memory
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cluster.runner import Runner
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors
 

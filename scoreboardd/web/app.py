@@ -2,15 +2,16 @@
 
 from aiohttp import web
 
-from scoreboardd.web import about, cors, documents, errors, rebuild, stream
-from scoreboardd.web.page import Page
+from scoreboardd.stream import endpoint
+from scoreboardd.web import cors, documents, errors, info, rebuild
+from scoreboardd.web.frontend import Page
 
 
 def make(
     reads: documents.Documents,
-    streams: stream.Streams,
+    streams: endpoint.Streams,
     rebuilds: rebuild.Rebuild,
-    abouts: about.About,
+    abouts: info.About,
     page: Page | None,
 ) -> web.Application:
     """`page` is None where it is switched off."""
@@ -20,9 +21,9 @@ def make(
         app.on_response_prepare.append(cors.add)
     for path in documents.PATHS:
         app.router.add_get(path, errors.as_json(reads.get))
-    app.router.add_get(stream.PATH, errors.as_json(streams.get))
+    app.router.add_get(endpoint.PATH, errors.as_json(streams.get))
     app.router.add_post(rebuild.PATH, errors.as_json(rebuilds.post))
-    app.router.add_get(about.PATH, errors.as_json(abouts.get))
+    app.router.add_get(info.PATH, errors.as_json(abouts.get))
     if page is not None:
         page.add_to(app)
     errors.refuse_all_else(app)

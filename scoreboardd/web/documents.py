@@ -12,10 +12,10 @@ from collections.abc import Callable
 from aiohttp import web
 from multidict import CIMultiDict
 
-from scoreboardd.board.documents import Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import Owner, leaderboard_key, timeline_key
 from scoreboardd.board.times import micros
-from scoreboardd.edition import Edition
-from scoreboardd.memory import Memory
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.model import Edition
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors, negotiation
 from scoreboardd.web.windows import CutFailed, TooMany, Windows

@@ -1,6 +1,6 @@
 """What a request accepts: content codings (RFC 9110 §12.5.3), and what it has already (§13.1.2)."""
 
-from scoreboardd.memory import CODINGS
+from scoreboardd.cache.document_cache import CODINGS
 
 
 def coding(accepted: str) -> str:

@@ -14,14 +14,14 @@ import math
 
 from aiohttp import web
 
-from scoreboardd.backend.base import Unavailable
+from scoreboardd.backends.base import Unavailable
 from scoreboardd.board.times import rfc3339
-from scoreboardd.coordination.runner import Runner
-from scoreboardd.memory import Memory
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cluster.runner import Runner
 from scoreboardd.web import errors
 from scoreboardd.web.address import Addresses
-from scoreboardd.web.attempts import Attempts
-from scoreboardd.web.flight import NextFlight
+from scoreboardd.web.coalesced_call import NextFlight
+from scoreboardd.web.failure_limiter import Attempts
 
 PATH = "/api/leaderboard/rebuild"
 HEADER = "X-Scoreboard-Rebuild-Token"

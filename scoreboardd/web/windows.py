@@ -2,7 +2,7 @@
 
 - One thread of low priority does it, and not the builder: a rebuild never waits for a window.
 - A cut ends when the last client that waits for it has left. Few cuts may wait for the thread; the rest are refused.
-- A cut reads the leaderboard for the solves of one bucket, and copies the end of the timeline (see `board.window`).
+- A cut reads the leaderboard for the solves of one bucket, and copies the end of the timeline (see `render.window`).
   Windows of one version that begin in the same bucket share what was read; clients that ask for the same window within
   a second share the cut.
 - Cuts that are kept, and those that slow clients still read, may hold `MAX_HELD_BYTES` in all.
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import structlog
 import zstandard
 
-from scoreboardd.board import window
-from scoreboardd.board.documents import Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import Owner, leaderboard_key, timeline_key
 from scoreboardd.board.times import Micros
-from scoreboardd.compression import LEVEL, texts
-from scoreboardd.edition import Edition, Version
+from scoreboardd.model import Edition, Version
+from scoreboardd.render import window
+from scoreboardd.system.compression import LEVEL, texts
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.telemetry.metrics import Metrics
 

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scoreboardd import compression as zstd
-from scoreboardd.board.rows import Rows
 from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.compression import Frames
+from scoreboardd.board.source_rows import Rows
+from scoreboardd.system import compression as zstd
+from scoreboardd.system.compression import Frames
 from tests import oracle
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
-from scoreboardd.board.rows import Challenge, Roster, Rows, Team, User
+from scoreboardd.board.document_names import BUCKET, Owner, leaderboard_key, timeline_key
 from scoreboardd.board.scoring import points
+from scoreboardd.board.source_rows import Challenge, Roster, Rows, Team, User
 from scoreboardd.board.times import Micros, rfc3339
 
 

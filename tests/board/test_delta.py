@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Challenges, Delta, Owners, Step
-from scoreboardd.board.documents import Owner, leaderboard_key
-from scoreboardd.board.view import NOTHING, Entry, Listed, Solve, View, parse, render
-from scoreboardd.edition import Version
+from scoreboardd.board.document_names import Owner, leaderboard_key
+from scoreboardd.board.leaderboards import NOTHING, Entry, Listed, Solve, View, parse, render
+from scoreboardd.model import Version
 from tests import oracle
 from tests.board.expected import rendered
 from tests.board.histories import histories

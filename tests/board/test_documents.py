@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.documents import DIVISIONS, keys
-from scoreboardd.board.rows import Challenge, Division, Roster, Rows, Team, User, solves_of
+from scoreboardd.board.document_names import DIVISIONS, keys
 from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.source_rows import Challenge, Division, Roster, Rows, Team, User, solves_of
 from scoreboardd.board.times import micros, rfc3339
 from tests import oracle
 from tests.board import reference

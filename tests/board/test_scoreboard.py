@@ -5,11 +5,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board import delta, printing, sheet
-from scoreboardd.board.documents import DIVISIONS, Owner, leaderboard_key
-from scoreboardd.board.rows import Challenge, Roster, Rows, Team, User, solves_of
+from scoreboardd.board import delta
+from scoreboardd.board.document_names import DIVISIONS, Owner, leaderboard_key
+from scoreboardd.board.leaderboards import View, parse
 from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.board.view import View, parse
+from scoreboardd.board.source_rows import Challenge, Roster, Rows, Team, User, solves_of
+from scoreboardd.render import chunked_document, rows
 from tests.board import reference
 from tests.board.expected import plain
 from tests.contests import contests, to_rows
@@ -18,9 +19,9 @@ from tests.contests import contests, to_rows
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small contests have many: they split, merge, vanish and become the first."""
-    monkeypatch.setattr(printing, "ENTRIES", 2)
-    monkeypatch.setattr(printing, "BUCKETS", 2)
-    monkeypatch.setattr(sheet, "BATCH", 3)
+    monkeypatch.setattr(rows, "ENTRIES", 2)
+    monkeypatch.setattr(rows, "BUCKETS", 2)
+    monkeypatch.setattr(chunked_document, "BATCH", 3)
 
 
 def frames(scoreboard: Scoreboard) -> dict[str, list[bytes]]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board import window
-from scoreboardd.board.documents import BUCKET, Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import BUCKET, Owner, leaderboard_key, timeline_key
+from scoreboardd.render import window
 from tests import oracle
 from tests.board.expected import rendered
 from tests.contests import EPOCH, MICROSECOND, contests, to_rows

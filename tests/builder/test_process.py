@@ -18,23 +18,23 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from scoreboardd.backend.base import Lease
-from scoreboardd.backend.names import Names
-from scoreboardd.backend.redis import RedisStore
+from scoreboardd.backends.base import Lease
+from scoreboardd.backends.names import Names
+from scoreboardd.backends.redis.backend import RedisStore
 from scoreboardd.builder import process
 from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
-from scoreboardd.clock import Clock
-from scoreboardd.compression import plain
 from scoreboardd.demo.servers import free_port
-from scoreboardd.edition import Edition, Event, Version
+from scoreboardd.model import Edition, Event, Version
+from scoreboardd.system.clock import Clock
+from scoreboardd.system.compression import plain
 from scoreboardd.telemetry.metrics import Metrics
 from tests import oracle
-from tests.backend.relay import relay
+from tests.backends.relay import relay
 from tests.board.expected import expected, parsed
 from tests.builder.platform import CONTEST, locked, stuck
 from tests.contests import MICROSECOND, SCHEMA_SQL, START, insert
-from tests.editions import joined
 from tests.nodes import until
+from tests.snapshots import joined
 
 EXPECTED = expected(CONTEST)
 TIMEOUT = 20.0
@@ -534,9 +534,9 @@ class TestTheChild:
 
 PARENT = textwrap.dedent("""
     import asyncio, json, sys
-    from scoreboardd.backend.base import Lease
+    from scoreboardd.backends.base import Lease
     from scoreboardd.builder.process import BuilderProcess
-    from scoreboardd.edition import Version
+    from scoreboardd.model import Version
 
     async def main():
         builder = BuilderProcess(**json.loads(sys.argv[1]))

@@ -8,9 +8,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scoreboardd.board.documents import keys
+from scoreboardd.board.document_names import keys
 from tests.chaos.proxy import Proxy
-from tests.chaos.world import CACHE, KEPT, LOCK_TTL, PREFIX, ArchivedWorld, Member, PostgresWorld, RedisWorld, World
+from tests.chaos.world import (
+    CACHE,
+    KEPT,
+    LOCK_TTL,
+    PREFIX,
+    ArchivedWorld,
+    Member,
+    PostgresWorld,
+    RedisWorld,
+    World,
+)
 
 #: What happens after `SIGSTOP` must happen to a holder whose lock has run out.
 FREEZE = LOCK_TTL + 1.5

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 
 Solve = tuple[int, int]
 

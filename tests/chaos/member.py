@@ -8,7 +8,7 @@ from contextlib import suppress
 import aiohttp
 
 from scoreboardd.demo.servers import free_port
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 from tests.chaos.history import History, Solve
 from tests.chaos.proxy import Proxy
 from tests.nodes import Node, notices

@@ -20,8 +20,8 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from scoreboardd.database import FAILURES
 from scoreboardd.demo.servers import Postgres, Valkey
+from scoreboardd.postgres.connection import FAILURES
 from tests.chaos.history import History, Solve
 from tests.chaos.member import Member
 from tests.chaos.proxy import Proxy
@@ -53,7 +53,7 @@ SAY = "SELECT pg_notify($1, $2)"
 SOLVE_AND_SAY = f"WITH solved AS ({SOLVE} RETURNING id) SELECT pg_notify($3, $4) FROM solved"
 EVENT = '{"reason":"submission_correct"}'
 
-CACHE = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
+CACHE = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
 "What `scoreboardd migrate` makes."
 
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from scoreboardd.board.delta import Step, diff
-from scoreboardd.board.view import Entry, Listed, Solve, View, render
-from scoreboardd.edition import Version
+from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, render
+from scoreboardd.model import Version
 
 USERS, TEAMS = "/api/leaderboard", "/api/leaderboard/teams"
 STREAM = "/api/scoreboard/stream"

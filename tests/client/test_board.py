@@ -5,9 +5,9 @@ import random
 import orjson
 import pytest
 
-from scoreboardd.board.view import Entry, Listed, Solve, View, parse, render
+from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, parse, render
 from scoreboardd.client import Board, Row
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 from tests.client.views import view
 
 VERSION = Version("7f3a", 41)

@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from scoreboardd.board.delta import Step, diff
-from scoreboardd.board.view import render
-from scoreboardd.client import Board, ClientError, Scoreboard, documents, http, keeper, scoreboard, stream
+from scoreboardd.board.leaderboards import render
+from scoreboardd.client import Board, ClientError, Scoreboard, documents, http, scoreboard, stream, sync_state
 from scoreboardd.demo.servers import free_port
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 from tests.client.server import EPOCH, STREAM, TEAMS, USERS, Server, document, serving, view
 from tests.nodes import DEADLINE, until
 
@@ -141,7 +141,7 @@ class TestRefetching:
     async def test_what_ready_tells_of_and_never_comes_is_fetched(
         self, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(keeper, "GRACE", 0.0)
+        monkeypatch.setattr(sync_state, "GRACE", 0.0)
         async with Scoreboard(url) as client:
             boards = await live(client, server)
             server.version, server.view = Version(EPOCH, 5), view(4)
@@ -180,7 +180,7 @@ class TestOutages:
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
     async def test_a_server_that_is_not_there_yet_is_waited_for(self, server: Server, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(keeper, "RETRY", 0.1)
+        monkeypatch.setattr(sync_state, "RETRY", 0.1)
         port = free_port()
         async with Scoreboard(f"http://127.0.0.1:{port}") as client:
             outage = await until(lambda: client.outage, "it is seen")
@@ -201,7 +201,7 @@ class TestOutages:
     async def test_once_there_was_a_board_whatever_is_said_is_an_outage(
         self, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(keeper, "RETRY", 0.1)
+        monkeypatch.setattr(sync_state, "RETRY", 0.1)
         async with Scoreboard(url) as client:
             boards = await live(client, server)
             nonsense = {"X-Scoreboard-Version": f"{EPOCH}-9"}
@@ -273,7 +273,7 @@ class TestOutages:
         self, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(http, "ANSWER", 0.1)
-        monkeypatch.setattr(keeper, "RETRY", 0.1)
+        monkeypatch.setattr(sync_state, "RETRY", 0.1)
         server.answering.clear()
         async with Scoreboard(url) as client:
             outage = await until(lambda: client.outage, "it is seen")

@@ -5,7 +5,7 @@ from functools import reduce
 from itertools import pairwise
 
 from scoreboardd.board.delta import Step, compose, diff
-from scoreboardd.board.view import Entry, Listed, Solve, View
+from scoreboardd.board.leaderboards import Entry, Listed, Solve, View
 
 
 def view(chance: random.Random) -> View:

@@ -14,7 +14,7 @@ from tests.integration.test_process import _command, _environ
 from tests.integration.test_tiers import end_of_a_cluster, readyz, say, says, serves
 from tests.nodes import nodes, until
 
-TABLE = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
+TABLE = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
 TEAMS = "leaderboard:teams"
 Change = Callable[[str, Callable[[bytes], bytes]], Awaitable[None]]
 

@@ -12,8 +12,8 @@ import pytest
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step
-from scoreboardd.board.view import View, parse, render
-from scoreboardd.edition import Version
+from scoreboardd.board.leaderboards import View, parse, render
+from scoreboardd.model import Version
 from tests.integration.conftest import Platform
 from tests.integration.test_postgres_cluster import TABLE, NotifyingPlatform
 from tests.nodes import DEADLINE, Node, Notice, nodes, notices, until

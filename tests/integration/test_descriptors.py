@@ -8,7 +8,7 @@ import sys
 import aiohttp
 import pytest
 
-from scoreboardd import descriptors
+from scoreboardd.system import descriptors
 from tests.integration.conftest import Platform, score
 from tests.nodes import listening, metric, nodes, until
 

@@ -11,9 +11,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from scoreboardd.demo.servers import free_port
+from tests.external_tools import require
 from tests.integration.conftest import Platform
 from tests.nodes import listening, nodes, until
-from tests.parts import require
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SITE = SYSTEMD / "scoreboardd.nginx.conf"

@@ -4,7 +4,7 @@ import secrets
 
 from tests.integration.conftest import SOLVED, document, score
 from tests.nodes import metric, nodes, until
-from tests.source.conftest import as_user
+from tests.platforms.conftest import as_user
 
 ODD = "odd rows in the platform's database"
 

@@ -13,13 +13,13 @@ import asyncpg
 import pytest
 
 from scoreboardd.demo.servers import Postgres, free_port
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 from tests.builder.platform import locked, stuck
 from tests.integration.conftest import SOLVED, Platform, score, version
 from tests.integration.test_process import _command, _environ
 from tests.nodes import Listener, Node, listening, metric, nodes, until
 
-TABLE = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
+TABLE = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
 TOKEN = "s3cr3t"
 LOCK_TTL = 1.0
 PASSED_OVER = 10**12

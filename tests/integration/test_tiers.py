@@ -17,14 +17,14 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from scoreboardd.compression import plain
 from scoreboardd.demo.servers import Valkey, free_port
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
+from scoreboardd.system.compression import plain
 from tests.builder.platform import locked
 from tests.integration.conftest import SOLVED, Platform, score
 from tests.nodes import Listener, Node, listening, nodes, until
 
-TABLE = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
+TABLE = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
 PATHS = {
     "leaderboard:users": "/api/leaderboard",
     "leaderboard:teams": "/api/leaderboard/teams",

@@ -17,9 +17,9 @@ import pytest
 from scoreboardd import config, migrate
 from scoreboardd.config import Settings
 from scoreboardd.demo.servers import Postgres
-from scoreboardd.edition import Event
+from scoreboardd.model import Event
 from tests.contests import SCHEMA_SQL
-from tests.source.conftest import as_user
+from tests.platforms.conftest import as_user
 
 CHANNEL = "scoreboard_events"
 SCHEMA = (files("scoreboardd.demo") / "schema.sql").read_text()

@@ -19,7 +19,7 @@ from scoreboardd.migrate import migrate
 from tests.migrate.conftest import CONTEST, TABLES, Listener, announcing, execute, listening
 
 QUERIES = [
-    (files("scoreboardd.source") / "smctf" / f"{name}.sql").read_text()
+    (files("scoreboardd.platforms") / "smctf" / f"{name}.sql").read_text()
     for name in ("challenges", "divisions", "solves", "teams", "users")
 ]
 

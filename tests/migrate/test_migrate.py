@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from scoreboardd.backend.table import cache_problem
+from scoreboardd.backends.postgres.table import cache_problem
 from scoreboardd.cli import main
 from scoreboardd.demo.servers import free_port
 from scoreboardd.migrate import perform
@@ -19,12 +19,12 @@ from tests.builder.platform import CONTEST
 from tests.contests import SCHEMA_SQL, insert
 from tests.migrate.conftest import TABLES, Outcome, Roles, done, dump, psql, quoted, run
 from tests.nodes import until
-from tests.source import test_check
+from tests.platforms import test_check
 
 CACHE = "created table leaderboard_cache"
 INDEX = "created index scoreboardd_submissions_correct on submissions"
 NOTHING = ["nothing to do"]
-DDL = (files("scoreboardd.backend") / "leaderboard_cache.sql").read_text()
+DDL = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
 
 
 @pytest.mark.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])

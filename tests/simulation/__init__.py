@@ -4,7 +4,7 @@
     backends    the worlds there are: what is true on Redis, on Redis with an archive, on Postgres
     store       the model of the store: keys, scripts, messages (`test_conformance` holds it to the real ones)
     bus         from the store to the nodes: in order, or broken, or lost, or twice
-    node        a real `Coordinator` with the hands that `coordination.runner` gives it
+    node        a real `Coordinator` with the hands that `cluster.runner` gives it
     archive     the documents that outlive the store, and who keeps them
     clients     browsers that come, leave and return
     judge       what must be true of the store at every step, whatever is asked of it

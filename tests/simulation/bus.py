@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scoreboardd.backend.base import Subscribed
-from scoreboardd.edition import Version
+from scoreboardd.backends.base import Subscribed
+from scoreboardd.model import Version
 from tests.simulation.faults import Faults
 from tests.simulation.world import World
 

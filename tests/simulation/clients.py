@@ -1,9 +1,9 @@
-"""Browsers: what a stream of `web.stream` tells them, and what they then read from the node they are at."""
+"""Browsers: what a stream of `stream.endpoint` tells them, and what they then read from the node they are at."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from scoreboardd.edition import Version
+from scoreboardd.model import Version
 from tests.simulation.world import World
 
 

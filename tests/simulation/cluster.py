@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from scoreboardd.backend.base import Abandoned, Begun, Confirmed, Rebuilt
-from scoreboardd.coordination.coordinator import LOOKS, Coordinator, Timing
-from scoreboardd.edition import Event, Version
-from tests.simulation.archive import Archive
+from scoreboardd.backends.base import Abandoned, Begun, Confirmed, Rebuilt
+from scoreboardd.cluster.coordinator import LOOKS, Coordinator, Timing
+from scoreboardd.model import Event, Version
 from tests.simulation.backends import REDIS, Backend
 from tests.simulation.bus import Bus
 from tests.simulation.clients import Client
 from tests.simulation.faults import EARLY, LATE, Faults
-from tests.simulation.judge import STRANGER, Judge
+from tests.simulation.invariant_checker import STRANGER, Judge
 from tests.simulation.node import ANSWER, BUILD_TIMEOUT, BULK, RECONNECT_MAX, Node
+from tests.simulation.persister import Archive
 from tests.simulation.store import Data, Store
 from tests.simulation.world import World
 

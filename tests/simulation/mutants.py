@@ -4,12 +4,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from scoreboardd.backend.base import Begun, Busy, Catalogue, Confirmed, Lease, Rebuilt
-from scoreboardd.coordination import coordinator as c
-from scoreboardd.edition import Edition, Event, Version
-from tests.simulation.archive import Archive
+from scoreboardd.backends.base import Begun, Busy, Catalogue, Confirmed, Lease, Rebuilt
+from scoreboardd.cluster import coordinator as c
+from scoreboardd.model import Edition, Event, Version
 from tests.simulation.cluster import Parts
 from tests.simulation.node import Node
+from tests.simulation.persister import Archive
 from tests.simulation.store import Store
 
 # Coordinators

@@ -1,4 +1,4 @@
-"""A node: a real coordinator and memory, a clock of its own, and the hands that `coordination.runner` gives it.
+"""A node: a real coordinator and memory, a clock of its own, and the hands that `cluster.runner` gives it.
 
 What it asks of the store takes its time, or goes wrong. A build and a load are the child's, step by step, one document
 after another. Whatever reaches the node comes by `reach`: to nobody if it has crashed, and if it is frozen when it
@@ -12,15 +12,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from scoreboardd.backend.base import Begun, Busy, Catalogue, Changed, Confirmed, Head, Lease, Rebuilt, Subscribed
-from scoreboardd.board.documents import keys
-from scoreboardd.coordination import coordinator as c
-from scoreboardd.edition import Edition, Event, Version
-from scoreboardd.memory import Memory
-from tests.simulation.archive import Keeper
+from scoreboardd.backends.base import (
+    Begun,
+    Busy,
+    Catalogue,
+    Changed,
+    Confirmed,
+    Head,
+    Lease,
+    Rebuilt,
+    Subscribed,
+)
+from scoreboardd.board.document_names import keys
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cluster import coordinator as c
+from scoreboardd.model import Edition, Event, Version
 from tests.simulation.bus import Said, Subscription
 from tests.simulation.clients import Client
 from tests.simulation.faults import LATE
+from tests.simulation.persister import Keeper
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -654,7 +664,7 @@ class Node:
         world.after(BUILD_TIMEOUT / self.rate, self.reach, out_of_time)
 
     def _read(self, asked: c.Build, base: Base | None, head: Head, built: Built) -> Base:
-        """What is read, by all or by what is new, and whether what was announced is among it: as `builder.follower`."""
+        """What is read, by all or by what is new, and whether what was announced is among it: as `builder.loader`."""
         cluster, now = self.cluster, self.world.now * self.rate
         database = built.content = self._see_database()
         is_new = built.digest != str(database)

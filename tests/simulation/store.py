@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scoreboardd.backend.base import (
+from scoreboardd.backends.base import (
     Abandoned,
     Begun,
     Busy,
@@ -20,8 +20,8 @@ from scoreboardd.backend.base import (
     Message,
     Rebuilt,
 )
-from scoreboardd.board.documents import keys
-from scoreboardd.edition import Event, Version
+from scoreboardd.board.document_names import keys
+from scoreboardd.model import Event, Version
 
 SINCE = 1_772_215_200_000
 "What the clock of a server shows, in milliseconds, when the clock of a model shows zero."

@@ -20,14 +20,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from scoreboardd.backend.base import Busy, Catalogue, Changed, Damaged, Head, Lease, Message, Stored, Subscribed, Value
-from scoreboardd.backend.names import Names
-from scoreboardd.backend.postgres import PostgresStore, PostgresVault
-from scoreboardd.backend.redis import RedisStore, RedisVault
-from scoreboardd.board.documents import keys
-from scoreboardd.board.sheet import Document
-from scoreboardd.compression import plain
-from scoreboardd.edition import Event, Version
+from scoreboardd.backends.base import (
+    Busy,
+    Catalogue,
+    Changed,
+    Damaged,
+    Head,
+    Lease,
+    Message,
+    Stored,
+    Subscribed,
+    Value,
+)
+from scoreboardd.backends.names import Names
+from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
+from scoreboardd.backends.redis.backend import RedisStore, RedisVault
+from scoreboardd.board.document_names import keys
+from scoreboardd.model import Event, Version
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import plain
 from tests.documents import document_of
 from tests.simulation.store import Data, Store
 

@@ -67,7 +67,7 @@ On Postgres no message comes twice, and documents are read from one snapshot."""
 IN_PROMISES = {"looks after no builder while others begin", "reads everything only when idle"}
 "What `test_promises` shows to be broken, in a cluster to which just that happens."
 TOO_RARE = {"begins from what is kept when it has begun"}
-"Passed 1,742 seeds on `archived`: `tests/coordination/test_coordinator.py` holds that rule."
+"Passed 1,742 seeds on `archived`: `tests/cluster/test_coordinator.py` holds that rule."
 
 
 @pytest.mark.parametrize(("backend", "name"), [(backend, name) for backend in WITHIN for name in WITHIN[backend]])

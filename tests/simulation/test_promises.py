@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from scoreboardd.backend.base import Begun
-from scoreboardd.coordination.coordinator import LOOKS, Timing
+from scoreboardd.backends.base import Begun
+from scoreboardd.cluster.coordinator import LOOKS, Timing
 from tests.simulation import faults
 from tests.simulation.backends import ARCHIVED, BACKENDS, POSTGRES, Backend
 from tests.simulation.cluster import CALM, FASTEST, SLOWEST, SOLVED, Cluster

@@ -7,11 +7,11 @@ import orjson
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Step, diff
-from scoreboardd.board.documents import Owner, leaderboard_key
-from scoreboardd.board.ring import Link, Ring
-from scoreboardd.board.view import Entry, Listed, Solve, View, render
-from scoreboardd.edition import Edition, Version
-from tests.editions import edition
+from scoreboardd.board.delta_log import Link, Ring
+from scoreboardd.board.document_names import Owner, leaderboard_key
+from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, render
+from scoreboardd.model import Edition, Version
+from tests.snapshots import edition
 from tests.web.client import Stream
 from tests.web.server import EPOCH, Node, version
 

@@ -12,20 +12,20 @@ from typing import Any, TypeVar
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from scoreboardd.clock import Clock
-from scoreboardd.edition import Edition, Event, Version
-from scoreboardd.memory import Memory
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.model import Edition, Event, Version
+from scoreboardd.stream.accept import Doorway
+from scoreboardd.stream.broadcaster import Broadcaster
+from scoreboardd.stream.endpoint import PATH, Streams, scoreboard_frame
+from scoreboardd.system.clock import Clock
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import app as public
-from scoreboardd.web.about import About
 from scoreboardd.web.address import Addresses
-from scoreboardd.web.broadcaster import Broadcaster
 from scoreboardd.web.documents import Documents
-from scoreboardd.web.door import Doorway
-from scoreboardd.web.page import Page
+from scoreboardd.web.frontend import Page
+from scoreboardd.web.info import About
 from scoreboardd.web.rebuild import Rebuild
-from scoreboardd.web.stream import PATH, Streams, scoreboard_frame
-from tests.editions import edition
+from tests.snapshots import edition
 from tests.web.client import DEADLINE, Answer, Connection, Stream
 
 EPOCH = "7f3a"

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from scoreboardd import __version__
-from scoreboardd.coordination.runner import Health
-from scoreboardd.edition import Event
-from scoreboardd.memory import Memory
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cluster.runner import Health
+from scoreboardd.model import Event
 from scoreboardd.telemetry.metrics import REASONS, Metrics
 from scoreboardd.web.admin import Admin
-from tests.editions import edition
-from tests.parts import require
+from tests.external_tools import require
+from tests.snapshots import edition
 from tests.web.server import Listener, listening, version
 
 

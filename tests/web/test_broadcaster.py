@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from scoreboardd.edition import Event
-from scoreboardd.web.feed import PING, SLICE, Client
-from scoreboardd.web.stream import PATH
+from scoreboardd.model import Event
+from scoreboardd.stream.endpoint import PATH
+from scoreboardd.stream.topic import PING, SLICE, Client
 from tests.web.client import Stream
 from tests.web.server import Node, becomes, serving, version
 

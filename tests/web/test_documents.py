@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from scoreboardd.board.documents import Owner
-from scoreboardd.clock import Clock, Reading
-from scoreboardd.compression import Frames, compressed, plain
-from scoreboardd.memory import _MADE, CODINGS
+from scoreboardd.board.document_names import Owner
+from scoreboardd.cache.document_cache import _MADE, CODINGS
+from scoreboardd.system.clock import Clock, Reading
+from scoreboardd.system.compression import Frames, compressed, plain
 from scoreboardd.web import windows
 from scoreboardd.web.documents import PART
 from tests import oracle
 from tests.contests import START, contests, questions
-from tests.editions import edition, edition_of
+from tests.snapshots import edition, edition_of
 from tests.web.client import Answer
 from tests.web.server import Node, becomes, serving, version
 

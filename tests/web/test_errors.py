@@ -7,12 +7,12 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from scoreboardd.stream.endpoint import PATH as STREAM
 from scoreboardd.telemetry.logs import Seldom
 from scoreboardd.web import errors
 from scoreboardd.web.documents import PART, PATHS
 from scoreboardd.web.rebuild import PATH as REBUILD
-from scoreboardd.web.stream import PATH as STREAM
-from tests.editions import edition
+from tests.snapshots import edition
 from tests.web.client import DEADLINE, Connection, head_of_request
 from tests.web.server import Node, listening, serving, version
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.view import NOTHING, Entry, Listed, Solve, View
-from scoreboardd.edition import Edition, Version
-from scoreboardd.web import feed
+from scoreboardd.board.leaderboards import NOTHING, Entry, Listed, Solve, View
+from scoreboardd.model import Edition, Version
+from scoreboardd.stream import topic
 from tests.web.client import Stream
 from tests.web.follower import DELTAS, EVERYTHING, Follower, History
 from tests.web.server import EPOCH, SOLVED, Node, serving
@@ -133,7 +133,7 @@ class World:
 async def test_whoever_follows_has_the_board(
     way: str, monkeypatch: pytest.MonkeyPatch, actions: list[tuple[object, ...]]
 ) -> None:
-    monkeypatch.setattr(feed, "SNDBUF", SMALL)
+    monkeypatch.setattr(topic, "SNDBUF", SMALL)
     options = {"way": way, "first": None, "queue": QUEUE, "page": False}
     async with serving(**options) as first, serving(**options) as second:
         world = World([first, second])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scoreboardd.web.stream import PATH
-from tests.parts import require
+from scoreboardd.stream.endpoint import PATH
+from tests.external_tools import require
 from tests.web.server import Node, becomes, serving
 
 HERE = Path(__file__).parent / "foreign"

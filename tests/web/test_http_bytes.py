@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import pytest
 
+from scoreboardd.stream.endpoint import PATH as STREAM
 from scoreboardd.web.documents import PATHS
-from scoreboardd.web.page import LIBRARY
+from scoreboardd.web.frontend import LIBRARY
 from scoreboardd.web.rebuild import PATH as REBUILD
-from scoreboardd.web.stream import PATH as STREAM
 from tests.web.client import head_of_request
 from tests.web.server import Listener, Node, serving
 

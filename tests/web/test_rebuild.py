@@ -8,11 +8,11 @@ import orjson
 import pytest
 from aiohttp import web
 
-from scoreboardd.backend.base import Unavailable
+from scoreboardd.backends.base import Unavailable
 from scoreboardd.web import rebuild
 from scoreboardd.web.address import Addresses
 from scoreboardd.web.rebuild import BURST, HEADER, PATH
-from tests.editions import edition
+from tests.snapshots import edition
 from tests.web.client import Answer
 from tests.web.server import Node, becomes, serving, version
 

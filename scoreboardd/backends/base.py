@@ -1,0 +1,277 @@
+"""What a backend promises: the lock, the documents and the bus that the nodes of one cluster share.
+
+- **Lock.** Held by a random token until its TTL; every change to it compares the token *in the store*. Acquiring hands
+  out the next version number of the epoch, which is also the fence. A backend that has no epoch, or whose numbers lie
+  below what the caller has already seen, has lost its state: it starts the epoch offered by the caller.
+- **Documents.** Staged under names of their own, then made visible all at once by `commit`, which refuses if the lock
+  is not the caller's or the fence is not newer (I2), and announces in the same atomic step.
+- **Bus.** Messages reach one subscription in the order in which the store executed their causes, acquiring included.
+  That order is what proves that a build covers a change: see `cluster.coordinator`.
+
+Any method may raise `Unavailable`, and does so within its deadline. The outcome of the call is then unknown.
+"""
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scoreboardd.board.document_names import keys
+from scoreboardd.model import MAX_NUMBER, Event, Version
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import digest_of
+
+
+class Damaged(Exception):
+    """A value in the store is not the one that was committed; the text says which and how to fix it, in one line."""
+
+
+class Unavailable(Exception):
+    """The store did not answer as it should; the text says what and how to mend it, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lock, held, and the version that a commit under it will have."""
+
+    token: str
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another node holds the lock, for at most `remaining` seconds if it does not renew."""
+
+    remaining: float
+    overlong: bool = False
+    "It had no end, or one beyond `lock_ttl`, and was given `lock_ttl`."
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a document's value in the store has to be."""
+
+    length: int
+    "Bytes."
+    digest: str
+    "As `compression.digest_of` has it."
+
+
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What the store says of its documents; read with them, and staged beside them."""
+
+    digest: str
+    "Hash over all documents: equal digests, equal documents."
+    as_of: float
+    divisions: tuple[int, ...]
+    whole: int = 0
+    "Number, in the version's epoch, of the last build that read everything and on which these documents rest."
+    complete: bool = True
+    "The last build that committed them or found them true found all that was announced."
+    documents: Values = field(default_factory=dict)
+    "Of each document's value, by name: a node that loads one compares."
+
+
+def verified(key: str, payload: object, value: Value | None) -> bytes:
+    """`payload`, found under `key`, if it is `value`. Raises `Damaged`; takes as long as to hash it."""
+    fix = (
+        "the next build commits it again; if this comes back, another program writes there: "
+        "use another database or a redis.key_prefix"
+    )
+    if not isinstance(payload, bytes):
+        raise Damaged(f"{key} is gone, or no document; {fix}")
+    try:
+        found = Value(len(payload), digest_of(payload))
+    except ValueError as error:
+        raise Damaged(f"{key} is {error}; {fix}") from error
+    if found != value:
+        raise Damaged(f"{key} is not what was committed; {fix}")
+    return payload
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the store says of what is committed, and of the numbers it has given out."""
+
+    version: Version | None
+    catalogue: Catalogue | None
+    confirmed: int = 0
+    "Number of the latest build, in the version's epoch, that committed these documents or found them true."
+    given: Version | None = None
+    "The latest version number given out with the lock; None if the store knows of none."
+
+
+CATALOGUE_FIELDS = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
+"As a store has them, in JSON: a catalogue's, and the number of the build that last committed or confirmed it."
+
+
+def head_of(version: Version | None, fields: object, given: Version | None) -> Head:
+    """What a store says, taken from JSON. Nothing is committed if `version` was not given out or a field is not as a
+    node writes it."""
+    parsed = _parsed(fields)
+    if version is None or parsed is None:
+        return Head(None, None, given=given)
+    catalogue, confirmed = parsed
+    if given is not None and given.epoch == version.epoch:
+        if version.number > given.number:
+            return Head(None, None, given=given)
+        confirmed = min(confirmed, given.number)
+    return Head(version, catalogue, confirmed, given)
+
+
+def _parsed(fields: object) -> tuple[Catalogue, int] | None:
+    match fields:
+        case {
+            "digest": str(digest),
+            "as_of": int() | float() as as_of,
+            "divisions": [*divisions],
+            "whole": int(whole),
+            "complete": bool(complete),
+            "documents": dict(documents),
+            "confirmed": int(confirmed),
+        }:
+            pass
+        case _:
+            return None
+    well_formed = (
+        digest
+        and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (whole, confirmed))
+        and type(as_of) is not bool
+        and math.isfinite(as_of)
+        and all(type(id) is int for id in divisions)
+        and documents.keys() == set(keys(divisions))
+    )
+    values: dict[str, Value] = {}
+    for name, value in documents.items():
+        match value:
+            case {"length": int(length), "digest": str(its)}:
+                values[name] = Value(length, its)
+            case _:
+                return None
+    return (
+        (Catalogue(digest, float(as_of), tuple(divisions), whole, complete, values), confirmed) if well_formed else None
+    )
+
+
+def gone(before: Catalogue | None, fresh: list[str]) -> list[str]:
+    """The documents of the edition `before` that the next one, of the documents `fresh`, has not."""
+    return sorted(set(keys(before.divisions)).difference(fresh)) if before else []
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is committed, as it was at one instant."""
+
+    head: Head
+    documents: list[tuple[str, bytes]] | None
+    "zstd; None if nothing is committed, or nothing but what the caller has."
+
+
+# What comes over the bus. `Changed.id` marks an event this cluster published itself, so that the publisher knows it
+# again.
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """A subscription begins: whatever was said before it may have been missed."""
+
+    given: Version | None = None
+    "The latest number that the store had given out with the lock, asked for since the subscription began."
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A platform says something changed."""
+
+    event: Event
+    id: str | None = None
+    readable: bool = True
+    "False if what it said could not be read: then `event` says only that something changed."
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A node has the lock and will now take its snapshot for `version`."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The build of `version` found the documents of `committed` still true at `as_of`, and committed nothing."""
+
+    version: Version
+    committed: Version
+    as_of: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The build of `version` has failed and the lock is free."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A version is committed. Only its number is on the wire (contract §4): the store knows the rest."""
+
+    number: int
+    event: Event
+
+
+Message = Subscribed | Changed | Begun | Confirmed | Abandoned | Rebuilt
+
+
+class Store(Protocol):
+    """The half the daemon's loop uses: small, quick calls."""
+
+    async def acquire(self, token: str, seen: Version | None) -> Lease | Busy: ...
+
+    async def renew(self, lease: Lease) -> bool:
+        """False if the lease is lost."""
+
+    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+        """Make what was staged under `lease` visible, release the lock and announce. False: refused, too late."""
+
+    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+        """Release without a new version: the committed documents are true at `as_of`. `whole`: everything was read;
+        `complete`: all that was announced was found. False: refused, too late."""
+
+    async def abandon(self, lease: Lease) -> None:
+        """Release without a result, if the lock is still ours."""
+
+    async def publish(self, event: Event, id: str | None = None) -> None:
+        """Say that something changed, as a platform would."""
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """One live subscription, which raises `Unavailable` when it is lost."""
+
+    async def check(self) -> list[str]:
+        """What is wrong with the server for our purpose, one line each."""
+
+    async def aclose(self) -> None: ...
+
+
+class Vault(Protocol):
+    """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
+
+    async def head(self) -> Head:
+        """What is committed: nothing, unless every one of the documents is there, in its length."""
+
+    async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> tuple[int, Values]:
+        """Put documents where `commit` will find them. Returns the bytes written, and what is there then."""
+
+    async def load(self, have: Version | None) -> Stored:
+        """The committed documents, all of one version, unless it is the one that the caller has. If one is not what
+        was committed, the store forgets the version, so that whichever node builds next commits; raises `Damaged`."""
+
+    async def verify(self) -> None:
+        """Read the committed documents and change nothing. Raises `Damaged` if one is not what was committed."""
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,137 @@
+"""How a document lies in a value of the store, so that its next version can be written over what differs.
+
+- A value is a row of *slots*. A slot is the frame of a piece and the room behind it, which is a skippable frame
+  (RFC 8878 §3.1.2) or nothing. So a value is valid zstd, whatever its slots hold, as long as they tile it.
+- Room is zeros but for its header: nothing that was once in a document stays behind. So a value is a matter of its
+  layout and its pieces alone, however it came about.
+- What is new takes the slots of what it replaces. If it does not fit it takes the neighbours behind as well, and moves
+  them. The last slot has room for a document that grows at its end. A value never gets longer: then it is made anew.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoreboardd.board.contest import Ints
+from scoreboardd.render.chunk_diff import Run, differing
+from scoreboardd.render.chunked_document import Document, Piece
+
+ROOM = 160
+"Bytes behind each piece, of some thousands, in a new value."
+TAIL = 32
+"A new value has one part in so many more at its end."
+REACH = 64
+"Slots that one change may take from its neighbours. If it needs more, room has become short all over."
+MOST = 2
+"To write more than one part in so many of a value is hardly better than to write it whole."
+
+_MAGIC = b"\x50\x2a\x4d\x18"
+_HEADER = len(_MAGIC) + 4
+
+SLOT = np.dtype([("used", np.int64), ("room", np.int64)])
+"Where one piece is: `used` bytes are its frame's; `room`, behind them, is 0 or at least a header's."
+Slots = NDArray[Any]
+"An array of `SLOT`."
+Write = tuple[int, bytes]
+"An offset in the value, and what to put there."
+
+
+class Layout(NamedTuple):
+    """The slots of a value, in order, one for each piece of the document, and the digests of those."""
+
+    slots: Slots
+    digests: bytes
+
+
+def size(layout: Layout) -> int:
+    """Bytes of the value."""
+    return int(_ends(layout.slots)[-1])
+
+
+def lay(document: Document) -> Layout:
+    """The slots of a new value."""
+    pieces = document.pieces
+    return Layout(_slots(pieces, ROOM * len(pieces) + _used(pieces) // TAIL), document.all_digests)
+
+
+def value(layout: Layout, document: Document) -> bytes:
+    """The bytes of these slots, holding this document."""
+    return _filled(layout.slots, document.pieces)
+
+
+def patch(layout: Layout, document: Document) -> tuple[Layout, list[Write]] | None:
+    """How to make a value that is laid out like this hold this document: its layout then, and what to write. None if
+    it had better be made anew. Takes what differs, and a glance at the rest."""
+    slots, pieces, digests = layout.slots, document.pieces, document.all_digests
+    offsets = np.append(0, _ends(slots))
+    left = int(offsets[-1]) // MOST
+    patched: list[Slots] = []
+    writes: list[Write] = []
+    kept = 0
+    runs = deque(differing(layout.digests, digests))
+    while runs:
+        fitted = _fitted(runs, offsets, pieces)
+        if fitted is None:
+            return None
+        (start, end, first, last), spare = fitted
+        fresh = _slots(pieces[first:last], spare)
+        written = _filled(fresh, pieces[first:last])
+        # At the end is what was zeros before, behind the old frame, and is zeros still, behind the new one.
+        zeros = max(0, min(int(slots["room"][end - 1]), int(fresh["room"][-1])) - _HEADER)
+        writes.append((int(offsets[start]), written[: len(written) - zeros]))
+        left -= len(written) - zeros
+        if left < 0:
+            return None
+        patched += [slots[kept:start], fresh]
+        kept = end
+    return Layout(np.concatenate([*patched, slots[kept:]]), digests), writes
+
+
+def _ends(slots: Slots) -> Ints:
+    """Where each ends."""
+    return np.cumsum(slots["used"] + slots["room"])
+
+
+def _filled(slots: Slots, pieces: Sequence[Piece]) -> bytes:
+    parts = []
+    for room, piece in zip(slots["room"].tolist(), pieces, strict=True):
+        parts.append(piece.frame)
+        if room:
+            parts.append((_MAGIC + (room - _HEADER).to_bytes(4, "little")).ljust(room, b"\0"))
+    return b"".join(parts)
+
+
+def _fitted(runs: deque[Run], offsets: Ints, pieces: Sequence[Piece]) -> tuple[Run, int] | None:
+    """The next of the runs with as many slots behind it as it takes, and the bytes it then has to spare."""
+    start, end, first, last = runs.popleft()
+    spare = int(offsets[end] - offsets[start]) - _used(pieces[first:last])
+    limit = min(end + REACH, len(offsets) - 1)
+    while first == last or not (spare == 0 or spare >= _HEADER):
+        if runs and runs[0].start == end:
+            *_, next_end, _, next_last = runs.popleft()
+        elif end < limit:
+            next_end, next_last = end + 1, last + 1
+        else:
+            return None
+        spare += int(offsets[next_end] - offsets[end]) - _used(pieces[last:next_last])
+        end, last = next_end, next_last
+    return Run(start, end, first, last), spare
+
+
+def _slots(pieces: Sequence[Piece], spare: int) -> Slots:
+    """Slots for these pieces with so many bytes to spare: shared out alike, but to none more than it has in a new
+    value. What is over goes to the last."""
+    share = min(spare // len(pieces), ROOM)
+    share = share if share >= _HEADER else 0
+    slots = np.empty(len(pieces), SLOT)
+    slots["used"] = [len(piece.frame) for piece in pieces]
+    slots["room"] = share
+    slots["room"][-1] = spare - share * (len(pieces) - 1)
+    return slots
+
+
+def _used(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece.frame) for piece in pieces)

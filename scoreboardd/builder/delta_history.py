@@ -1,0 +1,120 @@
+"""What leads from the committed version to the one that is being built, for those who hold the committed one.
+
+- Which version is committed is asked for while we hold the lock. It cannot become another while our own commit could
+  still be accepted; so a ring never leads from a version that was not the one before.
+- Two versions are remembered: the last that was built here, and the one it was to follow, in case its commit fails. If
+  another node built what is committed, it is read from the store.
+- Where what is committed is just what the news were added to, the news are the difference. Else, after a whole build or
+  another node's, the documents are compared. What cannot be made sense of leaves a ring without a step.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from zstandard import ZstdError
+
+from scoreboardd.backends.base import Stored, Vault
+from scoreboardd.board.delta import Step
+from scoreboardd.board.delta_log import Ring
+from scoreboardd.board.document_names import Owner, leaderboard_key, ring_key
+from scoreboardd.builder.loader import Followed
+from scoreboardd.model import Version
+from scoreboardd.render.board_diff import Boards, between
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import plain
+
+Division = int | None
+NONE_OF_OURS = (ZstdError, AttributeError, KeyError, TypeError, ValueError)
+"What comes of documents in the store that are not as we print them."
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A version, as far as it matters to the next; by division."""
+
+    digest: str
+    boards: Mapping[Division, Boards]
+    rings: Mapping[Division, Ring]
+
+
+class Whole(NamedTuple):
+    """A document as the store gives it: one part."""
+
+    digest: bytes
+    frame: bytes
+
+
+class Chain:
+    """The rings of the versions that are built here. Not to be used by two tasks at once."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._known: dict[Version, Known] = {}
+
+    async def rings(self, version: Version, followed: Followed, committed: Version | None) -> dict[str, Document]:
+        """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
+        before = committed if committed and committed.epoch == version.epoch else None
+        known = await self._find(before) if before else None
+        boards = _boards(followed)
+        rings = dict.fromkeys(boards, Ring())
+        if before and known:
+            rings |= await asyncio.to_thread(_extended, known, before.number, version.number, followed, boards)
+        self._known = ({before: known} if before and known else {}) | {version: Known(followed.digest, boards, rings)}
+        return {ring_key(division): Document.of(ring.text()) for division, ring in rings.items()}
+
+    def renew(self, version: Version, followed: Followed) -> None:
+        """`version` has been built again, and is the same: hold on to these pieces, and let go of those before."""
+        if version in self._known:
+            self._known = {version: replace(self._known[version], boards=_boards(followed))}
+
+    async def _find(self, version: Version) -> Known | None:
+        """What is committed, as `version`."""
+        if version in self._known:
+            return self._known[version]
+        stored = await self._vault.load(None)
+        return _read(stored) if stored.head.version == version else None
+
+
+def _extended(
+    known: Known, since: int, number: int, followed: Followed, boards: Mapping[Division, Boards]
+) -> dict[Division, Ring]:
+    """The rings with the step from version number `since`, which is `known`, to `number`."""
+    news = followed.news if followed.news and followed.news.since == known.digest else None
+    made = {}
+    for division in boards.keys() & known.rings.keys():
+        try:
+            delta = news.deltas[division] if news else between(known.boards[division], boards[division])
+        except NONE_OF_OURS:
+            continue
+        made[division] = known.rings[division].then(since, Step(since, number, delta).data())
+    return made
+
+
+def _boards(followed: Followed) -> dict[Division, Boards]:
+    documents = followed.scoreboard.documents
+    return {
+        division: {owner: documents[leaderboard_key(owner, division)].pieces for owner in Owner}
+        for division in (None, *followed.scoreboard.roster.division_ids)
+    }
+
+
+def _read(stored: Stored) -> Known | None:
+    version, catalogue = stored.head.version, stored.head.catalogue
+    if version is None or catalogue is None or stored.documents is None:
+        return None
+    documents = dict(stored.documents)
+    divisions = (None, *catalogue.divisions)
+    try:
+        rings = {division: Ring.parse(plain(documents[ring_key(division)])) for division in divisions}
+    except NONE_OF_OURS:
+        return None
+    # One that leads elsewhere is of no use; whoever wrote it knew nothing of rings.
+    number = version.number
+    rings = {id: ring if ring.links and ring.links[-1].number == number else Ring() for id, ring in rings.items()}
+    boards = {
+        division: {owner: [Whole(b"", documents[leaderboard_key(owner, division)])] for owner in Owner}
+        for division in divisions
+    }
+    return Known(catalogue.digest, boards, rings)

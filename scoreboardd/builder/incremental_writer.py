@@ -1,0 +1,85 @@
+"""Documents packed version after version, each into the file of the one before: only what is new is written.
+
+- What a version lies in is never written again. So whoever has it may read it for as long as they like, and need not
+  say so; nor does it matter to the next one whether it has arrived.
+- Of what no version needs any more nothing goes by itself. Once most of a file is that, the next version begins another
+  and is written to it whole. The old one goes with the last who holds something of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoreboardd.board.contest import Ints
+from scoreboardd.builder.shared_documents import Log, Manifest, Place
+from scoreboardd.render.chunk_diff import differing
+from scoreboardd.render.chunked_document import Document, Piece
+
+MOST = 2
+"A file with more than so many times the bytes of the last version is not added to."
+
+PLACE = np.dtype([("offset", np.int64), ("length", np.int64)])
+Places = NDArray[Any]
+"An array of `PLACE`: where each piece of a document is in the file."
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A document, as it lies in the file."""
+
+    digests: bytes
+    pieces: Places
+    index: Place
+
+
+NOTHING = Packed(b"", np.empty(0, PLACE), (0, 0))
+
+
+class Packer:
+    """Not to be used by two threads at once."""
+
+    def __init__(self) -> None:
+        self._log = Log()
+        self._packed: dict[str, Packed] = {}
+        "The last version's documents."
+
+    def pack(self, documents: Mapping[str, Document]) -> tuple[Log, Manifest]:
+        """Returns the log, which is only ever added to, and what is where in it. `OSError` if there is not the memory;
+        the next version may have better luck."""
+        before, self._packed = self._packed, {}
+        if self._log.size > MOST * sum(int(packed.pieces["length"].sum()) for packed in before.values()):
+            self._log, before = Log(), {}
+        for name, document in documents.items():
+            self._packed[name] = self._pack(document, before.get(name, NOTHING))
+        return self._log, [(name, *packed.index) for name, packed in self._packed.items()]
+
+    def _pack(self, document: Document, before: Packed) -> Packed:
+        pieces, digests = document.pieces, document.all_digests
+        places: list[Places] = []
+        kept = 0
+        for start, end, first, last in differing(before.digests, digests):
+            places += [before.pieces[kept:start], self._append(pieces[first:last])]
+            kept = end
+        if not places:
+            return before
+        packed = np.concatenate([*places, before.pieces[kept:]])
+        return Packed(digests, packed, self._log.index(_stretches(packed)))
+
+    def _append(self, pieces: Sequence[Piece]) -> Places:
+        frames = [piece.frame for piece in pieces]
+        start, _ = self._log.append(frames)
+        places = np.empty(len(frames), PLACE)
+        places["length"] = [len(frame) for frame in frames]
+        places["offset"] = start + np.cumsum(places["length"]) - places["length"]
+        return places
+
+
+def _stretches(places: Places) -> Ints:
+    """Neighbours in the document that are neighbours in the file as well, together: a row each, offset and length."""
+    starts, ends = places["offset"], places["offset"] + places["length"]
+    first = np.flatnonzero(np.append(True, starts[1:] != ends[:-1]))
+    last = np.append(first[1:], len(places)) - 1
+    return np.column_stack([starts[first], ends[last] - starts[first]])

@@ -1,0 +1,191 @@
+"""A scoreboard that follows its source: by what is new where that will do, else by all of it again.
+
+- **Announced solves.** Where fewer solves are new than were announced, everything is read in the same build (`ledger`).
+- **Several nodes.** What one node's increments cannot see another node may have found by reading everything. So a
+  follower goes on from what it has only if nobody has read everything since it did so itself; else versions built in
+  turns would show such rows and hide them again.
+- **Completeness.** `Followed.complete` says whether all that was announced was found. Other changes than solves count
+  as found if the roster, or the documents without any new solve, are others than before. Like a solve, such a change
+  may be read before its announcement arrives.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from scoreboardd.board.scoreboard import Deltas, Scoreboard
+from scoreboardd.builder.ledger import MEMORY_SECONDS, Ledger
+from scoreboardd.builder.timings import Stages
+from scoreboardd.model import Version
+from scoreboardd.platforms.findings import Finding
+from scoreboardd.platforms.postgres import Mark, PostgresSource
+
+RECENT_SECONDS = 2.0
+"Within this time a solve is normally announced."
+
+
+class News(NamedTuple):
+    """What changed since the documents had the digest `since`."""
+
+    since: str
+    deltas: Deltas
+
+
+class Committed(NamedTuple):
+    """What the store has, of the epoch of the version that is built."""
+
+    digest: str
+    whole: int
+    "Number of the last build that read everything and on which its documents rest; 0 if that is unknown."
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one build is for."""
+
+    version: Version
+    whole: bool = True
+    "More was announced than solves, or nothing was and what is kept is to be verified."
+    solves: int = 0
+    "How many solves were announced that no build of this follower was asked for yet."
+    announced: bool = False
+    "Some other change was announced."
+    again: bool = False
+    "An earlier build, of whatever follower, did not find all that was announced."
+    committed: Committed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The scoreboard as it was at `as_of`, Unix time in seconds."""
+
+    scoreboard: Scoreboard
+    as_of: float
+    rows: dict[str, int]
+    "How many there are; of the solves, how many were read."
+    digest: str
+    "Of the documents."
+    findings: list[Finding] = field(default_factory=list)
+    "What was odd about the rows that were read."
+    news: News | None = None
+    "What is new, if that is all that was read."
+    complete: bool = True
+    "All that was announced was found."
+    whole: int = 0
+    "Number of the build in which this follower last read everything."
+
+
+class Follower:
+    """Not to be used by two tasks at once. `clock` is in seconds and does not go back."""
+
+    def __init__(self, source: PostgresSource, clock: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._clock = clock
+        self._kept: Scoreboard | None = None
+        "None while there is nothing to go on from: at first, and after a failure."
+        self._last: tuple[Mark, str] | None = None
+        "How far the last read that succeeded came, and the digest of what was made of it."
+        self._built: Version | None = None
+        "The last build."
+        self._whole: Version | None = None
+        "In which build everything was read last."
+        self._ledger = Ledger()
+        self._change_owed_until = 0.0
+        "Until then an announced change counts as not found yet."
+        self._change_ahead_until = 0.0
+        "Until then a change that was found counts as one whose announcement is still to come."
+
+    async def follow(self, stages: Stages, asked: Asked) -> Followed:
+        self._ledger.announced(asked.solves, self._clock())
+        followed = None
+        if self._may_go_on(asked):
+            followed = await self._by_news(stages)
+        followed = followed or await self._by_all(stages, asked)
+        self._built = asked.version
+        assert self._whole is not None
+        return replace(followed, whole=self._whole.number)
+
+    def _may_go_on(self, asked: Asked) -> bool:
+        if asked.whole or asked.announced or self._whole is None or self._whole.epoch != asked.version.epoch:
+            return False
+        if asked.committed is None:
+            # Or what is committed is damaged: others may have read more than we have, if they have built since.
+            return self._built is not None and asked.version.number <= self._built.number + 1
+        return asked.committed.whole <= self._whole.number
+
+    async def _by_news(self, stages: Stages) -> Followed | None:
+        # Gone, if what follows fails, and in any case before another is made: there is not room for many.
+        scoreboard, self._kept = self._kept, None
+        if scoreboard is None or self._last is None:
+            return None
+        mark, since = self._last
+        with stages.timed("read"):
+            news = await self._source.news(mark)
+        if news is None:
+            return None
+        if news.added < self._ledger.owed(self._clock()):
+            await self._source.aclose()  # the connection may lead to the wrong server
+            return None
+        self._ledger.read(news.added, self._clock())
+        with stages.timed("build"):
+            deltas = await asyncio.to_thread(scoreboard.add, news.solves)
+        followed = self._keep(scoreboard, news.mark, news.as_of, len(news.solves), stages)
+        complete = not self._owes()
+        return replace(followed, findings=news.findings, news=News(since, deltas), complete=complete)
+
+    async def _by_all(self, stages: Stages, asked: Asked) -> Followed:
+        self._kept = None
+        last = self._last
+        with stages.timed("read"):
+            rows, as_of, mark, findings, is_current = await self._source.read(last[0] if last else None)
+        with stages.timed("build"):
+            scoreboard = await asyncio.to_thread(Scoreboard, rows)
+        followed = self._keep(scoreboard, mark, as_of, len(rows.solves), stages)
+        self._whole = asked.version
+        recent = int(np.count_nonzero(rows.solves["at"] > (as_of - RECENT_SECONDS) * 1e6))
+        self._compare(mark, followed.digest, last, asked, recent)
+        return replace(followed, findings=findings, complete=is_current and not self._owes())
+
+    def _compare(self, mark: Mark, digest: str, last: tuple[Mark, str] | None, asked: Asked, recent: int) -> None:
+        """What was found by reading everything, beside what was announced. `recent` solves are not much older."""
+        now = self._clock()
+        is_new = asked.committed is None or digest != asked.committed.digest
+        if last is None:
+            # Nothing to count from, but what is committed. The announcements of the newest may still be to come.
+            self._ledger.read(recent, now)
+            is_changed = is_new
+            if asked.again:
+                self._ledger.announced(1, now)
+            elif is_new:
+                self._ledger.clear()
+        else:
+            before, since = last
+            added = mark.solves - before.solves
+            is_changed = mark.roster != before.roster or (added <= 0 and digest != since)
+            if mark.evidence.relations != before.evidence.relations or (is_changed and is_new and added <= 0):
+                # Rows were replaced, changed or removed: their number says nothing of what was announced.
+                self._ledger.clear()
+            else:
+                self._ledger.read(max(added, 0), now)
+        owed = asked.announced or now < self._change_owed_until
+        if owed and (now < self._change_ahead_until or (is_changed and is_new)):
+            self._change_owed_until = self._change_ahead_until = 0.0
+        elif asked.announced:
+            self._change_owed_until = now + MEMORY_SECONDS
+        elif is_changed and last is not None:
+            self._change_ahead_until = now + MEMORY_SECONDS
+
+    def _owes(self) -> bool:
+        now = self._clock()
+        return self._ledger.owed(now) > 0 or now < self._change_owed_until
+
+    def _keep(self, scoreboard: Scoreboard, mark: Mark, as_of: float, solves: int, stages: Stages) -> Followed:
+        with stages.timed("render"):
+            digest = scoreboard.digest
+        self._kept, self._last = scoreboard, (mark, digest)
+        rows = {name: len(getattr(scoreboard.roster, name)) for name in ("challenges", "teams", "users")}
+        return Followed(scoreboard, as_of, rows | {"solves": solves}, digest)

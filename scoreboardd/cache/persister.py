@@ -1,0 +1,85 @@
+"""The tier that outlives Redis: the last edition, kept in Postgres (`cache.persist`).
+
+- A node that starts with nothing asks for it, and serves it as stale until the store has its say.
+- Every node offers what it serves once in an interval. The first to come writes, for all: who comes later finds that it
+  is kept already, or has been written lately. Whatever dies, another node keeps what is newer an interval later.
+- An older edition never replaces a newer one: `backends/postgres/keep.sql` compares in the database.
+
+All the bytes move in the builder process.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from scoreboardd.builder.process import BuilderError, BuilderProcess
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.model import Edition, Version
+from scoreboardd.telemetry.logs import Seldom
+
+RETRY_MIN, RETRY_MAX = 0.2, 5.0
+"Seconds between attempts to read what is kept."
+FLUSH = 5.0
+"Seconds that the end of a node may wait for its documents to be kept."
+
+log = structlog.stdlib.get_logger("scoreboardd.cache")
+
+
+class Archive:
+    """`interval` is in seconds; `restored(edition)` is told what was kept, if the node has nothing better by then."""
+
+    def __init__(
+        self, memory: Memory, builder: BuilderProcess, *, interval: float, restored: Callable[[Edition], None]
+    ) -> None:
+        self._memory = memory
+        self._builder = builder
+        self._interval = interval
+        self._restored = restored
+        self._kept: Version | None = None
+        "The last version of ours that is known to be kept, or to be older than what is."
+        self._seldom = Seldom()
+
+    async def run(self) -> None:
+        """Read what is kept, then keep what is served, until cancelled."""
+        await self._restore()
+        while True:
+            await asyncio.sleep(self._interval * random.uniform(1, 1.1))
+            await self._keep(quiet=self._interval)
+
+    async def flush(self) -> None:
+        """Keep what is served, now: the node is about to end."""
+        try:
+            async with asyncio.timeout(FLUSH):
+                await self._keep(quiet=0)
+        except TimeoutError:
+            log.warning("the documents were not kept in time", seconds=FLUSH)
+
+    async def _restore(self) -> None:
+        delay = RETRY_MIN
+        while self._memory.edition is None:
+            try:
+                edition = await self._builder.restore()
+            except BuilderError as error:
+                if self._seldom(str(error)):
+                    log.warning("cannot read what is kept, retrying", error=str(error))
+                await asyncio.sleep(delay * random.uniform(0.5, 1))
+                delay = min(RETRY_MAX, delay * 2)
+                continue
+            if edition is not None and self._memory.edition is None:
+                self._restored(edition)
+                log.info("restored", version=str(edition.version), age=round(self._memory.age, 1))
+                self._kept = edition.version
+            return
+
+    async def _keep(self, *, quiet: float) -> None:
+        edition = self._memory.edition
+        if edition is None or edition.version == self._kept:
+            return
+        try:
+            if await self._builder.keep(edition, quiet=quiet):
+                self._kept = edition.version
+        except BuilderError as error:
+            if self._seldom(str(error)):
+                log.warning("cannot keep the documents, retrying", version=str(edition.version), error=str(error))

@@ -1,0 +1,165 @@
+"""From the bytes that PostgreSQL sends to rows. A value that makes no sense costs its row, never the read.
+
+The rows of the roster come as ids and the bytes of texts, the solves as one packed value. What is done about a
+value that cannot be shown, and is reported as a finding:
+
+- a name that is not valid in the database's encoding: U+FFFD in place of the bytes that are not;
+- points that are no finite number, or beyond `MAX_POINTS`: 0, and as minimum the initial points;
+- an id that is NULL or no integer: the row is left out; a team or division that is none: the row belongs to none;
+- a solve without a time, or at a time that RFC 3339 cannot express: left out;
+- rows with the same id: one is kept, of users the one with the lowest team id, of teams the one with the lowest
+  division id, then the one whose values come first.
+"""
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoreboardd.board.source_rows import SOLVE, Challenge, Division, Roster, Solves, Team, User
+from scoreboardd.board.times import micros
+from scoreboardd.platforms.findings import Findings
+
+MAX_POINTS = 10**12
+"So that the sum of nine thousand challenges is still a number that JavaScript holds exactly."
+MAX_SAFE_ID = 2**53 - 1
+"The largest integer that JavaScript holds exactly."
+
+EARLIEST, LATEST = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
+"The times that RFC 3339 can express."
+
+_PACKED = np.dtype([("user_id", ">i8"), ("challenge_id", ">i8"), ("at", ">i8"), ("first_blood", "?")])
+_POSTGRES_EPOCH = micros("2000-01-01T00:00:00Z")
+"Where PostgreSQL's own count of microseconds begins."
+_EARLIEST, _LATEST = (micros(text) - _POSTGRES_EPOCH for text in (EARLIEST, LATEST))
+
+#: One row of a query: ids are numbers, the rest is text in the encoding of the database.
+Raw = Sequence[Any]
+Row = TypeVar("Row", Challenge, Team, User, Division)
+
+_CODECS = {"SQL_ASCII": "utf-8", "KOI8R": "koi8_r", "KOI8U": "koi8_u", "EUC_CN": "gb2312"}
+
+
+def codec_of(encoding: str) -> str | None:
+    """The name of Python's codec for an encoding of PostgreSQL; None if Python has no such."""
+    try:
+        return codecs.lookup(_CODECS.get(encoding, re.sub("^WIN", "cp", encoding))).name
+    except LookupError:
+        return None
+
+
+class Decoder:
+    """Makes rows. What is odd about them goes to `findings`."""
+
+    def __init__(self, codec: str, findings: Findings) -> None:
+        self._codec = codec
+        self._findings = findings
+
+    def roster(
+        self, *, challenges: Iterable[Raw], teams: Iterable[Raw], users: Iterable[Raw], divisions: Iterable[Raw]
+    ) -> Roster:
+        return Roster(
+            challenges=self._rows("challenges", challenges, self._challenge, tuple),
+            teams=self._rows("teams", teams, self._team, lambda team: (_last(team.division_id), team.name)),
+            users=self._rows("users", users, self._user, lambda user: (_last(user.team_id), user.name)),
+            divisions=self._rows("divisions", divisions, self._division, tuple),
+        )
+
+    def _rows(
+        self, table: str, raw: Iterable[Raw], decode: Callable[[Raw], Row], order: Callable[[Row], Any]
+    ) -> list[Row]:
+        rows: list[Row] = []
+        for values in raw:
+            if values[0] is None:
+                self._findings.add(table, "the id is NULL or no integer, and the row is left out")
+            else:
+                rows.append(decode(values))
+        kept = {row.id: row for row in rows}
+        if len(kept) < len(rows):
+            kept = {}
+            for row in sorted(rows, key=lambda row: (row.id, order(row))):
+                if kept.setdefault(row.id, row) is not row:
+                    self._findings.add(
+                        table, "more than one row has this id, and one of them is shown; make the id unique", row.id
+                    )
+        if kept and not -MAX_SAFE_ID <= min(kept) <= max(kept) <= MAX_SAFE_ID:
+            for id in kept:
+                if abs(id) > MAX_SAFE_ID:
+                    self._findings.add(
+                        table,
+                        "the id is beyond 2^53-1, and browsers take such ids for others; give out smaller ones",
+                        id,
+                        is_altered=False,
+                    )
+        return list(kept.values())
+
+    def _challenge(self, row: Raw) -> Challenge:
+        id, title, category, initial, minimum, active = row
+        points = self._points("points", id, initial) or 0
+        floor = self._points("minimum_points", id, minimum)
+        return Challenge(
+            id,
+            self._text("challenges.title", id, title),
+            self._text("challenges.category", id, category),
+            points,
+            points if floor is None else floor,
+            active != b"false",
+        )
+
+    def _team(self, row: Raw) -> Team:
+        id, name, division_id = row
+        return Team(id, self._text("teams.name", id, name), division_id)
+
+    def _user(self, row: Raw) -> User:
+        id, name, team_id = row
+        return User(id, self._text("users.username", id, name), team_id)
+
+    def _division(self, row: Raw) -> Division:
+        id, name = row
+        return Division(id, self._text("divisions.name", id, name))
+
+    def _text(self, column: str, id: int, value: bytes | None) -> str:
+        if value is None:
+            return ""
+        try:
+            return value.decode(self._codec)
+        except UnicodeDecodeError:
+            table, _, name = column.partition(".")
+            problem = f"{name} is not valid in the database's encoding, and is shown with U+FFFD; correct it"
+            self._findings.add(table, problem, id)
+            return value.decode(self._codec, "replace")
+
+    def _points(self, column: str, id: int, value: bytes | None) -> int | None:
+        """Whole points, rounded; None without any."""
+        if value is None:
+            return None
+        try:
+            number = Decimal(value.decode("ascii").strip())
+            if number.is_finite() and -MAX_POINTS <= number <= MAX_POINTS:
+                return int(number.to_integral_value(ROUND_HALF_UP))
+        except (InvalidOperation, UnicodeDecodeError):
+            pass
+        instead = "0" if column == "points" else "points"
+        self._findings.add(
+            "challenges", f"{column} is not a number of at most 10^12, and {instead} is taken instead; correct it", id
+        )
+        return None
+
+
+def _last(id: int | None) -> tuple[bool, int]:
+    """Sorts None behind all ids."""
+    return id is None, id or 0
+
+
+def unpacked(packed: bytes | None, packing: "np.dtype[np.void]" = _PACKED) -> Solves:
+    """The solves, all of them at times that can be shown; fewer than were packed if some are not."""
+    solves = np.frombuffer(packed or b"", packing)[list(SOLVE.names or ())].astype(SOLVE)
+    at: NDArray[np.int64] = solves["at"]
+    if len(at) and not _EARLIEST <= at.min() <= at.max() <= _LATEST:
+        solves = solves[(at >= _EARLIEST) & (at <= _LATEST)]
+    solves["at"] += _POSTGRES_EPOCH
+    return solves

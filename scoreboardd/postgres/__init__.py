@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: for the platform's tables and for our own."""

@@ -1,0 +1,131 @@
+"""The text of the documents' lines, many at a time.
+
+A solve is put together in lanes: columns of fixed width, each filled from a small table, with NULs where a text is
+shorter; then the NULs are taken out, of which JSON has none of its own. Names, which may be long, are joined as they
+are.
+"""
+
+from datetime import date
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Side, objects
+from scoreboardd.board.document_names import BUCKET
+from scoreboardd.board.times import rfc3339
+from scoreboardd.render.chunked_document import Lines
+
+ENTRIES = 16
+"Lines of a leaderboard in a chunk, on average: some tens of kilobytes at a hundred challenges."
+BUCKETS = 512
+"Lines of a timeline in a chunk, on average: about 60 kB."
+
+_DAY = 86_400
+_NARROW = 1 << 16
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+def _table(texts: list[bytes]) -> NDArray[np.bytes_]:
+    return np.array(texts, np.bytes_)
+
+
+_CLOCK = _table([b"%02d:%02d:%02d" % (s // 3600, s // 60 % 60, s % 60) for s in range(_DAY)])
+# A fraction of a second is two lanes of three digits. Trailing zeros go: from the first only if the second is 0.
+_MILLIS = _table(
+    [b".%03d" % ms for ms in range(1000)] + [(b".%03d" % ms).rstrip(b"0") if ms else b"" for ms in range(1000)]
+)
+_MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
+
+
+class Entries:
+    """The lines of a leaderboard: -score, then rank."""
+
+    def __init__(self, contest: Contest, side: Side) -> None:
+        self._side = side
+        openings = _table([b',{"challenge_id":%d,"solved_at":"' % c.id for c in contest.challenges] or [b""])
+        lanes = [("opening", openings.dtype), ("date", "S11"), ("clock", "S8"), ("ms", "S4"), ("us", "S3")]
+        closings = _table([b'Z","is_first_blood":false}', b'Z","is_first_blood":true}'])
+        self._blank = np.zeros(2 * len(openings), [*lanes, ("closing", closings.dtype)])
+        "A solve of each challenge, without and with first blood, at no time yet."
+        self._blank["opening"], self._blank["closing"] = openings.repeat(2), np.tile(closings, len(openings))
+
+    def cuts(self, lines: Lines) -> Bools:
+        return _scattered(self._side.ids.take(lines["rank"]), 0, ENTRIES)
+
+    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
+        labels, scores = self._side.labels.take(lines["rank"]).tolist(), (-lines["major"]).tolist()
+        solves, ends = self._solves(lines["rank"])
+        width = solves.itemsize
+        text = solves.view(np.uint8).data
+        parts: list[bytes | memoryview] = []
+        for label, score, (start, end) in zip(labels, scores, pairwise([0, *ends.tolist()]), strict=True):
+            # The comma before the first is left out.
+            parts += (b',{%b,"score":%d,"solves":[' % (label, score), text[start * width + 1 : end * width], b"]}")
+        return [
+            b"".join(parts[3 * start : 3 * end]).replace(b"\0", b"") for start, end in pairwise([*starts, len(lines)])
+        ]
+
+    def _solves(self, rank: Ints) -> tuple[NDArray[Any], Ints]:
+        """The solves of these owners, each with a comma in front, and how many there are up to each owner's last."""
+        shape = len(self._side), self._side.columns
+        at = self._side.at.reshape(shape).take(rank, axis=0).ravel()
+        first_blood = self._side.first_blood.reshape(shape).take(rank, axis=0).ravel()
+        solved = np.flatnonzero(at != NEVER)
+        ends = np.searchsorted(solved, np.arange(1, len(rank) + 1) * self._side.columns)
+        at, first_blood = at.take(solved), first_blood.take(solved)
+        seconds, micros = np.divmod(at, 1_000_000)
+        days, second = np.divmod(seconds, _DAY)
+        days, day = _distinct(days)
+        ms, us = np.divmod(micros, 1000)
+        dates = _table([f"{date.fromordinal(d + _EPOCH)}T".encode() for d in days.tolist()] or [b""])
+        solves = self._blank.take(2 * (solved % max(self._side.columns, 1)) + first_blood)
+        solves["date"] = dates.take(day)
+        solves["clock"] = _CLOCK.take(second)
+        solves["ms"] = _MILLIS.take(np.where(us == 0, ms + 1000, ms))
+        solves["us"] = _MICROS.take(us)
+        return solves, ends
+
+
+class Buckets:
+    """The lines of a timeline: number of the bucket, then rank."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._counts = objects([b"%d}" % count for count in range(side.columns + 1)])
+
+    def cuts(self, lines: Lines) -> Bools:
+        return _scattered(self._side.ids.take(lines["rank"]), lines["major"], BUCKETS)
+
+    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
+        majors, major = _distinct(lines["major"])
+        stamps = objects([f',{{"timestamp":"{rfc3339(major * BUCKET)}",'.encode() for major in majors.tolist()])
+        sums, points = _distinct(lines["points"])
+        worths = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])
+        parts: list[bytes] = [b""] * (4 * len(lines))
+        parts[0::4] = stamps.take(major).tolist()
+        parts[1::4] = self._side.labels.take(lines["rank"]).tolist()
+        parts[2::4] = worths.take(points).tolist()
+        parts[3::4] = self._counts.take(lines["count"]).tolist()
+        return [b"".join(parts[4 * start : 4 * end]) for start, end in pairwise([*starts, len(lines)])]
+
+
+def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
+    """The few values there are, in order, and which of them each is."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if high - low >= _NARROW:
+        return np.unique(values, return_inverse=True)
+    # Near each other they can be ticked off in a list of all that could be, in a fifth of the time.
+    offsets = values - low
+    there = np.zeros(high - low + 1, np.bool_)
+    there[offsets] = True
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1).take(offsets)
+
+
+def _scattered(ids: Ints, salt: Ints | int, every: int) -> Bools:
+    """Marks one in `every` of these, by a hash (the finalizer of splitmix64): an id has no say in where it falls."""
+    x = ids.astype(np.uint64) ^ (np.asarray(salt, np.int64).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray((x ^ (x >> np.uint64(31))) % np.uint64(every) == 0, np.bool_)

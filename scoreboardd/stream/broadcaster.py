@@ -1,0 +1,178 @@
+"""The broadcaster: all streams of this node, whatever they are told.
+
+- Who is told the same bytes is in one feed (see `feed`): there is one of notices, and one of the deltas of everyone's
+  boards and of each division's that somebody follows; of each there is another for bodies in chunks. Each tells its
+  clients in a task of its own, so that no feed waits for another. Those of deltas come and go with their clients.
+- What there is room for counts over all of them, by address too.
+- Heartbeats go to clients that nothing was written to for `heartbeat`, and a client that lags and takes nothing for
+  `stall_timeout` is cut off; one timer serves all.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from scoreboardd.model import Version
+from scoreboardd.stream.topic import Client, Feed, Frame, News, slices
+from scoreboardd.telemetry.metrics import Metrics
+
+
+class Full(Exception):
+    """No room for another client."""
+
+
+class Broadcaster:
+    """`run` does the sending. `queue` is how many frames may wait for a client that lags."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_clients: int,
+        max_clients_per_ip: int,
+        queue: int,
+        heartbeat: float,
+        stall_timeout: float,
+    ) -> None:
+        self._metrics = metrics
+        self._max_clients = max_clients
+        self._max_clients_per_ip = max_clients_per_ip or max_clients
+        self.queue = queue
+        self._heartbeat = heartbeat
+        self._stall_timeout = stall_timeout
+        self._clients: dict[Client, None] = {}
+        metrics.clients.set_function(lambda: len(self._clients))
+        self._per_address: dict[str, int] = {}
+        self._notices = {chunked: self._feed(chunked) for chunked in (False, True)}
+        self._deltas: dict[tuple[int | None, bool], Feed] = {}
+        "By division, None is everyone, and by whether in chunks."
+        self._news = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    @property
+    def following(self) -> int:
+        """Clients that are told deltas."""
+        return sum(map(len, self._deltas.values()))
+
+    @property
+    def lagging(self) -> int:
+        return sum(feed.lagging for feed in self._feeds())
+
+    # Feeds
+
+    def notices(self, *, chunked: bool) -> Feed:
+        return self._notices[chunked]
+
+    def deltas(self, division_id: int | None, *, chunked: bool) -> Feed:
+        """The feed of a division's deltas, to be joined at once: one that nobody is in does not last."""
+        key = division_id, chunked
+        feed = self._deltas.get(key)
+        if feed is None:
+            feed = self._deltas[key] = self._feed(chunked)
+        return feed
+
+    def _feed(self, chunked: bool) -> Feed:
+        return Feed(self._metrics, queue=self.queue, leave=self._leave, chunked=chunked)
+
+    def _feeds(self) -> list[Feed]:
+        return [*self._notices.values(), *self._deltas.values()]
+
+    # Coming and going
+
+    def admit(self, address: str) -> None:
+        """Raises `Full` if a client from `address` may not join now."""
+        if not self.has_room(address):
+            self._metrics.dropped.labels("limit").inc()
+            raise Full
+
+    def has_room(self, address: str) -> bool:
+        return (
+            not self._draining
+            and len(self._clients) < self._max_clients
+            and self._per_address.get(address, 0) < self._max_clients_per_ip
+        )
+
+    def join(
+        self, client: Client, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
+    ) -> None:
+        """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on its feed tells
+        it."""
+        self._clients[client] = None
+        self._empty.clear()
+        self._per_address[client.address] = self._per_address.get(client.address, 0) + 1
+        client.feed.add(client, head, greeting, version, missed)
+
+    def _leave(self, client: Client, stalled: bool) -> None:
+        if client not in self._clients:
+            return
+        if stalled:
+            self._metrics.dropped.labels("stalled").inc()
+        del self._clients[client]
+        client.feed.remove(client)
+        left = self._per_address[client.address] - 1
+        if left:
+            self._per_address[client.address] = left
+        else:
+            del self._per_address[client.address]
+        if not self._clients:
+            self._empty.set()
+
+    # Telling
+
+    def tell(self, notice: News, deltas: Callable[[int | None], News | None]) -> None:
+        """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division, None if that is no more.
+        Returns at once."""
+        for feed in self._notices.values():
+            feed.tell(notice)
+        for (division_id, chunked), feed in list(self._deltas.items()):
+            if not feed:
+                del self._deltas[division_id, chunked]
+            elif news := deltas(division_id):
+                feed.tell(news)
+            else:
+                feed.close()  # whoever comes back is told why
+        self._news.set()
+
+    async def run(self) -> None:
+        """Send what is told, and heartbeats, and cut off who stalls, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_after())
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                for feed in self._feeds():
+                    tasks.create_task(feed.fan_out())
+
+    # Looking after them
+
+    async def _look_after(self) -> None:
+        period = min(1.0, self._heartbeat / 4, self._stall_timeout / 4)
+        while True:
+            await asyncio.sleep(period)
+            for feed in self._feeds():
+                feed.cut_off_stalled(self._stall_timeout)
+                await feed.send_heartbeats(asyncio.get_running_loop().time() - self._heartbeat)
+
+    async def drain(self, seconds: float) -> None:
+        """Admit nobody, and end all streams within `seconds`, spread over them so that the browsers return spread."""
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        # The last tenth is for the bytes of the last ones to get out.
+        start, spread = loop.time(), seconds * 0.9
+        leaving = list(self._clients)
+        step = math.ceil(max(1, len(leaving) * 0.02))
+        for number, part in enumerate(slices(leaving, step), start=1):
+            for client in part:
+                client.feed.end(client)
+            await asyncio.sleep(max(0.0, start + spread * number * step / max(1, len(leaving)) - loop.time()))
+        try:
+            async with asyncio.timeout_at(start + seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            for client in list(self._clients):
+                client.transport.abort()

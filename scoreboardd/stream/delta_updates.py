@@ -1,0 +1,129 @@
+"""What a feed of deltas says: the steps that a client has missed, or that it has to fetch the board again.
+
+- The steps are in the ring of the edition served (see `board.delta_log`), the same on every node: a `delta` event each.
+- Whoever has missed more of them than may wait for a client gets them as one, merged. Nothing in a delta is relative
+  (see `board.delta`), so that one may begin before the version that the client has: the number of steps that are merged
+  is a power of two, or all there are. So a version has a handful of merged deltas at most, whatever strangers say they
+  have; to make all of them takes twice as long as the largest, and that takes 4 ms for a ring of 50 KB (256 plain
+  solves), and two to six times as long for one as full as it gets.
+- `reset` is for those to whose version the ring does not reach back, or that name one from another epoch or one that
+  this node has not reached. Its `spread` is the number of seconds over which they are to spread the fetches: what it
+  takes to send the leaderboards to all who follow deltas here, at `RATE`, but no more than `LONGEST`.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from itertools import zip_longest
+
+import orjson
+import structlog
+from zstandard import ZstdError
+
+from scoreboardd.board.delta import Step
+from scoreboardd.board.delta_log import Link, Ring
+from scoreboardd.board.document_names import Owner, leaderboard_key, ring_key
+from scoreboardd.model import Edition, Version
+from scoreboardd.stream.topic import Frame
+from scoreboardd.system.compression import plain
+
+RATE = 100_000_000
+"Bytes a second, of boards that are fetched: most of what a link of 1 Gbit/s carries."
+LONGEST = 60.0
+"Seconds."
+
+log = structlog.stdlib.get_logger("scoreboardd.web")
+
+
+class Deltas:
+    """What an edition is news of to the feeds of deltas. `most` is how many steps a client gets one by one, `clients()`
+    counts those who follow deltas."""
+
+    def __init__(self, edition: Edition, *, most: int, clients: Callable[[], int]) -> None:
+        self.edition = edition
+        self._most = most
+        self._clients = clients
+        self._news: dict[int | None, Steps] = {}
+
+    def news(self, division_id: int | None) -> "Steps":
+        """To those who follow a division, or everyone if that is None."""
+        news = self._news.get(division_id)
+        if news is None:
+            news = self._news[division_id] = Steps(self.edition, division_id, most=self._most, clients=self._clients)
+        return news
+
+
+class Steps:
+    """What gets those who hold the boards of one division, or of everyone, to the version of an edition."""
+
+    lossless = True
+
+    def __init__(self, edition: Edition, division_id: int | None, *, most: int, clients: Callable[[], int]) -> None:
+        self.version = edition.version
+        self._edition = edition
+        self._division_id = division_id
+        self._most = most
+        self._clients = clients
+        self._made: dict[int, Frame] = {}
+        "By the number of the version that it leads from."
+
+    def since(self, told: Version | None) -> Frame:
+        """From the version a client was last told of; None if it was told of none. It may be one that is not known."""
+        links = self._ring.after(told.number) if told is not None and told.epoch == self.version.epoch else None
+        if not links:
+            return self._reset()
+        if len(links) > self._most:
+            links = self._ring.links[-(1 << (len(links) - 1).bit_length()) :]
+        since = links[0].since
+        if since not in self._made:
+            try:
+                self._made[since] = self._frame(links)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                log.warning("deltas cannot be merged, a client is reset", error=str(error))
+                return self._reset()
+        return self._made[since]
+
+    @cached_property
+    def _ring(self) -> Ring:
+        name = ring_key(self._division_id)
+        frames = self._edition.documents.get(name)
+        if frames is None:
+            return Ring()
+        try:
+            ring = Ring.parse(plain(frames))
+        except (ZstdError, ValueError) as error:
+            log.warning("a ring cannot be read, its clients are reset", document=name, error=str(error))
+            return Ring()
+        # What leads elsewhere would lead clients astray.
+        return ring if ring.links and ring.links[-1].number == self.version.number else Ring()
+
+    def _frame(self, links: tuple[Link, ...]) -> Frame:
+        if len(links) > self._most:
+            links = (merged(links),)
+        epoch = self.version.epoch.encode()
+        events = [b"id: %s-%d\nevent: delta\ndata: %s\n\n" % (epoch, link.number, link.data) for link in links]
+        return Frame(self.version, b"".join(events), len(events))
+
+    def _reset(self) -> Frame:
+        # Not kept: the first of a herd that comes back would be alone, and its spread everyone's.
+        data = orjson.dumps({"version": self.version.number, "spread": spread(self._clients(), self._size)})
+        return Frame(self.version, b"id: %s\nevent: reset\ndata: %s\n\n" % (str(self.version).encode(), data))
+
+    @cached_property
+    def _size(self) -> int:
+        """Bytes of the leaderboards, compressed, that whoever starts over fetches."""
+        names = (leaderboard_key(owner, self._division_id) for owner in Owner)
+        return sum(len(frames) for name in names for frames in self._edition.documents.get(name, ()))
+
+
+def spread(clients: int, size: int) -> float:
+    """Seconds over which so many clients should fetch `size` bytes each."""
+    return round(min(LONGEST, clients * size / RATE), 1)
+
+
+def merged(links: tuple[Link, ...]) -> Link:
+    """All of them, of which there is one at least, as one."""
+    steps = [Step.parse(link.data) for link in links]
+    while len(steps) > 1:
+        # In pairs, and pairs of pairs: one by one, all there is so far would be copied for each.
+        steps = [a if b is None else a.then(b) for a, b in zip_longest(steps[::2], steps[1::2])]
+    return Link(steps[0].since, steps[0].number, steps[0].data())

@@ -1,0 +1,234 @@
+"""`GET /api/scoreboard/stream` (contract §6): greet a client, tell it what it missed, hand it to the broadcaster.
+
+With `?deltas=1` it is told what changes in the boards of everyone, or of a division, and without it that they changed.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from aiohttp import HttpVersion11, web
+from multidict import MultiMapping
+
+from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cluster import wire
+from scoreboardd.model import Event, Version, now_rfc3339
+from scoreboardd.stream import hijack
+from scoreboardd.stream.broadcaster import Broadcaster, Full
+from scoreboardd.stream.delta_updates import Deltas
+from scoreboardd.stream.topic import Client, Feed, Frame
+from scoreboardd.web import cors, errors
+from scoreboardd.web.address import Addresses, network
+from scoreboardd.web.documents import RETRY_AFTER, positive
+
+PATH = "/api/scoreboard/stream"
+
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx: pass every event on at once
+    "Connection": "close",  # on HTTP/1.0 the body has no other end
+}
+LAST_ID_PARAMETERS = ("last_event_id", "lastEventId")
+"Of the query: ours, and what polyfills of EventSource send."
+
+
+class Asked(NamedTuple):
+    """What a stream is asked for."""
+
+    deltas: bool = False
+    "Rather than notices."
+    division_id: int | None = None
+    "Whose deltas; None is everyone."
+    last: Version | None = None
+    "The version that the client was told of last, as it says; None if it says none."
+    chunked: bool = False
+    "The body is in chunks."
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An event that says that there is a version, and what it was made for.
+
+    It names divisions only to clients that were told of `previous`, the version told before. Who has missed that may
+    have missed changes in other divisions.
+    """
+
+    version: Version
+    event: Event
+    previous: Version | None = None
+
+    lossless = False
+
+    def since(self, told: Version | None) -> Frame:
+        in_order = told is not None and told == self.previous and told.epoch == self.version.epoch
+        return self._next if in_order or self.event.division_ids is None else self._after_a_gap
+
+    @cached_property
+    def _next(self) -> Frame:
+        return scoreboard_frame(self.version, self.event)
+
+    @cached_property
+    def _after_a_gap(self) -> Frame:
+        return scoreboard_frame(self.version, self.event.about_all())
+
+
+class Streams:
+    """`retry_min` and `retry_max`, in seconds, bound how long a browser waits before it connects again."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        broadcaster: Broadcaster,
+        addresses: Addresses,
+        *,
+        retry_min: float,
+        retry_max: float,
+        cors_origins: Iterable[str] = (),
+    ) -> None:
+        self._memory = memory
+        self._broadcaster = broadcaster
+        self._addresses = addresses
+        self._retry = (retry_min, retry_max)
+        self.origins = cors.Origins(cors_origins)
+        self._told: Deltas | None = None
+        self._version: Version | None = None
+        "The version that clients were told of last, by a notice or a greeting, and the one before:"
+        self._previous: Version | None = None
+
+    def tell(self, version: Version, event: Event) -> None:
+        """Tell everyone of `version`, which is served, and of what it was made for; returns at once."""
+        news = self._deltas().news
+        self._note(version)
+        notice = Notice(version, event, self._previous)
+        self._broadcaster.tell(notice, lambda id: news(id) if self._has(id) else None)
+
+    def _note(self, version: Version | None) -> None:
+        if version != self._version:
+            self._previous, self._version = self._version, version
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        asked = self._asked(request)
+        if isinstance(asked, web.Response):
+            return asked
+        if request.method == "HEAD":
+            response = web.Response(headers=HEADERS)
+            response.force_close()  # as its headers say
+            return response
+        address = network(self._addresses.of(request))
+        try:
+            self._broadcaster.admit(address)
+        except Full:
+            return errors.unavailable("too many streams", math.ceil(self._retry[1]))
+
+        def make_client(transport: asyncio.Transport, asked: Asked = asked) -> Client:
+            return Client(self._feed(asked), transport, address)
+
+        client = hijack.take(request, make_client)
+        self._join(client, asked, _head(asked.chunked, *request.get(cors.HEADERS, {}).items()))
+        return hijack.HandedOver()
+
+    def _asked(self, request: web.Request) -> Asked | web.Response:
+        """What a request asks for, or the answer if that cannot be had."""
+        chunked = request.version >= HttpVersion11
+        last = Version.parse(request.headers.get("Last-Event-ID", ""))
+        if not request.rel_url.raw_query_string:
+            return Asked(last=last, chunked=chunked)
+        said = request.query.getall("deltas", [])
+        division_id, division_ok = positive(request, "division_id")
+        right = {"deltas": said in ([], ["0"], ["1"]), "division_id": division_ok}
+        if not all(right.values()):
+            return errors.invalid([field for field, ok in right.items() if not ok])
+        if division_id is not None:
+            edition = self._memory.edition
+            if edition is None:
+                return errors.unavailable("no scoreboard yet", RETRY_AFTER)
+            try:
+                division_id = edition.division(division_id)
+            except LookupError:
+                return errors.error(404, "no such division")
+        return Asked(said == ["1"], division_id, last or _last_of(request.query), chunked)
+
+    def accept(self, transport: asyncio.Transport, asked: Asked, fields: Mapping[str, str]) -> bool:
+        """Make a stream of a connection that asked for one with these header fields, and for nothing else.
+
+        False, and nothing done, if there is no room or no such division: `get` knows how to refuse.
+        """
+        address = network(self._addresses.nearest(transport, fields.get("x-forwarded-for", "")))
+        if not self._broadcaster.has_room(address) or not self._has(asked.division_id):
+            return False
+        client = Client(self._feed(asked), transport, address)
+        transport.set_protocol(client)
+        self._join(client, asked, _head(asked.chunked, *self.origins.headers(fields.get("origin")).items()))
+        return True
+
+    def _has(self, division_id: int | None) -> bool:
+        edition = self._memory.edition
+        return division_id is None or (edition is not None and division_id in edition.divisions)
+
+    def _feed(self, asked: Asked) -> Feed:
+        if asked.deltas:
+            return self._broadcaster.deltas(asked.division_id, chunked=asked.chunked)
+        return self._broadcaster.notices(chunked=asked.chunked)
+
+    def _deltas(self) -> Deltas:
+        """Of the edition served; there has to be one."""
+        edition = self._memory.edition
+        assert edition is not None
+        if self._told is None or self._told.edition is not edition:
+            self._told = Deltas(edition, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following)
+        return self._told
+
+    def _join(self, client: Client, asked: Asked, head: bytes = b"") -> None:
+        # No await between reading the version and joining: whatever comes after it, the client is told of.
+        version, last = self._memory.version, asked.last
+        self._note(version)
+        greeted = told = version
+        missed = None
+        if last is not None and last != version:
+            if version is None:
+                # What it is told first leads from there.
+                told = last if asked.deltas else None
+            elif asked.deltas:
+                missed = self._deltas().news(asked.division_id).since(last)
+                # It has nothing newer than `last` yet: cut off here, it has to come back with that.
+                greeted = last if version.follows(last) else version
+            else:
+                missed = _resume(version)
+        retry_ms = round(random.uniform(*self._retry) * 1000)
+        self._broadcaster.join(client, head, ready_block(greeted, retry_ms), told, missed)
+
+
+def scoreboard_frame(version: Version, event: Event) -> Frame:
+    data = wire.announcement(version, event)
+    return Frame(version, b"id: %s\nevent: scoreboard\ndata: %s\n\n" % (str(version).encode(), data))
+
+
+def ready_block(version: Version | None, retry_ms: int) -> bytes:
+    id_line = b"" if version is None else b"id: %s\n" % str(version).encode()
+    # One block: some clients take one of `retry` alone for an empty event.
+    return b"retry: %d\n%sevent: ready\ndata: {}\n\n" % (retry_ms, id_line)
+
+
+@lru_cache(maxsize=2)
+def _resume(version: Version) -> Frame:
+    """What tells a client that comes back that it has missed something; the same for all of them."""
+    return scoreboard_frame(version, Event("all", "resume", now_rfc3339()))
+
+
+def _last_of(query: MultiMapping[str]) -> Version | None:
+    """What the query says; a parameter that is there twice says nothing."""
+    values = [values[0] for name in LAST_ID_PARAMETERS if len(values := query.getall(name, [])) == 1]
+    return next(filter(None, map(Version.parse, values)), None)
+
+
+@lru_cache(maxsize=64)
+def _head(chunked: bool, *more: tuple[str, str]) -> bytes:
+    """The head of the answer, with `more` header fields."""
+    framing = {"Transfer-Encoding": "chunked"} if chunked else {}
+    lines = [f"{name}: {value}\r\n" for name, value in (*HEADERS.items(), *framing.items(), *more)]
+    return ("HTTP/1.1 200 OK\r\n" + "".join(lines) + "\r\n").encode()

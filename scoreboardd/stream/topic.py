@@ -1,0 +1,378 @@
+"""A feed: streams that are told the same thing, ten thousand of them, none of which can slow another.
+
+- What is told is built once for all who were last told of the same version, and shared. Nearly all clients are in step:
+  they were told the last news, and their transports hold nothing. To tell them the next is one send() each, past the
+  transport, and nothing of theirs is looked at: at ten thousand, fetching what is known of a client costs as much as
+  all the rest that is not the kernel's.
+- All others (newcomers, those that lag, those whose connection is still aiohttp's) are told one by one, and fall into
+  step when they can. Only a client that lags has anything in its queue. The queue is bounded: when it is full, what
+  waits gives way to what leads from the version that the client was given to the newest.
+- A client that lags and takes nothing for too long is cut off. What counts as taking is the kernel's accepting bytes,
+  so a reader that stopped is found once its window and our send buffer (`SNDBUF`) are full.
+- All clients of a feed speak the same HTTP: to those of HTTP/1.1 a frame is a chunk of the body (`chunked`), whose head
+  is part of the shared bytes; those of HTTP/1.0 are in a feed of their own, whose frames are bare.
+- The fan-out goes in slices and lets the loop turn between them. News that comes while it is under way does not break
+  it off, or the last slices might starve; of what waits for it, only the newest is told.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from scoreboardd.model import Version
+from scoreboardd.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+SLICE = 256
+"Clients written to between two turns of the loop: about 2 ms of work."
+SNDBUF = 64 * 1024
+"Bytes the kernel may hold for a client that does not read; the kernel doubles it for its own bookkeeping."
+PING = b": ping\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+PROBE_SECONDS = 1.0
+"A client that sends no more, and has not reset the connection after so long, still listens."
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload`, of at least one byte, as a chunk of an HTTP/1.1 body."""
+    return b"%x\r\n%s\r\n" % (len(payload), payload)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One event as it goes over the wire, or several; whoever gets it has been told of `version`."""
+
+    version: Version
+    payload: bytes
+    events: int = 1
+
+    @cached_property
+    def chunk(self) -> bytes:
+        """The payload as a chunk, made once for all."""
+        return chunk(self.payload)
+
+
+class News(Protocol):
+    """What a feed tells clients that have not reached `version`."""
+
+    @property
+    def version(self) -> Version: ...
+
+    @property
+    def lossless(self) -> bool:
+        """It says all that earlier news would have said, to whoever has not been told that."""
+
+    def since(self, told: Version | None) -> Frame:
+        """What a client gets that was last told of `told`, which `version` follows."""
+
+
+class Client(asyncio.Protocol):
+    """One stream: the protocol of a transport that was taken over from the HTTP server after the request."""
+
+    __slots__ = (
+        "address",
+        "blocked",
+        "buffered",
+        "feed",
+        "passable",
+        "progress_at",
+        "queue",
+        "sent_at",
+        "socket",
+        "transport",
+        "version",
+    )
+
+    def __init__(self, feed: "Feed", transport: asyncio.Transport, address: str) -> None:
+        self.feed = feed
+        self.transport = transport
+        self.address = address
+        self.passable = False
+        "The transport is its own, and may be passed by while it holds nothing."
+        self.socket: socket.socket | None = None
+        "The way past it, from when it first falls into step on; borrowed, for the transport to close."
+        self.version: Version | None = None
+        "The last version that its transport was given; while in step, the feed knows."
+        self.sent_at = 0.0
+        "When something was last written to it, and to it alone."
+        self.blocked = False
+        "Its transport holds bytes that the kernel has not taken."
+        self.buffered = 0
+        "How many, when last looked at; and when that was last less than before:"
+        self.progress_at = 0.0
+        self.queue: deque[Frame] | None = None
+        "What waits for the transport; None as long as it never lagged."
+
+    @property
+    def told(self) -> Version | None:
+        """The version it will have been told of once it has taken what waits."""
+        return self.queue[-1].version if self.queue else self.version
+
+    def write(self, data: bytes | memoryview, now: float) -> None:
+        self.sent_at = now
+        self.transport.write(data)
+
+    @property
+    def has_left(self) -> bool:
+        """It answered what was written to it with a reset."""
+        sock = self.transport.get_extra_info("socket")
+        return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    # asyncio.Protocol
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        self.feed.lags(self)
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self.feed.caught_up(self)
+
+    def data_received(self, data: bytes) -> None:
+        # The request was all that a client of a stream has to say; an empty line after it says nothing.
+        if data.strip(b"\r\n"):
+            self.transport.abort()
+
+    def eof_received(self) -> bool:
+        # It has nothing more to say, and may still listen. One that has left answers the next write with a reset, which
+        # comes at once on this machine, and after a while over a network.
+        loop = asyncio.get_running_loop()
+        if not self.blocked:
+            self.write(self.feed.heartbeat, loop.time())
+        if self.has_left:
+            return False
+        loop.call_later(PROBE_SECONDS, self._abort_if_left)
+        return True
+
+    def _abort_if_left(self) -> None:
+        if not self.transport.is_closing() and self.has_left:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # The kernel gives up on a peer that acknowledges nothing (TCP_USER_TIMEOUT): a stall that it found first.
+        self.feed.leave(self, isinstance(exc, TimeoutError))
+
+
+class Feed:
+    """`leave(client, stalled)` is called when the stream of one has ended, or is given up; `queue` is how many frames
+    may wait for one; `chunked` says that the bodies of its clients are."""
+
+    def __init__(
+        self, metrics: Metrics, *, queue: int, leave: Callable[[Client, bool], None], chunked: bool = False
+    ) -> None:
+        self._metrics = metrics
+        self._queue = queue
+        self.leave = leave
+        self.chunked = chunked
+        self.heartbeat = chunk(PING) if chunked else PING
+        # Every client is in one of these two.
+        self._in_step: dict[Callable[[bytes], int], Client] = {}
+        self._others: dict[Client, None] = {}
+        self._told: Version | None = None
+        "What those in step were told last, and when:"
+        self._told_at = 0.0
+        self._telling = False
+        "A fan-out is under way."
+        self._lagging: dict[Client, None] = {}
+        self._news: News | None = None
+        "The newest that is not yet fanned out."
+
+    def __len__(self) -> int:
+        return len(self._in_step) + len(self._others)
+
+    def __contains__(self, client: Client) -> bool:
+        return client in self._others or (client.socket is not None and client.socket.send in self._in_step)
+
+    @property
+    def lagging(self) -> int:
+        return len(self._lagging)
+
+    # Coming and going
+
+    def add(self, client: Client, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None) -> None:
+        """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on it is told of
+        others.
+
+        `missed` is written by itself: it may be large, and many may have missed the same.
+        """
+        sock = client.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SNDBUF)
+            client.passable = client.transport.get_protocol() is client
+        # The transport calls `pause_writing` as soon as it has to keep a byte, and `resume_writing` when it has none.
+        client.transport.set_write_buffer_limits(high=0)
+        client.version = version
+        self._others[client] = None
+        now = asyncio.get_running_loop().time()
+        client.write(head + (chunk(greeting) if self.chunked else greeting), now)
+        if missed is not None:
+            client.write(self._rendered(missed), now)
+
+    def _rendered(self, frame: Frame) -> bytes:
+        return frame.chunk if self.chunked else frame.payload
+
+    def remove(self, client: Client) -> None:
+        self._fall_out(client)
+        self._others.pop(client, None)
+        if client.socket is not None:
+            # In time: a transport first tells of its end, and then closes the descriptor, which may become another's.
+            client.socket.detach()
+        self._lagging.pop(client, None)
+
+    def end(self, client: Client) -> None:
+        """End its stream after what its transport holds, and tell it nothing more."""
+        self._fall_out(client)
+        self._others.pop(client, None)
+        client.queue = None
+        if self.chunked and not client.transport.is_closing():
+            client.transport.write(LAST_CHUNK)
+        client.transport.close()
+
+    def close(self) -> None:
+        """End all its streams."""
+        for client in [*self._in_step.values(), *self._others]:
+            self.end(client)
+
+    # Telling
+
+    def tell(self, news: News) -> None:
+        """Have the next `fan_out` tell everyone who is not there yet."""
+        if self._news is not None and not news.lossless:
+            self._metrics.dropped.labels("coalesced").inc(len(self))
+        self._news = news
+
+    async def fan_out(self) -> None:
+        """Tell all that there is to tell; if that is being done already, leave it to whoever does."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._news is not None:
+                news, self._news = self._news, None
+                sent = await self._send_in_step(news) + await self._send_to_others(news)
+                self._metrics.events_sent.inc(sent)
+        finally:
+            self._telling = False
+
+    async def _send_in_step(self, news: News) -> int:
+        if not news.version.follows(self._told):
+            return 0
+        frame = news.since(self._told)
+        loop, payload = asyncio.get_running_loop(), self._rendered(frame)
+        size = len(payload)
+        self._told, self._told_at = news.version, loop.time()
+        in_step, told, sent = self._in_step, list(self._in_step), 0
+        for part in slices(told):
+            # Nobody falls into step before this is over, so that it shows if somebody has left.
+            present = part if len(in_step) == len(told) else [send for send in part if send in in_step]
+            for send in present:
+                try:
+                    taken = send(payload)
+                except OSError:
+                    taken = 0  # the transport finds out why, or waits
+                if taken < size:
+                    in_step[send].write(memoryview(payload)[taken:], loop.time())
+            sent += len(present)
+            await asyncio.sleep(0)
+        return sent * frame.events
+
+    async def _send_to_others(self, news: News) -> int:
+        sent = 0
+        for part in slices(list(self._others)):
+            now = asyncio.get_running_loop().time()
+            for client in part:
+                # Some have left meanwhile, and uvloop's closed transports raise when written to.
+                if client in self._others and news.version.follows(client.told):
+                    sent += self._offer(client, news, now)
+            await asyncio.sleep(0)
+        return sent
+
+    def _offer(self, client: Client, news: News, now: float) -> int:
+        """How many events went to its transport."""
+        if not client.blocked:
+            frame = news.since(client.version)
+            client.version = frame.version
+            client.write(self._rendered(frame), now)
+            if client.passable and not client.blocked and frame.version == self._told:
+                self._fall_in(client)
+            return frame.events
+        if client.queue is None:
+            client.queue = deque()
+        if len(client.queue) >= self._queue:
+            self._metrics.dropped.labels("coalesced").inc(len(client.queue))
+            client.queue.clear()
+        client.queue.append(news.since(client.told))
+        return 0
+
+    def _fall_in(self, client: Client) -> None:
+        if client.socket is None:
+            client.socket = socket.socket(fileno=client.transport.get_extra_info("socket").fileno())
+            client.socket.setblocking(False)
+        del self._others[client]
+        self._in_step[client.socket.send] = client
+
+    def _fall_out(self, client: Client) -> bool:
+        """Whether it was in step."""
+        return client.socket is not None and self._in_step.pop(client.socket.send, None) is not None
+
+    def lags(self, client: Client) -> None:
+        if self._fall_out(client):
+            client.version = self._told
+            self._others[client] = None
+        if client in self:
+            client.buffered = client.transport.get_write_buffer_size()
+            client.progress_at = asyncio.get_running_loop().time()
+            self._lagging[client] = None
+
+    def caught_up(self, client: Client) -> None:
+        """Its transport is empty again: give it what waits, as one write."""
+        self._lagging.pop(client, None)
+        if client.queue:
+            waiting, client.queue = client.queue, None
+            client.version = waiting[-1].version
+            self._metrics.events_sent.inc(sum(frame.events for frame in waiting))
+            client.write(b"".join(map(self._rendered, waiting)), asyncio.get_running_loop().time())
+
+    # Looking after them
+
+    async def send_heartbeats(self, quiet_since: float) -> None:
+        """To clients that nothing was written to after `quiet_since`, in the loop's time."""
+        quiet = [client for client in self._others if client.sent_at <= quiet_since]
+        if self._told_at <= quiet_since:
+            quiet += [client for client in self._in_step.values() if client.sent_at <= quiet_since]
+        for part in slices(quiet):
+            if self._telling:
+                break  # an event is as good, and who gets none has a heartbeat when this is next looked at
+            now = asyncio.get_running_loop().time()
+            for client in part:
+                if client not in self or client.sent_at > quiet_since:
+                    continue
+                if client.blocked:
+                    client.sent_at = now  # it has enough to take
+                else:
+                    client.write(self.heartbeat, now)
+            await asyncio.sleep(0)
+
+    def cut_off_stalled(self, timeout: float) -> None:
+        """Clients that lag, and have taken nothing for `timeout` seconds."""
+        now = asyncio.get_running_loop().time()
+        for client in list(self._lagging):
+            buffered = client.transport.get_write_buffer_size()
+            if buffered < client.buffered:
+                client.progress_at = now
+            client.buffered = buffered
+            if now - client.progress_at >= timeout:
+                client.transport.abort()
+                self.leave(client, True)
+
+
+def slices(everyone: list[T], size: int = SLICE) -> Iterator[list[T]]:
+    remaining = iter(everyone)
+    while part := list(islice(remaining, size)):
+        yield part

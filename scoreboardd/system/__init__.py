@@ -1,0 +1,1 @@
+"""What the machine gives: the time of day, file descriptors, compression."""

@@ -1,0 +1,376 @@
+"""What becomes of damage in a store: it does not come back, and it hinders no node."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import asyncpg
+import pytest
+import zstandard
+from redis.asyncio import Redis
+
+from scoreboardd.backends.base import Begun, Catalogue, Damaged, Lease, Subscribed
+from scoreboardd.backends.names import Names
+from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
+from scoreboardd.backends.redis.backend import RedisStore, RedisVault
+from scoreboardd.board.document_names import keys
+from scoreboardd.model import Event, Version
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import compressed, plain
+from tests.documents import document_of
+
+TTL = 60.0
+SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+USERS = "leaderboard:users"
+
+
+@dataclass
+class Cluster:
+    """A store, and the vaults of two nodes."""
+
+    names: Names
+    store: Any
+    vaults: list[Any]
+    solves: int = 0
+
+    async def won(self) -> Lease:
+        lease = await self.store.acquire(secrets.token_hex(4), None)
+        assert isinstance(lease, Lease)
+        return lease
+
+    async def commit(self, node: int = 0) -> Version:
+        """One more solve. Returns the version."""
+        lease = await self.won()
+        self.solves += 1
+        _, values = await self.vaults[node].stage(lease, self.documents())
+        catalogue = Catalogue(f"digest {self.solves}", 1.5, (), whole=lease.version.number, documents=values)
+        assert await self.store.commit(lease, catalogue, SOLVE)
+        return lease.version
+
+    def documents(self) -> dict[str, Document]:
+        return {name: document_of(*self._pieces(name)) for name in keys(())}
+
+    def _pieces(self, name: str) -> list[bytes]:
+        return [b"%b %d %d;" % (name.encode(), place, self.solves // 40 * (place == 7)) * 300 for place in range(40)]
+
+    async def loads(self, version: Version, node: int = 1) -> bool:
+        """Whether a node can load the documents, which have to be right then."""
+        try:
+            stored = await self.vaults[node].load(None)
+        except Damaged:
+            return False
+        assert stored.head.version == version
+        assert {name: plain(value) for name, value in stored.documents} == {
+            name: b"".join(self._pieces(name)) for name in keys(())
+        }
+        return True
+
+    async def flip(self, key: str) -> None:
+        raise NotImplementedError
+
+    async def set_fence(self, number: int) -> None:
+        raise NotImplementedError
+
+    async def set_catalogue(self, name: str, value: str) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class RedisCluster(Cluster):
+    client: Any = None
+
+    async def flip(self, key: str) -> None:
+        value = bytearray(await self.client.get(key))
+        value[20] ^= 1
+        await self.client.set(key, bytes(value))
+
+    async def set_fence(self, number: int) -> None:
+        await self.client.hset(self.names.fence, "number", number)
+
+    async def set_catalogue(self, name: str, value: str) -> None:
+        await self.client.hset(self.names.catalogue, name, value)
+
+
+@dataclass
+class PostgresCluster(Cluster):
+    connection: Any = None
+
+    async def flip(self, key: str) -> None:
+        await self._set(key, "payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
+
+    async def set_fence(self, number: int) -> None:
+        await self._set(self.names.lock, f"version = {number}")
+
+    async def set_catalogue(self, name: str, value: str) -> None:
+        if name == "as_of":
+            value = "'infinity'" if value == "1e999" else f"to_timestamp({value})"
+            return await self._set(self.names.version, f"generated_at = {value}")
+        changed = f"jsonb_set(convert_from(payload, 'UTF8')::jsonb, '{{{name}}}', '{value}')"
+        await self._set(self.names.version, f"payload = convert_to({changed}::text, 'UTF8')")
+        return None
+
+    async def _set(self, key: str, assignments: str) -> None:
+        done = await self.connection.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)
+        assert done == "UPDATE 1"
+
+
+@pytest.fixture(params=["identity", "zstd", "postgres"])
+def server(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """What it is, and its address."""
+    return request.param, request.getfixturevalue("cache_dsn" if request.param == "postgres" else "redis_url")
+
+
+@pytest.fixture
+async def cluster(server: tuple[str, str], key_prefix: str) -> AsyncIterator[Cluster]:
+    (kind, address), names = server, Names(key_prefix)
+    async with contextlib.AsyncExitStack() as stack:
+        if kind == "postgres":
+            connection = await asyncpg.connect(address, timeout=10, command_timeout=30)
+            stack.callback(connection.terminate)
+            store: Any = PostgresStore(address, prefix=key_prefix, lock_ttl=TTL)
+            vaults: list[Any] = [PostgresVault(address, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
+            made: Cluster = PostgresCluster(names, store, vaults, connection=connection)
+        else:
+            client = await stack.enter_async_context(Redis.from_url(address, socket_timeout=None))
+            store = RedisStore(address, prefix=key_prefix, lock_ttl=TTL, encoding=kind)
+            vaults = [RedisVault(address, prefix=key_prefix, encoding=kind, stage_ttl=TTL) for _ in range(2)]
+            made = RedisCluster(names, store, vaults, client=client)
+        for each in (store, *vaults):
+            stack.push_async_callback(each.aclose)
+        yield made
+
+
+async def test_no_node_confirms_documents_that_another_has_found_damaged(cluster: Cluster):
+    version = await cluster.commit()
+    await cluster.flip(cluster.names.document(USERS))
+    assert (await cluster.vaults[0].head()).version == version, "its length is right"
+    assert not await cluster.loads(version)
+    head = await cluster.vaults[0].head()
+    assert (head.version, head.catalogue) == (None, None)
+    assert head.given == version
+    assert await cluster.loads(await cluster.commit())
+
+
+async def test_later_versions_do_not_inherit_damage(cluster: Cluster):
+    for _ in range(3):
+        version = await cluster.commit()
+    await cluster.flip(cluster.names.document(USERS))
+    assert not await cluster.loads(version)
+    for _ in range(4):
+        assert await cluster.loads(await cluster.commit())
+
+
+async def test_damage_to_what_is_written_over_is_found_once(cluster: Cluster):
+    for _ in range(3):
+        await cluster.commit()
+    await cluster.flip(cluster.names.document(USERS))
+    for _ in range(2):  # nobody has loaded it
+        version = await cluster.commit()
+    if await cluster.loads(version):
+        return  # it is written whole each time
+    for _ in range(4):
+        assert await cluster.loads(await cluster.commit())
+
+
+async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    version = await cluster.commit()
+    await cluster.flip(cluster.names.document(USERS))
+    newer: list[Version] = []
+    vault = cluster.vaults[1]
+    forget = vault._forget
+
+    async def forget_late(damaged: Version) -> None:
+        newer.append(await cluster.commit())
+        await forget(damaged)
+
+    monkeypatch.setattr(vault, "_forget", forget_late)
+    assert not await cluster.loads(version)
+    assert await cluster.loads(*newer, node=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("as_of", "1e999"),
+        ("as_of", "NaN"),
+        ("as_of", "true"),
+        ("whole", "1e300"),
+        ("whole", "18446744073709551616"),
+        ("whole", "-1"),
+        ("whole", '"7"'),
+        ("confirmed", "1e300"),
+        ("confirmed", "null"),
+        ("complete", '"no"'),
+        ("divisions", '"12"'),
+        ("divisions", "[1]"),
+        ("divisions", "[1e300]"),
+        ("divisions", "{}"),
+        ("digest", '""'),
+        ("digest", "7"),
+        ("documents", "[]"),
+        ("documents", "{}"),
+        ("documents", '{"leaderboard:users": 7}'),
+    ],
+)
+async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Cluster, name: str, value: str):
+    if isinstance(cluster, PostgresCluster) and (name, value) in (("as_of", "true"), ("as_of", "NaN")):
+        return  # the column holds no such value
+    await cluster.commit()
+    await cluster.set_catalogue(name, value)
+    head = await cluster.vaults[0].head()
+    assert (head.version, head.catalogue) == (None, None)
+    assert (await cluster.vaults[1].load(None)).documents is None
+    assert await cluster.loads(await cluster.commit())
+
+
+async def test_a_version_that_was_not_given_out_counts_as_lost(cluster: Cluster):
+    version = await cluster.commit()
+    await cluster.set_fence(version.number - 1)
+    assert (await cluster.vaults[0].head()).version is None
+    assert (await cluster.vaults[1].load(None)).documents is None
+
+
+async def test_no_confirmation_counts_that_was_not_given_out(cluster: Cluster):
+    version = await cluster.commit()
+    await cluster.set_catalogue("confirmed", "99999")
+    assert (await cluster.vaults[0].head()).confirmed == version.number
+
+
+@pytest.mark.parametrize("number", [10**13, 10**14 - 2, 10**14 - 1, 10**14, 2 * 10**14, 10**15 - 2, 2**53])
+async def test_numbers_are_announced_as_they_are_given_out(cluster: Cluster, number: int):
+    await cluster.commit()
+    await cluster.set_fence(number)
+    async with asyncio.timeout(10), cluster.store.subscribe() as messages:
+        assert isinstance(await anext(messages), Subscribed)
+        for _ in range(3):
+            lease = await cluster.won()
+            assert await anext(messages) == Begun(lease.version)
+            assert Version.parse(str(lease.version)) == lease.version
+            assert (await cluster.vaults[0].head()).given == lease.version
+            await cluster.store.abandon(lease)
+            await anext(messages)
+
+
+class TestWhatIsKept:
+    """The tier that outlives Redis."""
+
+    @pytest.fixture
+    async def kept(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[PostgresVault]:
+        vault = PostgresVault(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
+        await self.keep(vault, Version("e", 5))
+        yield vault
+        await vault.aclose()
+
+    @pytest.fixture
+    async def row(self, cache_dsn: str, key_prefix: str):
+        connection = await asyncpg.connect(cache_dsn, timeout=10, command_timeout=30)
+
+        async def change(key: str, assignments: str) -> None:
+            statement = f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1"
+            assert await connection.execute(statement, key_prefix + key) == "UPDATE 1"
+
+        yield change
+        connection.terminate()
+
+    async def keep(self, vault: PostgresVault, version: Version, *, as_of: float = 1000.0, quiet: float = 0) -> bool:
+        documents = [(name, compressed(b'"%b %d"' % (name.encode(), version.number))) for name in keys(())]
+        return await vault.keep(version, Catalogue(f"digest {version}", as_of, ()), documents, quiet=quiet)
+
+    async def holds(self, vault: PostgresVault, version: Version) -> bool:
+        stored = await vault.load(None)
+        return stored.head.version == version and all(
+            plain(value) == b'"%b %d"' % (name.encode(), version.number) for name, value in stored.documents
+        )
+
+    async def test_is_forgotten_when_it_is_damaged(self, kept: PostgresVault, row):
+        await row(USERS, "payload = set_byte(payload, 10, get_byte(payload, 10) # 1)")
+        with pytest.raises(Damaged, match=USERS):
+            await kept.load(None)
+        assert (await kept.load(None)).documents is None
+        assert await self.keep(kept, Version("e", 5))
+        assert await self.holds(kept, Version("e", 5))
+
+    @pytest.mark.parametrize(
+        ("key", "assignments"),
+        [
+            (USERS, "payload = NULL"),
+            (USERS, "payload = substr(payload, 1, 8)"),
+            ("scoreboard:version", "generated_at = 'infinity'"),
+            ("scoreboard:version", "generated_at = NULL"),
+            ("scoreboard:version", "version = 9223372036854775807"),
+            ("scoreboard:version", "version = NULL"),
+            ("scoreboard:version", "epoch = E'x\\r\\n', generated_at = 'infinity'"),
+            ("scoreboard:version", "payload = 'garbage'"),
+            ("scoreboard:version", "building_until = 'infinity'"),
+            ("scoreboard:version", "building_until = now() + interval '1 day'"),
+        ],
+    )
+    async def test_is_replaced_whatever_its_rows_say(self, kept: PostgresVault, row, key: str, assignments: str):
+        await row(key, assignments)
+        assert await self.keep(kept, Version("e", 6), quiet=15)
+        assert await self.holds(kept, Version("e", 6))
+
+
+@pytest.mark.parametrize("cut", range(1, 200))
+def test_zstd_that_ends_early_is_no_text(cut: int):
+    value = compressed(b"one " * 10) + compressed(bytes(range(200)))
+    assert len(value) > 200
+    with pytest.raises(zstandard.ZstdError):
+        plain(value[:-cut])
+    with pytest.raises(zstandard.ZstdError):
+        plain([value[:-cut]])
+
+
+def test_whole_zstd_is_its_text():
+    one, other = compressed(b"one"), compressed(bytes(range(200)))
+    assert plain(one + other) == b"one" + bytes(range(200))
+    assert plain([one, memoryview(other)]) == b"one" + bytes(range(200))
+    assert plain(b"") == b""
+    assert plain([]) == b""
+
+
+@pytest.mark.parametrize("until", ["infinity", "-infinity"])
+async def test_a_lease_that_is_infinite_is_given_an_end(cache_dsn: str, key_prefix: str, until: str):
+    store = PostgresStore(cache_dsn, prefix=key_prefix, lock_ttl=TTL)
+    connection = await asyncpg.connect(cache_dsn, timeout=10, command_timeout=30)
+    try:
+        assert isinstance(await store.acquire("one", None), Lease)
+        await connection.execute(
+            f"UPDATE leaderboard_cache SET building_until = '{until}' WHERE cache_key = $1", Names(key_prefix).lock
+        )
+        answer = await store.acquire("two", None)
+        assert isinstance(answer, Lease) if until == "-infinity" else answer.overlong
+    finally:
+        connection.terminate()
+        await store.aclose()
+
+
+async def test_bytes_that_are_no_text_count_as_lost(postgres_dsn: str, key_prefix: str):
+    """In a database without an encoding."""
+    name = f"test_{secrets.token_hex(8)}"
+    admin = await asyncpg.connect(postgres_dsn, timeout=10, command_timeout=30)
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+        dsn = postgres_dsn.rpartition("/")[0] + f"/{name}"
+        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+        await connection.execute((files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text())
+        store = PostgresStore(dsn, prefix=key_prefix, lock_ttl=TTL)
+        vaults: list[Any] = [PostgresVault(dsn, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
+        cluster = PostgresCluster(Names(key_prefix), store, vaults, connection=connection)
+        await cluster.commit()
+        for key in (cluster.names.lock, cluster.names.version):
+            await connection.execute(r"UPDATE leaderboard_cache SET epoch = E'\xff\xfe' WHERE cache_key = $1", key)
+        assert (await vaults[0].head()).given is None
+        version = await cluster.commit()
+        assert version.number == 1
+        assert await cluster.loads(version)
+        connection.terminate()
+        for each in (store, *vaults):
+            await each.aclose()
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await admin.close()

@@ -1,0 +1,1372 @@
+"""The Postgres backend on a real server: every branch of its statements, what its subscribers hear, what they read, and
+what is said when something is wrong with the server."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import psutil
+import pytest
+
+from scoreboardd.backends.base import (
+    Abandoned,
+    Begun,
+    Busy,
+    Catalogue,
+    Changed,
+    Confirmed,
+    Damaged,
+    Lease,
+    Message,
+    Rebuilt,
+    Subscribed,
+    Unavailable,
+    Value,
+)
+from scoreboardd.backends.names import Names
+from scoreboardd.backends.postgres import backend
+from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
+from scoreboardd.board.document_names import keys
+from scoreboardd.cluster import wire
+from scoreboardd.demo.servers import Postgres, free_port
+from scoreboardd.model import MAX_DIVISION_IDS, Event, Version
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import plain
+from tests.backends.relay import relay
+from tests.documents import document_of
+from tests.nodes import until
+
+SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+TTL = 60.0
+STAGE_TTL = 30.0
+TABLE = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
+NOTIFY_LIMIT = 8000
+"Bytes; PostgreSQL takes only what is shorter."
+
+
+class Table:
+    """The rows of this test, by a connection that is not the store's."""
+
+    def __init__(self, dsn: str, connection: Any, names: Names) -> None:
+        self.dsn = dsn
+        self.connection = connection
+        self.names = names
+
+    async def row(self, key: str) -> Any:
+        return await self.connection.fetchrow("SELECT * FROM leaderboard_cache WHERE cache_key = $1", key)
+
+    async def keys(self, begins: str = "") -> list[str]:
+        found = await self.connection.fetch(
+            "SELECT cache_key FROM leaderboard_cache WHERE starts_with(cache_key, $1) ORDER BY 1",
+            self.names.prefix + begins,
+        )
+        return [key for (key,) in found]
+
+    async def holder(self) -> str | None:
+        """Who has the lease."""
+        return await self.connection.fetchval(
+            "SELECT building_token FROM leaderboard_cache WHERE cache_key = $1 AND building_until > now()",
+            self.names.lock,
+        )
+
+    async def left(self, key: str) -> float:
+        """Seconds until `building_until`."""
+        return await self.connection.fetchval(
+            "SELECT extract(epoch FROM building_until - now())::float8 FROM leaderboard_cache WHERE cache_key = $1", key
+        )
+
+    async def set(self, key: str, assignments: str) -> None:
+        changed = await self.connection.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)
+        assert changed == "UPDATE 1"
+
+    async def expire(self, key: str) -> None:
+        await self.set(key, "building_until = now() - interval '1 ms'")
+
+    async def delete(self, key: str) -> None:
+        await self.connection.execute("DELETE FROM leaderboard_cache WHERE cache_key = $1", key)
+
+    async def lose(self) -> None:
+        await self.connection.execute(
+            "DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1)", self.names.prefix
+        )
+
+    async def overtake(self, late: Awaitable[Any], key: str, assignments: str) -> Any:
+        """What `late` comes to when another's transaction, which has changed that row before it, commits while it
+        waits."""
+        other = await asyncpg.connect(self.dsn, timeout=10, command_timeout=30)
+        try:
+            async with other.transaction():
+                await other.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)
+                asking = asyncio.ensure_future(late)
+                await until(self._somebody_waits, "it waits for the row")
+            return await asking
+        finally:
+            other.terminate()
+
+    async def _somebody_waits(self) -> bool:
+        return await self.connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'scoreboardd' AND wait_event_type = 'Lock')"
+        )
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self.connection.execute("SELECT pg_notify($1, $2)", self.names.prefix + channel, payload)
+
+
+@pytest.fixture
+def names(key_prefix: str) -> Names:
+    return Names(key_prefix)
+
+
+@pytest.fixture
+async def table(cache_dsn: str, names: Names) -> AsyncIterator[Table]:
+    connection = await asyncpg.connect(cache_dsn, timeout=10, command_timeout=30)
+    try:
+        table = Table(cache_dsn, connection, names)
+        yield table
+        await table.lose()
+    finally:
+        connection.terminate()
+
+
+@pytest.fixture
+async def make_store(cache_dsn: str, table: Table) -> AsyncIterator[Callable[..., PostgresStore]]:
+    made: list[PostgresStore] = []
+
+    def make(dsn: str = cache_dsn, lock_ttl: float = TTL) -> PostgresStore:
+        made.append(PostgresStore(dsn, prefix=table.names.prefix, lock_ttl=lock_ttl))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.aclose()
+
+
+@pytest.fixture
+def store(make_store: Callable[..., PostgresStore]) -> PostgresStore:
+    return make_store()
+
+
+@pytest.fixture
+async def make_vault(cache_dsn: str, table: Table) -> AsyncIterator[Callable[..., PostgresVault]]:
+    made: list[PostgresVault] = []
+
+    def make(dsn: str = cache_dsn) -> PostgresVault:
+        made.append(PostgresVault(dsn, prefix=table.names.prefix, stage_ttl=STAGE_TTL))
+        return made[-1]
+
+    yield make
+    for vault in made:
+        await vault.aclose()
+
+
+@pytest.fixture
+def vault(make_vault: Callable[..., PostgresVault]) -> PostgresVault:
+    return make_vault()
+
+
+async def won(store: PostgresStore, token: str = "me", seen: Version | None = None) -> Lease:
+    lease = await store.acquire(token, seen)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def in_pieces(version: Version, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
+    """Every one says which version it is of."""
+    return {name: document_of(text(name, version)) for name in keys(divisions)}
+
+
+def documents(version: Version, divisions: tuple[int, ...] = ()) -> list[tuple[str, memoryview]]:
+    """The same, joined."""
+    return [(name, memoryview(b"".join(each.frames()))) for name, each in in_pieces(version, divisions).items()]
+
+
+def text(name: str, version: Version) -> bytes:
+    return f'"{name} of {version}"'.encode()
+
+
+def catalogue(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> Catalogue:
+    as_of = 1772215200.25 + version.number if as_of is None else as_of
+    documents = in_pieces(version, divisions).items()
+    values = {name: Value(len(b"".join(each.frames())), each.zstd_digest) for name, each in documents}
+    return Catalogue(f"digest of {version}", as_of, divisions, documents=values)
+
+
+async def stage(vault: PostgresVault, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
+    await vault.stage(lease, in_pieces(lease.version, divisions))
+
+
+async def commit(
+    store: PostgresStore, vault: PostgresVault, lease: Lease | None = None, divisions: tuple[int, ...] = ()
+) -> Version:
+    lease = lease or await won(store)
+    await stage(vault, lease, divisions)
+    assert await store.commit(lease, catalogue(lease.version, divisions), SOLVE)
+    return lease.version
+
+
+async def holds(vault: PostgresVault, version: Version) -> None:
+    """Of that version, and of nothing else."""
+    stored = await vault.load(None)
+    assert stored is not None
+    assert stored.head.version == version
+    assert stored.head.catalogue.digest == f"digest of {version}"
+    assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+    for name, document in stored.documents:
+        assert plain(document) == text(name, version)
+
+
+async def _try(store: PostgresStore, token: str) -> Lease | None:
+    answer = await store.acquire(token, None)
+    return answer if isinstance(answer, Lease) else None
+
+
+class TestAcquire:
+    async def test_a_free_lock_gives_the_first_version_of_an_epoch(self, store, table: Table, names: Names):
+        lease = await won(store, "me")
+        assert lease.token == "me"
+        assert lease.version.number == 1
+        assert Version.parse(str(lease.version)) == lease.version
+        assert await table.holder() == "me"
+        assert 0 < await table.left(names.lock) <= TTL
+
+    async def test_a_held_lock_says_for_how_long(self, store: PostgresStore, table: Table):
+        await won(store, "me")
+        answer = await store.acquire("you", None)
+        assert isinstance(answer, Busy)
+        assert TTL - 20 < answer.remaining <= TTL
+        assert await table.holder() == "me"
+
+    async def test_again_with_the_same_token_is_the_same_lease(self, store, table: Table, names: Names):
+        # As when the answer to the first try was lost.
+        lease = await won(store, "me")
+        await table.set(names.lock, "building_until = now() + interval '30 s'")
+        async with hearing(store) as heard:
+            assert await won(store, "me") == lease
+            assert await table.left(names.lock) > 30
+            await store.publish(SOLVE)
+            assert [type(message) for message in await heard(1)] == [Changed]  # it began once
+
+    async def test_an_expired_lock_gives_the_next_version(self, make_store):
+        store = make_store(lock_ttl=0.05)
+        lease = await won(store, "me")
+        other = await until(lambda: _try(store, "you"), "the lock runs out")
+        assert other.version == Version(lease.version.epoch, lease.version.number + 1)
+
+    async def test_the_same_token_after_its_lock_ran_out_gives_the_next_version(self, store, table, names: Names):
+        lease = await won(store, "me")
+        await table.expire(names.lock)
+        assert (await won(store, "me")).version == Version(lease.version.epoch, lease.version.number + 1)
+
+    async def test_a_failed_build_leaves_a_gap(self, store: PostgresStore):
+        lease = await won(store)
+        await store.abandon(lease)
+        assert (await won(store, "you")).version.number == lease.version.number + 1
+
+    async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(self, store, vault):
+        version = await commit(store, vault)
+        assert (await won(store, "me", seen=version)).version == Version(version.epoch, version.number + 1)
+
+    async def test_the_epoch_stays_for_who_has_seen_another(self, store: PostgresStore, vault: PostgresVault):
+        version = await commit(store, vault)
+        lease = await won(store, "me", seen=Version("other", 99))
+        assert lease.version == Version(version.epoch, version.number + 1)
+
+    async def test_a_store_that_has_lost_all_starts_a_new_epoch(self, store, vault, table: Table):
+        version = await commit(store, vault)
+        await table.lose()
+        lease = await won(store, "me", seen=version)
+        assert lease.version.epoch != version.epoch
+        assert lease.version.number == 1
+
+    async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(self, store, vault):
+        version = await commit(store, vault)
+        lease = await won(store, "me", seen=Version(version.epoch, version.number + 5))
+        assert lease.version.epoch != version.epoch
+        assert lease.version.number == 1
+
+    async def test_a_store_whose_documents_went_back_starts_a_new_epoch(self, store, vault, table, names: Names):
+        first = await commit(store, vault)
+        second = await commit(store, vault)
+        await table.set(names.version, f"version = {first.number}")
+        assert (await won(store, "a", seen=first)).version.epoch == first.epoch
+        await table.expire(names.lock)
+        assert (await won(store, "b", seen=second)).version.epoch != second.epoch
+
+    async def test_a_lock_without_its_number_starts_a_new_epoch(self, store, table: Table, names: Names):
+        lease = await won(store, "me")
+        await table.set(names.lock, "epoch = NULL, version = NULL")
+        assert (await won(store, "me")).version.epoch != lease.version.epoch
+
+    async def test_documents_that_redis_had_made_are_of_another_epoch(self, store, vault, table: Table):
+        # `cache.persist` has kept them; then the cluster moved here.
+        kept = Version("kept", 50)
+        assert await vault.keep(kept, catalogue(kept), documents(kept), quiet=0)
+        lease = await won(store, "me", seen=kept)
+        assert lease.version.epoch != kept.epoch
+        await holds(vault, kept)
+        await commit(store, vault, lease)
+        await holds(vault, lease.version)
+
+    async def test_another_server_passes_over_the_numbers_that_it_may_have_forgotten(self, store, table, names):
+        # A promoted replica, which lags, or a restored dump: what was given out last is not known there.
+        lease = await won(store)
+        await store.abandon(lease)
+        await table.set(names.lock, "payload = 'another server'")
+        after = await won(store)
+        assert after.version.epoch == lease.version.epoch
+        assert after.version.number > 10**12
+        await store.abandon(after)
+        assert (await won(store)).version.number == after.version.number + 1
+
+    async def test_of_fifty_at_once_one_wins_and_no_version_is_given_out_twice(self, make_store):
+        stores = [make_store() for _ in range(50)]
+        numbers = []
+        for round in range(4):
+            answers = await asyncio.gather(*(store.acquire(f"{round}, {i}", None) for i, store in enumerate(stores)))
+            (lease,) = [answer for answer in answers if isinstance(answer, Lease)]
+            assert [type(answer) for answer in answers].count(Busy) == 49
+            numbers.append(lease.version.number)
+            await stores[0].abandon(lease)
+        assert numbers == [1, 2, 3, 4]
+
+    async def test_of_many_at_once_each_version_is_heard_to_begin_once(self, make_store, store):
+        stores = [make_store() for _ in range(10)]
+        leases: list[Lease] = []
+
+        async def take(number: int) -> None:
+            lease = await until(lambda: _try(stores[number], f"token {number}"), "everybody gets a turn")
+            leases.append(lease)
+            await stores[number].abandon(lease)
+
+        async with hearing(store) as heard:
+            await asyncio.gather(*map(take, range(10)))
+            said = await heard(20)
+        versions = [lease.version for lease in leases]
+        assert sorted(version.number for version in versions) == list(range(1, 11))
+        assert said == [message(version) for version in versions for message in (Begun, Abandoned)]
+
+    async def test_who_was_overtaken_looks_again(self, store: PostgresStore, table: Table, names: Names):
+        lease = await won(store)
+        await store.abandon(lease)
+        taken = "building_token = 'you', building_until = now() + interval '50 s', version = version + 1"
+        answer = await table.overtake(store.acquire("me", None), names.lock, taken)
+        assert isinstance(answer, Busy)
+        assert 40 < answer.remaining <= 50
+        assert not answer.overlong
+        assert await table.holder() == "you"
+
+    @pytest.mark.parametrize("until", ["now() + interval '1 day'", "'infinity'"])
+    async def test_a_lease_that_lasts_too_long_ends_like_one_of_ours(self, store, table: Table, names: Names, until):
+        await store.abandon(await won(store))
+        await table.set(names.lock, f"building_token = 'you', building_until = {until}")
+        answer = await store.acquire("me", None)
+        assert answer == Busy(60.0, overlong=True)
+        assert 50 < await table.left(names.lock) <= 60
+        answer = await store.acquire("me", None)
+        assert isinstance(answer, Busy)
+        assert not answer.overlong
+
+
+class TestRenew:
+    async def test_extends_our_lock(self, store: PostgresStore, table: Table, names: Names):
+        lease = await won(store)
+        await table.set(names.lock, "building_until = now() + interval '30 s'")
+        assert await store.renew(lease)
+        assert await table.left(names.lock) > 30
+
+    async def test_not_one_that_is_another_s(self, store: PostgresStore, table: Table, names: Names):
+        lease = await won(store)
+        await table.set(names.lock, "building_token = 'you', building_until = now() + interval '30 s'")
+        assert not await store.renew(lease)
+        assert await table.left(names.lock) <= 30
+        assert await table.holder() == "you"
+
+    async def test_not_one_that_has_run_out(self, store: PostgresStore, table: Table, names: Names):
+        lease = await won(store)
+        await table.expire(names.lock)
+        assert not await store.renew(lease)
+        assert await table.left(names.lock) < 0
+
+    async def test_not_one_that_passes_on_meanwhile(self, store: PostgresStore, table: Table, names: Names):
+        lease = await won(store)
+        assert not await table.overtake(store.renew(lease), names.lock, "building_token = 'you'")
+
+
+class TestCommit:
+    async def test_makes_all_visible_and_frees_the_lock(self, store, vault, table: Table, names: Names):
+        lease = await won(store)
+        await stage(vault, lease, (1, 2))
+        assert await table.keys("leaderboard:users") == []
+        async with hearing(store) as heard:
+            assert await store.commit(lease, catalogue(lease.version, (1, 2)), SOLVE)
+            assert await heard(1) == [Rebuilt(lease.version.number, SOLVE)]
+        head = await table.row(names.version)
+        assert (head["epoch"], head["version"]) == (lease.version.epoch, lease.version.number)
+        assert head["generated_at"].timestamp() == catalogue(lease.version).as_of
+        for name, document in documents(lease.version, (1, 2)):
+            row = await table.row(names.document(name))
+            assert row["encoding"] == "zstd"
+            assert row["payload"] == document
+            assert (row["epoch"], row["version"]) == (lease.version.epoch, lease.version.number)
+            assert row["generated_at"].timestamp() == catalogue(lease.version).as_of
+            assert row["building_until"] is None, "it would be forgotten"
+        assert await table.holder() is None
+        assert await table.keys("scoreboard:staged:") == []
+
+    async def test_who_hears_of_it_can_read_it(self, store, vault, table: Table):
+        async with hearing(store) as heard:
+            for _ in range(10):
+                version = await commit(store, vault)
+                while await heard(1) != [Rebuilt(version.number, SOLVE)]:
+                    pass
+                await holds(vault, version)
+                assert await table.holder() is None
+
+    async def test_removes_the_divisions_that_are_gone(self, store, vault, table: Table, names: Names):
+        await commit(store, vault, divisions=(1, 2))
+        await commit(store, vault, divisions=(2, 3))
+        kept = {key for key in await table.keys() if ":div:" in key}
+        assert kept == {names.document(name) for name in keys((2, 3)) if ":div:" in name}
+
+    async def test_with_a_lock_that_ran_out_is_refused(self, store, vault, table: Table, names: Names):
+        before = await commit(store, vault)
+        lease = await won(store)
+        await stage(vault, lease)
+        await table.expire(names.lock)
+        assert not await store.commit(lease, catalogue(lease.version), SOLVE)
+        await holds(vault, before)
+
+    async def test_after_a_takeover_is_refused(self, store, vault, table: Table, names: Names):
+        before = await commit(store, vault)
+        late = await won(store, "late")
+        await stage(vault, late)
+        await table.expire(names.lock)  # while its holder was frozen
+        fresh = await won(store, "fresh")
+        async with hearing(store) as heard:
+            assert not await store.commit(late, catalogue(late.version), SOLVE)
+            await store.publish(SOLVE)
+            assert [type(message) for message in await heard(1)] == [Changed]  # and says nothing
+        await holds(vault, before)
+        assert await table.holder() == "fresh"
+        await commit(store, vault, fresh)
+        assert not await store.commit(late, catalogue(late.version), SOLVE)
+        await holds(vault, fresh.version)
+
+    async def test_overtaken_while_it_waits_is_refused(self, store, vault, table: Table, names: Names):
+        before = await commit(store, vault)
+        lease = await won(store)
+        await stage(vault, lease)
+        committing = store.commit(lease, catalogue(lease.version), SOLVE)
+        taken = "building_token = 'you', building_until = now() + interval '50 s', version = version + 1"
+        assert await table.overtake(committing, names.lock, taken) is False
+        await holds(vault, before)
+        assert await table.holder() == "you"
+
+    @pytest.mark.parametrize("fence", ["version = version + 1", "epoch = 'other'", "epoch = NULL, version = NULL"])
+    async def test_with_another_fence_is_refused_even_with_the_lock(self, store, vault, table, names, fence: str):
+        before = await commit(store, vault)
+        late = await won(store, "me")
+        await stage(vault, late)
+        await table.set(names.lock, fence)
+        assert not await store.commit(late, catalogue(late.version), SOLVE)
+        await holds(vault, before)
+
+    @pytest.mark.parametrize("missing", keys(()))
+    @pytest.mark.parametrize("how", ["delete", "expire"])
+    async def test_without_a_staged_document_is_refused(self, store, vault, table, names: Names, missing: str, how):
+        before = await commit(store, vault)
+        lease = await won(store)
+        await stage(vault, lease)
+        await getattr(table, how)(names.staged(lease.token, missing))
+        assert not await store.commit(lease, catalogue(lease.version), SOLVE)
+        await holds(vault, before)
+        assert await table.holder() == lease.token
+
+    async def test_said_twice_is_done_once(self, store: PostgresStore, vault: PostgresVault):
+        # As when the answer to the first try was lost.
+        lease = await won(store)
+        await commit(store, vault, lease)
+        async with hearing(store) as heard:
+            assert await store.commit(lease, catalogue(lease.version), SOLVE)
+            await store.publish(SOLVE)
+            assert [type(message) for message in await heard(1)] == [Changed]
+        await holds(vault, lease.version)
+
+    async def test_said_twice_disturbs_nobody_who_has_the_lock_by_now(self, store, vault, table: Table):
+        lease = await won(store)
+        await commit(store, vault, lease)
+        await won(store, "you")
+        assert await store.commit(lease, catalogue(lease.version), SOLVE)
+        assert await table.holder() == "you"
+
+    @pytest.mark.parametrize("garbage", ["'\\xff'", "'{}'", "'[1]'", "NULL"])
+    async def test_overwrites_what_it_cannot_read(self, store, vault, table: Table, names: Names, garbage: str):
+        await commit(store, vault)
+        await table.set(names.version, f"payload = {garbage}, version = NULL, generated_at = NULL")
+        await table.set(names.document("leaderboard:users"), f"payload = {garbage}, encoding = NULL")
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
+        await holds(vault, await commit(store, vault))
+
+
+class TestConfirm:
+    async def test_brings_what_is_committed_up_to_date(self, store, vault, table: Table):
+        version = await commit(store, vault, divisions=(7,))
+        lease = await won(store)
+        async with hearing(store) as heard:
+            assert await store.confirm(lease, 1772215999.5, whole=True, complete=True)
+            assert await heard(1) == [Confirmed(lease.version, version, 1772215999.5)]
+        assert await table.holder() is None
+        stored = await vault.load(None)
+        assert stored is not None
+        assert stored.head.version == version
+        before = catalogue(version, (7,))
+        assert stored.head.catalogue == replace(before, as_of=1772215999.5, whole=lease.version.number)
+
+    @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
+    async def test_leaves_the_divisions_as_they_are(self, store, vault, divisions):
+        await commit(store, vault, divisions=divisions)
+        assert await store.confirm(await won(store), 1.5, whole=True, complete=True)
+        stored = await vault.load(None)
+        assert stored is not None
+        assert stored.head.catalogue.divisions == divisions
+        assert [name for name, _ in stored.documents] == keys(divisions)
+
+    @pytest.mark.parametrize("as_of", [1772215999.0, 1772215999.123456])
+    async def test_seconds_are_heard_as_they_were_said(self, store, vault, as_of: float):
+        version = await commit(store, vault)
+        lease = await won(store)
+        async with hearing(store) as heard:
+            assert await store.confirm(lease, as_of, whole=True, complete=True)
+            assert await heard(1) == [Confirmed(lease.version, version, as_of)]
+        stored = await vault.load(None)
+        assert stored is not None
+        assert stored.head.catalogue.as_of == pytest.approx(as_of, abs=1e-6)
+
+    @pytest.mark.parametrize("lost", ["building_token = 'you'", "building_until = now() - interval '1 ms'"])
+    async def test_is_refused_to_who_does_not_hold_the_lock(self, store, vault, table, names: Names, lost: str):
+        version = await commit(store, vault)
+        lease = await won(store)
+        await table.set(names.lock, lost)
+        assert not await store.confirm(lease, 9e9, whole=True, complete=True)
+        assert await table.holder() in ("you", None)
+        stored = await vault.load(None)
+        assert stored is not None
+        assert stored.head.catalogue == catalogue(version)
+
+    @pytest.mark.parametrize("lost", ["version = NULL", "payload = NULL", "cache_key = cache_key || ' is gone'"])
+    async def test_is_refused_if_there_is_nothing_to_confirm(self, store, vault, table, names: Names, lost: str):
+        await commit(store, vault)
+        lease = await won(store)
+        await table.set(names.version, lost)
+        assert not await store.confirm(lease, 1.5, whole=True, complete=True)
+        assert await table.holder() == "me"
+
+
+class TestAbandon:
+    async def test_frees_the_lock_and_says_so(self, store: PostgresStore, table: Table):
+        lease = await won(store)
+        async with hearing(store) as heard:
+            await store.abandon(lease)
+            assert await heard(1) == [Abandoned(lease.version)]
+        assert await table.holder() is None
+
+    @pytest.mark.parametrize("lost", ["building_token = 'you'", "building_until = now() - interval '1 ms'"])
+    async def test_not_one_that_is_ours_no_more(self, store: PostgresStore, table: Table, names: Names, lost: str):
+        lease = await won(store)
+        await table.set(names.lock, lost)
+        async with hearing(store) as heard:
+            await store.abandon(lease)
+            await store.publish(SOLVE)
+            assert [type(message) for message in await heard(1)] == [Changed]
+        assert (await table.row(names.lock))["building_token"] in ("you", "me")
+
+
+class TestTheVault:
+    async def test_an_empty_store_has_nothing(self, vault: PostgresVault):
+        assert (await vault.load(None)).documents is None
+        assert (await vault.head()).version is None
+
+    async def test_what_is_staged_is_not_seen_and_has_an_end(self, store, vault, table: Table, names: Names):
+        lease = await won(store)
+        await stage(vault, lease)
+        for name in keys(()):
+            assert 0 < await table.left(names.staged(lease.token, name)) <= STAGE_TTL
+        assert (await vault.load(None)).documents is None
+
+    async def test_what_dead_builders_have_staged_is_forgotten_by_the_next(self, store, vault, table, names: Names):
+        dead = await won(store, "dead")
+        await stage(vault, dead)
+        slow = Lease("slow", Version("e", 1))
+        await stage(vault, slow)
+        for name in keys(()):
+            await table.expire(names.staged("dead", name))
+        await table.expire(names.lock)
+        version = await commit(store, vault, await won(store, "next"))
+        await holds(vault, version)
+        assert await table.keys("scoreboard:staged:") == sorted(names.staged("slow", name) for name in keys(()))
+
+    async def test_staging_leaves_alone_what_only_looks_expired(self, store, vault, table: Table, names: Names):
+        version = await commit(store, vault)
+        for key in (names.version, names.lock, *map(names.document, keys(()))):
+            await table.expire(key)
+        await stage(vault, Lease("me", Version("e", 1)))
+        await holds(vault, version)
+        assert await table.row(names.lock) is not None
+
+    @pytest.mark.parametrize("missing", keys((3,)))
+    @pytest.mark.parametrize("how", ["row", "payload"])
+    async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, table, names, missing, how):
+        await commit(store, vault, divisions=(3,))
+        if how == "row":
+            await table.delete(names.document(missing))
+        else:
+            await table.set(names.document(missing), "payload = NULL")
+        with pytest.raises(Damaged, match="gone"):
+            await vault.load(None)
+        assert (await vault.head()).version is None
+
+    async def test_what_is_committed_can_be_known_without_reading_it(self, store, vault):
+        lease = await won(store)
+        await commit(store, vault, lease, divisions=(3,))
+        head = await vault.head()
+        assert (head.version, head.catalogue) == (lease.version, catalogue(lease.version, (3,)))
+
+    async def test_documents_come_back_as_they_went(self, store, vault, table: Table, names: Names):
+        said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
+        parts = document_of(said[:9000], said[9000:])
+        lease = await won(store)
+        written, values = await vault.stage(lease, dict.fromkeys(keys(()), parts))
+        assert await store.commit(lease, replace(catalogue(lease.version), documents=values), SOLVE)
+        raw = (await table.row(names.document("leaderboard:users")))["payload"]
+        assert raw == b"".join(parts.frames())
+        assert written == len(keys(())) * len(raw)
+        stored = await vault.load(None)
+        assert stored is not None
+        assert stored.documents == [(name, raw) for name in keys(())]
+
+    async def test_is_not_compressed_twice(self, table: Table):
+        storage = await table.connection.fetchval(
+            "SELECT attstorage FROM pg_attribute WHERE attrelid = 'leaderboard_cache'::regclass AND attname = 'payload'"
+        )
+        assert storage == b"e"
+
+    async def test_reads_no_mix_of_versions(self, make_store, make_vault, vault: PostgresVault):
+        store, writer = make_store(), make_vault()
+        await commit(store, vault, divisions=(1, 2))
+        stop, reads, seen = asyncio.Event(), 0, set()
+
+        async def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await commit(store, writer, divisions=(1, 2) if number % 2 else (2, 3))
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(write())
+            deadline = time.monotonic() + 20
+            while (reads < 100 or len(seen) < 20) and time.monotonic() < deadline:
+                stored = await vault.load(None)
+                assert stored is not None
+                assert all(plain(document) == text(name, stored.head.version) for name, document in stored.documents)
+                assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+                assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
+                reads += 1
+                seen.add(stored.head.version)
+            stop.set()
+        assert len(seen) >= 20
+
+
+class TestKeep:
+    """The tier that outlives Redis."""
+
+    @staticmethod
+    async def keep(
+        vault: PostgresVault,
+        version: Version,
+        divisions: tuple[int, ...] = (),
+        *,
+        quiet: float = 0,
+        as_of: float | None = None,
+    ) -> bool:
+        kept = catalogue(version, divisions, as_of=as_of)
+        return await vault.keep(version, kept, documents(version, divisions), quiet=quiet)
+
+    async def test_what_is_kept_can_be_read(self, vault: PostgresVault, table: Table, names: Names):
+        version = Version("e", 5)
+        assert await self.keep(vault, version, (1, 2), quiet=100)
+        await holds(vault, version)
+        head = await vault.head()
+        assert (head.version, head.catalogue) == (version, catalogue(version, (1, 2)))
+        assert await table.keys("scoreboard:staged:") == []
+        assert {row["encoding"] for row in [await table.row(names.document(name)) for name in keys((1, 2))]} == {"zstd"}
+
+    async def test_a_newer_version_replaces_it_with_all_its_divisions(self, vault, table: Table, names: Names):
+        await self.keep(vault, Version("e", 5), (1, 2))
+        assert await self.keep(vault, Version("e", 6), (2, 3))
+        await holds(vault, Version("e", 6))
+        kept = {key for key in await table.keys() if ":div:" in key}
+        assert kept == {names.document(name) for name in keys((2, 3)) if ":div:" in name}
+
+    @pytest.mark.parametrize("number", [4, 5])
+    async def test_an_older_version_or_the_same_does_not_and_there_is_nothing_more_to_do(self, vault, table, number):
+        await self.keep(vault, Version("e", 5), (1,))
+        before = await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1")
+        assert await self.keep(vault, Version("e", number), (2,), as_of=9e9)
+        await holds(vault, Version("e", 5))
+        assert await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1") == before
+
+    async def test_of_another_epoch_the_younger_snapshot_wins(self, vault: PostgresVault):
+        await self.keep(vault, Version("e", 5), (1,), as_of=1000.0)
+        assert await self.keep(vault, Version("old", 99), (2,), as_of=999.0)
+        await holds(vault, Version("e", 5))
+        assert await self.keep(vault, Version("new", 1), (3,), as_of=1001.0)
+        await holds(vault, Version("new", 1))
+
+    async def test_an_older_snapshot_that_lost_leaves_nothing_behind_for_long(self, vault, table: Table, names: Names):
+        await self.keep(vault, Version("e", 5), as_of=1000.0)
+        await self.keep(vault, Version("old", 99), as_of=999.0)
+        for key in await table.keys("scoreboard:staged:"):
+            await table.expire(key)
+        await self.keep(vault, Version("e", 6))
+        assert await table.keys("scoreboard:staged:") == []
+
+    async def test_overtaken_by_a_newer_one_while_it_waits_it_does_not_replace_it(self, vault, table, names: Names):
+        await self.keep(vault, Version("e", 5))
+        newer = "version = 7, payload = '{}'"
+        await table.overtake(self.keep(vault, Version("e", 6)), names.version, newer)
+        assert (await table.row(names.version))["version"] == 7
+        assert (await table.row(names.document("leaderboard:users")))["version"] == 5
+
+    @pytest.mark.parametrize("garbage", ["payload = NULL", "version = NULL, generated_at = NULL", "epoch = NULL"])
+    async def test_it_replaces_what_cannot_be_read(self, vault, table: Table, names: Names, garbage: str):
+        await self.keep(vault, Version("e", 5), as_of=1000.0)
+        await table.set(names.version, garbage)
+        assert await self.keep(vault, Version("e", 6), as_of=1001.0)
+        await holds(vault, Version("e", 6))
+
+    async def test_nobody_writes_while_it_is_quiet(self, vault: PostgresVault, make_vault, table: Table, names: Names):
+        assert await self.keep(vault, Version("e", 5), quiet=100)
+        for number, other in enumerate((vault, make_vault()), start=6):
+            assert not await self.keep(other, Version("e", number), quiet=100)
+            assert not await self.keep(other, Version("other", number), quiet=100, as_of=9e9)
+        await holds(vault, Version("e", 5))
+        assert await table.keys("scoreboard:staged:") == []
+        await table.expire(names.version)
+        assert await self.keep(vault, Version("e", 8), quiet=100)
+        await holds(vault, Version("e", 8))
+
+    async def test_who_is_about_to_end_does_not_wait_for_the_end_of_the_quiet(self, vault, make_vault):
+        await self.keep(vault, Version("e", 5), quiet=100)
+        assert await self.keep(make_vault(), Version("e", 6), quiet=0)
+        await holds(vault, Version("e", 6))
+
+    async def test_many_at_once_write_once(self, vault: PostgresVault, make_vault, table: Table):
+        written = await self._writes_of_the_version(table)
+        vaults = [make_vault() for _ in range(10)]
+        await asyncio.gather(
+            *(self.keep(one, Version("e", number), quiet=100) for number, one in enumerate(vaults, start=1))
+        )
+        assert len(await written()) == 1
+
+    async def test_many_at_once_who_are_about_to_end_keep_the_newest(self, vault: PostgresVault, make_vault):
+        vaults = [make_vault() for _ in range(10)]
+        await asyncio.gather(
+            *(self.keep(one, Version("e", 1 + number * 7 % 10), quiet=0) for number, one in enumerate(vaults))
+        )
+        await holds(vault, Version("e", 10))
+
+    @staticmethod
+    async def _writes_of_the_version(table: Table) -> Callable[[], Awaitable[list[int]]]:
+        """Counts in the database itself: the numbers that are written, in order."""
+        suffix = table.names.prefix.strip(":").replace("-", "_")
+        await table.connection.execute(f"""
+            CREATE TABLE writes_{suffix} (place serial, number bigint);
+            CREATE FUNCTION count_{suffix}() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO writes_{suffix} (number) VALUES (NEW.version); RETURN NULL; END $$;
+            CREATE TRIGGER count_{suffix} AFTER INSERT OR UPDATE ON leaderboard_cache FOR EACH ROW
+            WHEN (NEW.cache_key = '{table.names.version}') EXECUTE FUNCTION count_{suffix}();
+        """)
+
+        async def written() -> list[int]:
+            await table.connection.execute(f"DROP FUNCTION count_{suffix} CASCADE")
+            rows = await table.connection.fetch(f"DELETE FROM writes_{suffix} RETURNING place, number")
+            return [number for _, number in sorted(rows)]
+
+        return written
+
+
+@asynccontextmanager
+async def hearing(store: PostgresStore) -> AsyncIterator[Callable[[int], Any]]:
+    """Subscribes; what it yields waits for so many messages after the first, which says that it has begun."""
+    async with asyncio.timeout(20), store.subscribe() as messages:
+        assert isinstance(await anext(messages), Subscribed)
+
+        async def heard(count: int) -> list[Message]:
+            return [await anext(messages) for _ in range(count)]
+
+        yield heard
+
+
+class TestTheBus:
+    async def test_says_everything_in_the_order_in_which_it_was_done_to_all(self, make_store, vault: PostgresVault):
+        store, other = make_store(), make_store()
+        async with hearing(store) as heard, hearing(other) as heard_by_the_other:
+            await other.publish(SOLVE, "f00")
+            first = await won(other, "a")
+            await store.publish(SOLVE)
+            await stage(vault, first)
+            assert await other.commit(first, catalogue(first.version), SOLVE)
+            second = await won(store, "b")
+            await other.publish(SOLVE)
+            await store.confirm(second, 1.5, whole=True, complete=True)
+            third = await won(other, "c")
+            await other.abandon(third)
+            said = await heard(9)
+            assert said == [
+                Changed(SOLVE, "f00"),
+                Begun(first.version),
+                Changed(SOLVE),
+                Rebuilt(first.version.number, SOLVE),
+                Begun(second.version),
+                Changed(SOLVE),
+                Confirmed(second.version, first.version, 1.5),
+                Begun(third.version),
+                Abandoned(third.version),
+            ]
+            assert await heard_by_the_other(9) == said
+
+    async def test_a_platform_is_heard_when_it_commits_and_not_at_all_if_it_rolls_back(self, store, table: Table):
+        async def say(payload: str) -> None:
+            await table.notify("scoreboard_events", payload)
+
+        async with hearing(store) as heard:
+            async with table.connection.transaction():
+                await say('{"reason":"first"}')
+                await say('{"reason":"first"}')  # equal ones of a transaction are one
+                await say('{"reason":"second"}')
+                lease = await won(store)
+            await say('{"reason":"third"}')
+            rolled_back = table.connection.transaction()
+            await rolled_back.start()
+            await say('{"reason":"never"}')
+            await rolled_back.rollback()
+            await table.connection.execute(f'NOTIFY "{table.names.prefix}scoreboard_events"')
+            begun, *said, empty = await heard(5)
+        # What was not yet committed when the build began is not said to have come before it.
+        assert begun == Begun(lease.version)
+        assert [message.event.reason for message in said] == ["first", "second", "third"]
+        assert not empty.readable
+
+    async def test_passes_over_garbage(self, store: PostgresStore, table: Table):
+        payloads = ("", "\x01 \\x00 \U0001f98a", "x" * (NOTIFY_LIMIT - 1), "[" * 5000, '{"state":"begun","version":-1}')
+        async with hearing(store) as heard:
+            for channel in ("scoreboard_building", "scoreboard_rebuilt", "scoreboard_events"):
+                for payload in payloads:
+                    await table.notify(channel, payload)
+            assert [(type(message), message.readable) for message in await heard(5)] == [
+                (Changed, False),
+                (Changed, False),
+                (Changed, False),
+                (Changed, False),
+                (Changed, True),
+            ]
+
+    async def test_other_prefixes_are_other_clusters(self, store: PostgresStore, table: Table):
+        async with hearing(store) as heard:
+            for prefix in ("", f"other-{table.names.prefix}", table.names.prefix.upper()):
+                await table.connection.execute("SELECT pg_notify($1, '{}')", f"{prefix}scoreboard_events")
+            await store.publish(SOLVE)
+            assert await heard(1) == [Changed(SOLVE)]
+
+    async def test_what_is_said_is_what_the_contract_says(self, store, vault, table: Table, names: Names):
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        await table.connection.add_listener(
+            f"{names.prefix}scoreboard_rebuilt", lambda *said: heard.put_nowait(said[-1])
+        )
+        version = await commit(store, vault)
+        said = '{"scope":"all","reason":"submission_correct","ts":"2026-02-27T18:00:00Z","version":%d}'
+        async with asyncio.timeout(5):
+            assert await heard.get() == said % version.number
+
+    @pytest.mark.parametrize("character", ["\U0001f98a", "\x01", '"', "\x00"])
+    async def test_the_largest_that_is_said_fits_into_a_notification(self, store, vault, table, character: str):
+        field = character * wire.MAX_FIELD
+        event = Event(field, field, field, tuple(range(2**53 - MAX_DIVISION_IDS, 2**53)))
+        lease = Lease((await won(store)).token, Version("z" * 32, 10**18 - 1))
+        catalogued = catalogue(lease.version, as_of=1.5)
+        await table.set(table.names.lock, f"epoch = '{lease.version.epoch}', version = {lease.version.number}")
+        await stage(vault, lease)
+        assert len(wire.change(event, "f" * 16)) < NOTIFY_LIMIT
+        assert len(wire.announcement(lease.version, event.after(event))) < NOTIFY_LIMIT
+        async with hearing(store) as heard:
+            await store.publish(event, "f" * 16)
+            assert await store.commit(lease, catalogued, event)
+            assert await heard(2) == [Changed(event, "f" * 16), Rebuilt(lease.version.number, event)]
+
+    async def test_the_longest_prefix_has_room_for_every_channel(self, cache_dsn: str, table: Table):
+        names = Names(table.names.prefix.ljust(40, "x"))
+        store = PostgresStore(cache_dsn, prefix=names.prefix, lock_ttl=TTL)
+        async with hearing(store) as heard:
+            lease = await won(store)
+            await store.publish(SOLVE)
+            assert await heard(2) == [Begun(lease.version), Changed(SOLVE)]
+        await store.aclose()
+
+    async def test_a_subscription_begins_at_one_instant_for_all_channels(self, make_store, cache_dsn: str):
+        # Were the beginning of a build heard, and an event after it not, then the build would seem to cover the event.
+        publisher, listens = make_store(), []
+
+        async def meanwhile(question: bytes) -> None:
+            if b"LISTEN" in question:
+                listens.append(question)
+                if len(listens) == 2:
+                    await won(publisher)
+                    await publisher.publish(SOLVE, "after it")
+
+        async with overhearing(cache_dsn, meanwhile) as (dsn, _), hearing(make_store(dsn=dsn)) as heard:
+            await publisher.publish(SOLVE, "mark")
+            said: list[Any] = []
+            while Changed(SOLVE, "mark") not in said:
+                said += await heard(1)
+        assert said in ([Changed(SOLVE, "mark")], [said[0], Changed(SOLVE, "after it"), Changed(SOLVE, "mark")])
+
+    async def test_a_subscription_that_is_cut_is_lost_at_once(self, make_store, table: Table):
+        store, publisher = make_store(), make_store()
+        async with hearing(store) as heard:
+            await publisher.publish(SOLVE)
+            assert await heard(1) == [Changed(SOLVE)]
+            await _terminate(table, "^(LISTEN|COMMIT)")
+            with pytest.raises(Unavailable, match=r"^postgres: the subscription was closed"):
+                await heard(1)
+        async with hearing(store) as heard:
+            # Every channel is in force again.
+            lease = await won(publisher)
+            await publisher.abandon(lease)
+            await publisher.publish(SOLVE)
+            assert await heard(3) == [Begun(lease.version), Abandoned(lease.version), Changed(SOLVE)]
+
+    async def test_more_than_can_be_handled_is_a_lost_subscription(self, store, table: Table, monkeypatch):
+        monkeypatch.setattr(backend, "BACKLOG", 50)
+        async with hearing(store) as heard:
+            async with table.connection.transaction():
+                for number in range(60):
+                    await table.notify("scoreboard_events", str(number))
+            await store.publish(SOLVE, "last")  # by the time it is answered, nothing was handled yet
+            with pytest.raises(Unavailable, match="more notifications than can be handled"):
+                await heard(61)
+
+    async def test_a_connection_that_falls_silent_is_given_up(self, make_store, cache_dsn: str, quick: None):
+        async with relay(cache_dsn) as (port, silence):
+            store = make_store(dsn=_by(cache_dsn, port))
+            async with hearing(store) as heard:
+                await store.publish(SOLVE)
+                assert await heard(1) == [Changed(SOLVE)]
+                # A quiet time is not silence: the server answers when it is asked.
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(1.2):
+                        await heard(1)
+            async with hearing(store) as heard:
+                silence.set()
+                with pytest.raises(Unavailable, match="no answer in time"):
+                    await heard(1)
+
+
+def _by(dsn: str, port: int) -> str:
+    """The same server by way of that port, in the clear."""
+    parts = urlsplit(dsn)
+    return parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}", query="sslmode=disable").geturl()
+
+
+async def _terminate(table: Table, query: str) -> None:
+    """Cut the connections of ours in this database whose last statement matches that."""
+    cut = await table.connection.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name = 'scoreboardd' AND query ~ $1",
+        query,
+    )
+    assert cut
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is not answered in half a second is not answered."""
+    answering = backend._answering
+    for name in ("ANSWER", "BULK"):
+        monkeypatch.setattr(backend, name, 0.5)
+    monkeypatch.setattr(backend, "_answering", lambda dsn, within=0.5: answering(dsn, within))
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """With the table, to be frozen and restarted."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        asyncio.run(_execute(server.dsn(), TABLE))
+        yield server
+
+
+async def _execute(dsn: str, *statements: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+class TestUnavailable:
+    @staticmethod
+    def _calls(store: PostgresStore, vault: PostgresVault) -> dict[str, Any]:
+        """Everything that a daemon asks of a server, but for `check`."""
+        lease = Lease("me", Version("e", 1))
+
+        async def subscribe() -> None:
+            async with store.subscribe() as messages:
+                await anext(messages)
+                await anext(messages)
+
+        return {
+            "acquire": store.acquire("me", None),
+            "renew": store.renew(lease),
+            "commit": store.commit(lease, catalogue(lease.version), SOLVE),
+            "confirm": store.confirm(lease, 1.5, whole=True, complete=True),
+            "abandon": store.abandon(lease),
+            "publish": store.publish(SOLVE),
+            "subscribe": subscribe(),
+            "load": vault.load(None),
+            "committed": vault.head(),
+            "stage": vault.stage(lease, in_pieces(lease.version)),
+            "keep": vault.keep(lease.version, catalogue(lease.version, as_of=4e9), documents(lease.version), quiet=0),
+        }
+
+    @staticmethod
+    async def _all_fail(calls: dict[str, Any], *says: str) -> None:
+        async with asyncio.timeout(15):
+            results = await asyncio.gather(*calls.values(), return_exceptions=True)
+        for call, result in zip(calls, results, strict=True):
+            assert isinstance(result, Unavailable), (call, result)
+            text = str(result)
+            assert text.startswith("postgres: "), (call, text)
+            for part in says:
+                assert part in text, (call, text)
+            assert "; " in text, "it says how to mend it"
+            assert "\n" not in text
+            assert "s3cret" not in text
+
+    @pytest.fixture
+    def calls(self, make_store, make_vault) -> Callable[[str], dict[str, Any]]:
+        return lambda dsn: self._calls(make_store(dsn=dsn), make_vault(dsn=dsn))
+
+    @staticmethod
+    def _as(dsn: str, user: str) -> str:
+        """The same, as another role, with a password of its own."""
+        parts = urlsplit(dsn)
+        return parts._replace(netloc=f"{user}:s3cret@{parts.netloc.rpartition('@')[2]}").geturl()
+
+    async def test_nobody_listens(self, calls):
+        dsn = f"postgresql://someone:s3cret@127.0.0.1:{free_port()}/ctf"
+        every = calls(dsn) | {"check": PostgresStore(dsn, prefix="", lock_ttl=1).check()}
+        await self._all_fail(every, "postgres.dsn is right")
+
+    async def test_the_password_is_wrong(self, calls, cache_dsn: str):
+        await self._all_fail(calls(self._as(cache_dsn, "nobody")), "password", "in postgres.dsn are right")
+
+    async def test_the_database_is_not_there(self, calls, cache_dsn: str):
+        await self._all_fail(calls(urlsplit(cache_dsn)._replace(path="/s3").geturl()), "does not exist")
+
+    async def test_the_dsn_cannot_be_read(self, calls):
+        await self._all_fail(calls("postgresql://someone:a/s3cret#b@127.0.0.1:x/ctf"), "postgres.dsn cannot be read")
+
+    async def test_nobody_answers_and_then_somebody_does(self, make_store, cache_dsn, calls, quick: None):
+        async with relay(cache_dsn) as (port, silence):
+            dsn = _by(cache_dsn, port)
+            store = make_store(dsn=dsn, lock_ttl=60.0)
+            lease = await won(store, "holder")
+            silence.set()
+            await self._all_fail(calls(dsn) | {"known connection": store.renew(lease)}, "no answer in time")
+            silence.clear()
+            assert isinstance(await store.acquire("me", None), Busy)
+            assert await store.renew(lease)
+
+    async def test_the_server_is_frozen_and_thaws(self, own_server: Postgres, make_store, calls, quick: None):
+        dsn = own_server.dsn()
+        store = make_store(dsn=dsn, lock_ttl=60.0)
+        lease = await won(store, "holder")
+        main = psutil.Process(own_server.pid)
+        family = [main, *main.children(recursive=True)]
+        for member in family:
+            os.kill(member.pid, signal.SIGSTOP)
+        try:
+            await self._all_fail(calls(dsn) | {"known connection": store.renew(lease)}, "no answer in time")
+        finally:
+            for member in family:
+                os.kill(member.pid, signal.SIGCONT)
+        await until(lambda: _answers(store.renew(lease)), "it renews again")
+        assert isinstance(await store.acquire("me", None), Busy)
+        await store.abandon(lease)
+
+    async def test_another_transaction_has_the_rows_locked(self, quick: None, table: Table, make_store, make_vault):
+        store, vault = make_store(lock_ttl=60.0), make_vault()
+        lease = await won(store)
+        await stage(vault, lease)
+        other = await asyncpg.connect(table.dsn, timeout=10, command_timeout=30)
+        try:
+            async with other.transaction():
+                await other.execute("LOCK TABLE leaderboard_cache IN EXCLUSIVE MODE")
+                calls = self._calls(make_store(), vault)
+                for reads in ("publish", "subscribe", "load", "committed"):
+                    calls.pop(reads).close()
+                await self._all_fail(calls)
+                assert (await vault.load(None)).documents is None, "who only reads is not kept from it"
+        finally:
+            other.terminate()
+        assert await store.commit(lease, catalogue(lease.version), SOLVE)
+        await holds(vault, lease.version)
+
+    async def test_a_connection_that_was_cut_is_made_anew(self, store, vault, table: Table):
+        lease = await won(store)
+        await stage(vault, lease)
+        for _ in range(3):
+            await _terminate(table, "")
+            # The very next call may find out; no later one fails.
+            await _answers(store.renew(lease))
+            assert await store.renew(lease)
+            await _answers(vault.head())
+            assert (await vault.head()).version is None
+        assert await store.commit(lease, catalogue(lease.version), SOLVE)
+        await holds(vault, lease.version)
+
+    async def test_a_server_that_was_restarted_is_found_again(self, own_server: Postgres, names: Names):
+        store = PostgresStore(own_server.dsn(), prefix=names.prefix, lock_ttl=60.0)
+        vault = PostgresVault(own_server.dsn(), prefix=names.prefix, stage_ttl=STAGE_TTL)
+        version = await commit(store, vault)
+        lease = await won(store)
+        async with hearing(store) as heard:
+            await asyncio.to_thread(own_server.restart)
+            with pytest.raises(Unavailable, match=r"^postgres: "):
+                await heard(1)
+        await until(lambda: _answers(store.renew(lease)), "the lease is ours still")
+        await until(lambda: _answers(vault.head()), "it can be read")
+        await holds(vault, version)
+        # It is the same server: no number is passed over.
+        assert lease.version.number == version.number + 1
+        await store.abandon(lease)
+        assert (await won(store)).version.number == lease.version.number + 1
+        await asyncio.to_thread(own_server.kill)
+        await self._all_fail(self._calls(store, vault), "postgres.dsn is right")
+        await asyncio.to_thread(own_server.start)
+        await holds(vault, version)
+        await store.aclose()
+        await vault.aclose()
+
+    async def test_the_table_is_missing(self, calls, make_store, database: str):
+        those = calls(database)
+        for others in ("publish", "subscribe"):
+            those.pop(others).close()
+        await self._all_fail(those, "leaderboard_cache", "run `scoreboardd migrate`")
+        assert await make_store(dsn=database).check() == [
+            "postgres: table leaderboard_cache is missing; run `scoreboardd migrate`"
+        ]
+
+    async def test_the_table_is_another_s(self, calls, make_store, database: str):
+        role = f"stranger_{urlsplit(database).path[1:]}"
+        await _execute(database, TABLE, f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'")
+        try:
+            dsn = self._as(database, role)
+            those = calls(dsn)
+            for others in ("publish", "subscribe"):
+                those.pop(others).close()
+            await self._all_fail(those, "permission denied", "run `scoreboardd check`")
+            (problem,) = await make_store(dsn=dsn).check()
+            assert problem.startswith("postgres: leaderboard_cache may not be written; ")
+            # One right that is missing is enough.
+            await _execute(database, f"GRANT SELECT, INSERT, UPDATE ON leaderboard_cache TO {role}")
+            assert await make_store(dsn=dsn).check() == [problem]
+            await _execute(database, f"GRANT DELETE ON leaderboard_cache TO {role}")
+            assert await make_store(dsn=dsn).check() == []
+            # And those are all that it needs.
+            store, vault = make_store(dsn=dsn), PostgresVault(dsn, prefix=make_store()._names.prefix, stage_ttl=9)
+            async with hearing(store) as heard:
+                version = await commit(store, vault)
+                assert await heard(2) == [Begun(version), Rebuilt(version.number, SOLVE)]
+            await store.aclose()
+            await vault.aclose()
+        finally:
+            await _execute(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+    async def test_the_database_takes_no_writes(self, calls, make_store, database: str):
+        name = urlsplit(database).path[1:]
+        await _execute(database, TABLE, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        those = calls(database)
+        for others in ("publish", "subscribe", "load", "committed"):
+            those.pop(others).close()
+        await self._all_fail(those, "read-only transaction", "point postgres.dsn at the primary")
+        (problem,) = await make_store(dsn=database).check()
+        assert "takes no writes; point postgres.dsn at the primary" in problem
+
+    async def test_the_server_is_a_replica(self, make_store, make_vault, tmp_path, names: Names):
+        with Postgres(tmp_path, settings={"wal_level": "replica"}) as primary:
+            await _execute(primary.dsn(), TABLE)
+            store, vault = make_store(dsn=primary.dsn()), make_vault(dsn=primary.dsn())
+            version = await commit(store, vault)
+            await asyncio.to_thread(primary.stop)
+            (primary._data / "standby.signal").touch()
+            await asyncio.to_thread(primary.start)
+            those = self._calls(store, vault)
+            for reads in ("load", "committed"):
+                those.pop(reads).close()
+            await self._all_fail(those, "point postgres.dsn at the primary")
+            await holds(vault, version)
+            (problem,) = await store.check()
+            assert "takes no writes; point postgres.dsn at the primary" in problem
+
+
+async def _answers(call: Awaitable[Any]) -> bool:
+    try:
+        await call
+    except Unavailable:
+        return False
+    return True
+
+
+class TestCheck:
+    async def test_finds_nothing_wrong_with_a_server_that_was_prepared(self, store: PostgresStore):
+        assert await store.check() == []
+
+
+async def _nothing(question: bytes) -> None:
+    pass
+
+
+@asynccontextmanager
+async def overhearing(
+    dsn: str, before: Callable[[bytes], Awaitable[None]] = _nothing
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A DSN that leads to the same server, and what it has said of each connection's transaction whenever it was ready
+    for the next statement: `I` idle, `T` in a transaction. `before` is awaited before a question is passed on."""
+    target, states = urlsplit(dsn), list[bytes]()
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.read(1):
+            length = await reader.readexactly(4)
+            body = await reader.readexactly(int.from_bytes(length) - 4)
+            if head == b"Z":
+                states.append(body)
+            writer.write(head + length + body)
+
+    async def questions(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await before(data)
+            writer.write(data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        their_reader, their_writer = await asyncio.open_connection(target.hostname, target.port)
+        try:
+            await asyncio.gather(questions(reader, their_writer), answers(their_reader, writer), return_exceptions=True)
+        finally:
+            writer.close()
+            their_writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        yield _by(dsn, server.sockets[0].getsockname()[1]), states
+
+
+class TestNobodyCanStopInTheMiddle:
+    """A client that freezes between two round trips holds no lock in the database."""
+
+    async def test_every_statement_is_over_when_its_answer_comes(self, make_store, make_vault, cache_dsn: str):
+        async with overhearing(cache_dsn) as (dsn, states):
+            store, vault = make_store(dsn=dsn), make_vault(dsn=dsn)
+            async with hearing(make_store()) as heard:
+                await commit(store, vault, divisions=(1,))
+                lease = await won(store)
+                assert isinstance(await store.acquire("you", None), Busy)
+                assert await store.renew(lease)
+                assert await store.confirm(lease, 1.5, whole=True, complete=True)
+                assert not await store.commit(lease, catalogue(lease.version), SOLVE)
+                await store.abandon(await won(store))
+                await store.publish(SOLVE)
+                later = Version("later", 99)
+                assert await vault.keep(later, catalogue(later), documents(later), quiet=0)
+                await heard(7)
+            assert len(states) > 30
+            assert set(states) == {b"I"}
+            # Only who reads is in a transaction for longer: of one snapshot, and without a lock on any row.
+            await holds(vault, later)
+            assert b"T" in states
+            await store.aclose()
+            await vault.aclose()
+
+    async def test_who_reads_and_freezes_is_thrown_out(self, vault: PostgresVault):
+        async with vault._link.snapshot() as connection:
+            assert await connection.fetchval("SHOW transaction_read_only") == "on"
+            assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "20s"
+
+
+class TestDamage:
+    """Whatever is in our rows and is not what was committed is neither loaded nor taken for unchanged."""
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            "set_byte(payload, 20, get_byte(payload, 20) # 1)",
+            "substr(payload, 1, length(payload) / 2)",
+            "payload || ' '::bytea",
+            "'\\x28b52ffd'::bytea || substr(payload, 5, length(payload) - 8) || '\\xffffffff'::bytea",
+            "'{}'::bytea",
+            "(SELECT payload FROM leaderboard_cache WHERE cache_key = '{other}')",
+        ],
+    )
+    async def test_of_a_document_is_found(self, store, vault, table: Table, names: Names, how: str):
+        await commit(store, vault)
+        key, other = names.document("leaderboard:users"), names.document("timeline:users")
+        await table.set(key, f"payload = {how}".replace("{other}", other))
+        with pytest.raises(Damaged, match=re.escape(key)):
+            await vault.load(None)
+        version = await commit(store, vault)
+        assert (await vault.load(None)).head.version == version
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            "epoch = E'a\\r\\nb'",
+            "epoch = ''",
+            "epoch = NULL",
+            f"epoch = '{'e' * 33}'",
+            "version = 9007199254740992",
+            "version = 9223372036854775807",
+            "version = -1",
+            "version = NULL",
+        ],
+    )
+    async def test_a_last_number_that_is_none_begins_an_epoch(self, store, vault, table: Table, names: Names, row: str):
+        await commit(store, vault)
+        await table.set(names.lock, row)
+        assert (await vault.head()).given is None
+        lease = await won(store)
+        assert lease.version.number == 1
+        assert re.fullmatch("[0-9a-z]{8}", lease.version.epoch)
+
+    @pytest.mark.parametrize("row", ["payload = '\\xff00'", "payload = '[]'", "payload = NULL", "generated_at = NULL"])
+    async def test_a_catalogue_that_is_none_is_nothing(self, store, vault, table: Table, names: Names, row: str):
+        await commit(store, vault)
+        await table.set(names.version, row)
+        assert (await vault.head()).version is None
+        assert (await vault.load(None)).documents is None
+        version = await commit(store, vault)
+        assert (await vault.load(None)).head.version == version
+
+    async def test_a_run_that_is_garbage_is_another_run(self, store, vault, table: Table, names: Names):
+        await commit(store, vault)
+        await table.set(names.lock, "payload = '\\xff00'")
+        assert (await won(store)).version.number > 1000
