@@ -2,9 +2,15 @@
 
 from collections.abc import AsyncIterator
 
-from scoreboardd.backends.base import Damaged, Store, Unavailable, Vault
-from scoreboardd.backends.factory import archive_options, open_store, open_table, open_vault, vault_options
-from scoreboardd.backends.postgres.backend import PostgresVault
+from scoreboardd.backends.base import ClusterBackend, Damaged, DocumentStore, Unavailable
+from scoreboardd.backends.factory import (
+    document_store_options,
+    open_cluster_backend,
+    open_document_store,
+    open_postgres_cluster_backend,
+    persister_options,
+)
+from scoreboardd.backends.postgres.backend import PostgresDocumentStore
 from scoreboardd.config import Settings
 from scoreboardd.platforms import check as source
 from scoreboardd.system import descriptors
@@ -22,10 +28,12 @@ async def problems(settings: Settings) -> AsyncIterator[str]:
 async def _all(settings: Settings) -> AsyncIterator[str]:
     for problem in descriptors.problems(settings.sse.max_clients):
         yield problem
-    async for problem in _of(open_store(settings), open_vault(**vault_options(settings))):
+    async for problem in _of(open_cluster_backend(settings), open_document_store(**document_store_options(settings))):
         yield problem
     if settings.cache.persist and settings.coordination.backend != "postgres":
-        async for problem in _of(open_table(settings), PostgresVault(**archive_options(settings))):
+        async for problem in _of(
+            open_postgres_cluster_backend(settings), PostgresDocumentStore(**persister_options(settings))
+        ):
             yield problem
     postgres = settings.postgres
     async for problem in source.problems(
@@ -37,7 +45,7 @@ async def _all(settings: Settings) -> AsyncIterator[str]:
         yield problem
 
 
-async def _of(store: Store, vault: Vault) -> AsyncIterator[str]:
+async def _of(store: ClusterBackend, vault: DocumentStore) -> AsyncIterator[str]:
     try:
         problems = await store.check()
         for problem in problems:

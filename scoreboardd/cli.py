@@ -13,12 +13,12 @@ import structlog
 import uvloop
 
 from scoreboardd import __version__, check, config, migrate
-from scoreboardd.backends.base import Begun, Changed, Confirmed, Rebuilt, Store, Subscribed, Unavailable
-from scoreboardd.backends.factory import open_store
+from scoreboardd.backends.base import Begun, Changed, ClusterBackend, Confirmed, Rebuilt, Subscribed, Unavailable
+from scoreboardd.backends.factory import open_cluster_backend
 from scoreboardd.cluster import wire
 from scoreboardd.config import ConfigError, Settings
 from scoreboardd.daemon import CannotListen, Daemon
-from scoreboardd.model import UPDATED, Event, now_rfc3339
+from scoreboardd.model import UPDATED, ChangeEvent, now_rfc3339
 from scoreboardd.stream import hijack
 from scoreboardd.system import descriptors
 from scoreboardd.telemetry import logs
@@ -120,7 +120,7 @@ def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry
 @click.option("--scope", default="all", show_default=True, callback=_field)
 def publish(config_file: Path | None, reason: str, scope: str) -> None:
     """Announce a change by hand, as a platform would."""
-    _with_store(config_file, lambda store: store.publish(Event(scope, reason, now_rfc3339())))
+    _with_store(config_file, lambda store: store.publish(ChangeEvent(scope, reason, now_rfc3339())))
 
 
 @main.command()
@@ -129,12 +129,12 @@ def publish(config_file: Path | None, reason: str, scope: str) -> None:
 def rebuild(config_file: Path | None, *, wait: bool) -> None:
     """Ask the running cluster for a rebuild."""
     timeout = _settings(config_file).rebuild.timeout
-    event = Event.updated()
+    event = ChangeEvent.updated()
     if not wait:
         _with_store(config_file, lambda store: store.publish(event))
         return
 
-    async def ask(store: Store) -> None:
+    async def ask(store: ClusterBackend) -> None:
         try:
             async with asyncio.timeout(timeout):
                 click.echo(f"version {await _rebuilt(store, event)}")
@@ -144,7 +144,7 @@ def rebuild(config_file: Path | None, *, wait: bool) -> None:
     _with_store(config_file, ask)
 
 
-async def _rebuilt(store: Store, event: Event) -> int:
+async def _rebuilt(store: ClusterBackend, event: ChangeEvent) -> int:
     """Ask, and listen for the version that contains what came before: a build that begins after our own event."""
     id = secrets.token_hex(8)
     asked, begun = False, None
@@ -180,11 +180,11 @@ def demo(**options: Any) -> None:
     demonstration.run(**options)
 
 
-def _with_store(config_file: Path | None, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+def _with_store(config_file: Path | None, work: Callable[[ClusterBackend], Coroutine[Any, Any, None]]) -> None:
     settings = _settings(config_file)
 
     async def run() -> None:
-        store = open_store(settings)
+        store = open_cluster_backend(settings)
         try:
             await work(store)
         finally:

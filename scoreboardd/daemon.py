@@ -19,30 +19,30 @@ import structlog
 from aiohttp import web
 
 from scoreboardd import __version__
-from scoreboardd.backends.factory import archive_options, open_store, vault_options
+from scoreboardd.backends.factory import document_store_options, open_cluster_backend, persister_options
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.cache.document_cache import Memory, Tier
-from scoreboardd.cache.persister import Archive
+from scoreboardd.cache.document_cache import CacheTier, DocumentCache
+from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
 from scoreboardd.stream import hijack
-from scoreboardd.stream.accept import Doorway
+from scoreboardd.stream.accept import FastAcceptFactory
 from scoreboardd.stream.broadcaster import Broadcaster
-from scoreboardd.stream.endpoint import Streams
+from scoreboardd.stream.endpoint import StreamEndpoint
 from scoreboardd.system import descriptors
 from scoreboardd.system.clock import Clock
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.telemetry.systemd import Systemd
 from scoreboardd.web import app as public
-from scoreboardd.web.address import Addresses
+from scoreboardd.web.address import ClientAddressResolver
 from scoreboardd.web.admin import Admin
-from scoreboardd.web.connection_limit import Room
-from scoreboardd.web.documents import Documents
-from scoreboardd.web.frontend import Page
-from scoreboardd.web.info import About
-from scoreboardd.web.rebuild import Rebuild
+from scoreboardd.web.connection_limit import ConnectionLimit
+from scoreboardd.web.documents import DocumentEndpoint
+from scoreboardd.web.frontend import Frontend
+from scoreboardd.web.info import InfoEndpoint
+from scoreboardd.web.rebuild import RebuildEndpoint
 
 IDLE = 15.0
 """Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
@@ -80,16 +80,16 @@ class Daemon:
         self.admin_address: tuple[str, int] | None = None
 
         rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
-        tier = Tier(settings.coordination.backend)
+        tier = CacheTier(settings.coordination.backend)
         # Whoever coordinates in Postgres has the documents there as it is.
-        persist = settings.cache.persist and tier is Tier.REDIS
+        persist = settings.cache.persist and tier is CacheTier.REDIS
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)
         self.metrics.clients_limit.set(self.shares.streams)
         self.clock = Clock()
-        self.memory = Memory(self.clock)
+        self.memory = DocumentCache(self.clock)
         self.metrics.clock_ahead.set_function(lambda: self.clock.ahead)
-        self.store = open_store(settings)
+        self.store = open_cluster_backend(settings)
         self.builder = BuilderProcess(
             source={
                 "dsn": postgres.dsn.get_secret_value(),
@@ -97,8 +97,8 @@ class Daemon:
                 "statement_timeout": postgres.statement_timeout,
                 "timezone": settings.source.timezone,
             },
-            vault=vault_options(settings),
-            archive=archive_options(settings) if persist else None,
+            vault=document_store_options(settings),
+            archive=persister_options(settings) if persist else None,
             clock=self.clock,
             metrics=self.metrics,
             log_level=settings.log.level,
@@ -112,8 +112,8 @@ class Daemon:
             heartbeat=sse.heartbeat,
             stall_timeout=sse.stall_timeout,
         )
-        self.addresses = Addresses(settings.server.trusted_proxies)
-        self.streams = Streams(
+        self.addresses = ClientAddressResolver(settings.server.trusted_proxies)
+        self.streams = StreamEndpoint(
             self.memory,
             self.broadcaster,
             self.addresses,
@@ -140,7 +140,9 @@ class Daemon:
             tier=tier,
         )
         self.archive = (
-            Archive(self.memory, self.builder, interval=settings.cache.persist_interval, restored=self.runner.restored)
+            SnapshotPersister(
+                self.memory, self.builder, interval=settings.cache.persist_interval, restored=self.runner.restored
+            )
             if persist
             else None
         )
@@ -198,7 +200,7 @@ class Daemon:
     def _watch_descriptors(self) -> None:
         for problem in descriptors.problems(self._settings.sse.max_clients):
             log.warning(problem)
-        seldom = Seldom()
+        seldom = LogThrottle()
 
         def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
@@ -215,23 +217,23 @@ class Daemon:
         coordinator = self.runner.coordinator
         too_old = self.memory.age > self._settings.cache.stale_after
         # What is kept lags by design: it is stale until the store has its say.
-        restored = self.archive is not None and self.memory.tier is Tier.POSTGRES
+        restored = self.archive is not None and self.memory.tier is CacheTier.POSTGRES
         return coordinator.stale or restored or (too_old and (coordinator.failing or not self.runner.connected))
 
     def _public_app(self) -> web.Application:
         settings = self._settings
         return public.make(
-            Documents(self.memory, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
+            DocumentEndpoint(self.memory, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
             self.streams,
-            Rebuild(
+            RebuildEndpoint(
                 self.runner,
                 self.memory,
                 self.addresses,
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
-            About(self.memory, name=settings.server.name),
-            Page(settings.server.name) if settings.server.page else None,
+            InfoEndpoint(self.memory, name=settings.server.name),
+            Frontend(settings.server.name) if settings.server.page else None,
         )
 
     def _admin_app(self) -> web.Application:
@@ -246,7 +248,7 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(
-        self, section: str, app: web.Application, host: str, port: int, *, streams: Streams | None = None
+        self, section: str, app: web.Application, host: str, port: int, *, streams: StreamEndpoint | None = None
     ) -> AsyncIterator[tuple[str, int]]:
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=IDLE, shutdown_timeout=1.0, handler_cancellation=True
@@ -264,11 +266,11 @@ class Daemon:
                 stack.callback(server.close)
             yield address
 
-    def _room(self, http: web.Server, streams: Streams | None) -> Room:
+    def _room(self, http: web.Server, streams: StreamEndpoint | None) -> ConnectionLimit:
         if streams is None:
-            return Room(http, http, self.metrics, max_connections=ADMIN_CONNECTIONS)
-        doorway = Doorway(streams, http, patience=IDLE)
-        return Room(
+            return ConnectionLimit(http, http, self.metrics, max_connections=ADMIN_CONNECTIONS)
+        doorway = FastAcceptFactory(streams, http, patience=IDLE)
+        return ConnectionLimit(
             doorway,
             http,
             self.metrics,

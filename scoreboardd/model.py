@@ -3,7 +3,7 @@
 - A `Version` is `<epoch>-<number>`. Numbers only grow within an epoch; the epoch changes only when the shared store has
   lost its state, so two versions of different epochs have no order and the store's own is the true one.
 - The number is handed out with the lock, before the build begins (it is the fence): a failed build leaves a gap.
-- An `Edition` is immutable, and its documents are all of one database snapshot (I5).
+- An `Snapshot` is immutable, and its documents are all of one database snapshot (I5).
 """
 
 import re
@@ -60,7 +60,7 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ChangeEvent:
     """What a platform said changed (contract §3), and what clients are told (§6)."""
 
     scope: str
@@ -80,25 +80,25 @@ class Event:
         """Something changed, now, and that is all that is known."""
         return cls("all", UPDATED, now_rfc3339())
 
-    def after(self, earlier: "Event | None") -> "Event":
+    def after(self, earlier: "ChangeEvent | None") -> "ChangeEvent":
         """The two as one: what a single rebuild for both of them was for."""
         if earlier is None:
             return self
         reasons = {self.reason, earlier.reason} - {UPDATED}
-        return Event(
+        return ChangeEvent(
             self.scope if self.scope == earlier.scope else "all",
             "batch" if len(reasons) > 1 else next(iter(reasons), UPDATED),
             max(self.ts, earlier.ts),
             _union(self.division_ids, earlier.division_ids),
         )
 
-    def about_all(self) -> "Event":
+    def about_all(self) -> "ChangeEvent":
         """The same event, about all divisions."""
         return replace(self, scope="all", division_ids=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Edition:
+class Snapshot:
     """The documents of one version: `documents[name]` is JSON as zstd (see `compression`); names as in
     `board.document_names.keys`."""
 

@@ -146,27 +146,27 @@ def questions(draw: st.DrawFn, tables: Tables) -> dict[str, Any]:
     return {"division_id": draw(st.sampled_from([None, *division_ids])), "window": minutes, "now": now}
 
 
-def to_rows(tables: Tables) -> source_rows.Rows:
+def to_rows(tables: Tables) -> source_rows.SourceRows:
     """What a source makes of these tables, in the tables' own (arbitrary) order."""
     users = [user for user in tables.users if user.role not in ("blocked", "admin")]
     seen = {user.id for user in users}
     roster = source_rows.Roster(
         challenges=[
-            source_rows.Challenge(
+            source_rows.ChallengeRow(
                 row.id, row.title, row.category, row.points, row.minimum_points, row.is_active is not False
             )
             for row in tables.challenges
         ],
-        teams=[source_rows.Team(row.id, row.name, row.division_id) for row in tables.teams],
-        users=[source_rows.User(user.id, user.username, user.team_id) for user in users],
-        divisions=sorted(source_rows.Division(row.id, row.name) for row in tables.divisions or []),
+        teams=[source_rows.TeamRow(row.id, row.name, row.division_id) for row in tables.teams],
+        users=[source_rows.UserRow(user.id, user.username, user.team_id) for user in users],
+        divisions=sorted(source_rows.DivisionRow(row.id, row.name) for row in tables.divisions or []),
     )
     solves = source_rows.solves_of(
         (row.user_id, row.challenge_id, (row.submitted_at - EPOCH) // MICROSECOND, row.is_first_blood)
         for row in tables.submissions
         if row.correct and row.user_id in seen
     )
-    return source_rows.Rows(source_rows.released(roster, solves), solves)
+    return source_rows.SourceRows(source_rows.released(roster, solves), solves)
 
 
 def SCHEMA_SQL(divisions: bool, active: bool = False) -> str:  # noqa: N802

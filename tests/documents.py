@@ -2,18 +2,18 @@
 
 import zstandard
 
-from scoreboardd.render.chunked_document import Document, Piece
+from scoreboardd.render.chunked_document import Document, Segment
 from scoreboardd.system.compression import LEVEL
 
 _COMPRESSOR = zstandard.ZstdCompressor(level=LEVEL)
 
 
-def pieces(*texts: bytes) -> list[Piece]:
+def segments(*texts: bytes) -> list[Segment]:
     """One for each text."""
-    return [Piece(text, _COMPRESSOR) for text in texts]
+    return [Segment(text, _COMPRESSOR) for text in texts]
 
 
 def document_of(*texts: bytes) -> Document:
     """Of these texts, one behind the other, a piece for each."""
-    opening, *chunks, closing = pieces(*texts) if len(texts) > 1 else pieces(*texts, b"")
+    opening, *chunks, closing = segments(*texts) if len(texts) > 1 else segments(*texts, b"")
     return Document(opening, chunks, closing, b"".join(chunk.digest for chunk in chunks))

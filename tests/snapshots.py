@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.board.delta_log import Ring
-from scoreboardd.board.document_names import keys, ring_key
-from scoreboardd.builder.shared_documents import Log, Manifest, Parcel, pack
-from scoreboardd.model import Edition, Version
+from scoreboardd.board.delta_log import DeltaLog
+from scoreboardd.board.document_names import delta_log_key, document_names
+from scoreboardd.builder.shared_documents import Manifest, MemfdFile, SharedDocuments, pack
+from scoreboardd.model import Snapshot, Version
 from scoreboardd.system.compression import Frames, compressed
 from tests.board.expected import rendered
 from tests.contests import to_rows
@@ -22,24 +22,24 @@ def edition(
     documents: Mapping[str, Any] | None = None,
     *,
     divisions: tuple[int, ...] = (),
-    rings: Mapping[int | None, Ring] | None = None,
+    rings: Mapping[int | None, DeltaLog] | None = None,
     as_of: float | None = None,
-) -> Edition:
+) -> Snapshot:
     """`documents` by name, as `bytes` or whatever JSON can say; small ones that tell each other apart stand in for
     those not given. `rings` by division, None for everyone; those not given are empty. `as_of` is Unix time, now by
     default."""
-    given: dict[str, Any] = {name: {"name": name, "version": str(version)} for name in keys(divisions)}
+    given: dict[str, Any] = {name: {"name": name, "version": str(version)} for name in document_names(divisions)}
     for division_id in (None, *divisions):
-        given[ring_key(division_id)] = (rings or {}).get(division_id, Ring()).text()
+        given[delta_log_key(division_id)] = (rings or {}).get(division_id, DeltaLog()).text()
     given |= documents or {}
     bodies = {name: body if isinstance(body, bytes) else orjson.dumps(body) for name, body in given.items()}
-    return Edition(version, time.time() if as_of is None else as_of, divisions, str(version), parcel(bodies))
+    return Snapshot(version, time.time() if as_of is None else as_of, divisions, str(version), parcel(bodies))
 
 
-def edition_of(version: Version, tables: Tables) -> Edition:
+def edition_of(version: Version, tables: Tables) -> Snapshot:
     """What the real path makes of these tables."""
     rows = to_rows(tables)
-    return Edition(version, time.time(), rows.roster.division_ids, str(version), parcel(rendered(rows)))
+    return Snapshot(version, time.time(), rows.roster.division_ids, str(version), parcel(rendered(rows)))
 
 
 def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
@@ -47,10 +47,10 @@ def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
     return {name: b"".join(frames) for name, frames in documents.items()}
 
 
-def parcel(texts: Mapping[str, bytes]) -> Parcel:
+def parcel(texts: Mapping[str, bytes]) -> SharedDocuments:
     return received(*pack([(name, [compressed(text)]) for name, text in texts.items()]))
 
 
-def received(log: Log, manifest: Manifest) -> Parcel:
+def received(log: MemfdFile, manifest: Manifest) -> SharedDocuments:
     """As by another process: with a descriptor of its own."""
-    return Parcel(os.dup(log.descriptor), manifest)
+    return SharedDocuments(os.dup(log.descriptor), manifest)

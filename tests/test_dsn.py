@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from scoreboardd.backends.base import Unavailable
-from scoreboardd.backends.postgres.backend import PostgresStore
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend
 from scoreboardd.cli import main
 from scoreboardd.config import ConfigError, Settings, load
 from scoreboardd.demo.servers import free_port
@@ -166,7 +166,7 @@ async def everywhere(url: str) -> list[str]:
     async with PostgresSource(url, "smctf", statement_timeout=5) as source:
         with pytest.raises(SourceError) as by_source:
             await source.read()
-    store = PostgresStore(url, prefix="", lock_ttl=5)
+    store = PostgresClusterBackend(url, prefix="", lock_ttl=5)
     with pytest.raises(Unavailable) as by_store:
         await store.acquire("token", None)
     with pytest.raises(Unavailable) as by_bus:

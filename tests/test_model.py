@@ -2,7 +2,7 @@
 
 import pytest
 
-from scoreboardd.model import UPDATED, Event, Version
+from scoreboardd.model import UPDATED, ChangeEvent, Version
 
 
 @pytest.mark.parametrize("text", ["", "a", "a-", "-1", "a-1x", "A-1", "a--1", "a-1-2", "ä-1", "a-" + "9" * 19, "a-١"])
@@ -28,14 +28,14 @@ def test_a_version_is_read_as_it_is_written():
 def test_the_reason_of_a_merged_event(reasons, told):
     merged = None
     for number, reason in enumerate(reasons):
-        merged = Event("all", reason, f"2026-02-27T18:00:0{number}Z").after(merged)
+        merged = ChangeEvent("all", reason, f"2026-02-27T18:00:0{number}Z").after(merged)
     assert merged is not None
     assert merged.reason == told
     assert merged.ts == f"2026-02-27T18:00:0{len(reasons) - 1}Z"
 
 
 def test_the_scope_of_a_merged_event():
-    one, other = Event("division:1", "x", ""), Event("division:2", "x", "")
+    one, other = ChangeEvent("division:1", "x", ""), ChangeEvent("division:2", "x", "")
     assert one.after(one).scope == "division:1"
     assert one.after(other).scope == "all"
 
@@ -53,10 +53,10 @@ def test_the_scope_of_a_merged_event():
     ],
 )
 def test_the_divisions_of_a_merged_event(one, other, both):
-    assert Event("division", "x", "", one).after(Event("division", "x", "", other)).division_ids == both
+    assert ChangeEvent("division", "x", "", one).after(ChangeEvent("division", "x", "", other)).division_ids == both
 
 
 def test_an_event_names_divisions_only_if_it_is_not_about_all():
-    event = Event("division", "x", "t", (1, 2))
+    event = ChangeEvent("division", "x", "t", (1, 2))
     assert event.as_dict() == {"scope": "division", "reason": "x", "ts": "t", "division_ids": (1, 2)}
     assert event.about_all().as_dict() == {"scope": "all", "reason": "x", "ts": "t"}

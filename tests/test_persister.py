@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from scoreboardd.backends.names import Names
 from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.cache import persister
-from scoreboardd.cache.document_cache import Memory, Tier
-from scoreboardd.cache.persister import Archive
-from scoreboardd.model import Edition, Version
+from scoreboardd.cache.document_cache import CacheTier, DocumentCache
+from scoreboardd.cache.persister import SnapshotPersister
+from scoreboardd.model import Snapshot, Version
 from tests.nodes import until
 from tests.snapshots import edition, joined
 
@@ -63,11 +63,11 @@ class Counting(BuilderProcess):
 
     restores = keeps = 0
 
-    async def restore(self) -> Edition | None:
+    async def restore(self) -> Snapshot | None:
         self.restores += 1
         return await super().restore()
 
-    async def keep(self, edition: Edition, *, quiet: float) -> bool:
+    async def keep(self, edition: Snapshot, *, quiet: float) -> bool:
         self.keeps += 1
         return await super().keep(edition, quiet=quiet)
 
@@ -96,15 +96,15 @@ class Node:
     """What an archive sees of one."""
 
     def __init__(self, builder: BuilderProcess, interval: float) -> None:
-        self.memory = Memory()
-        self.restored: list[Edition] = []
-        self.archive = Archive(self.memory, builder, interval=interval, restored=self._restore)
+        self.memory = DocumentCache()
+        self.restored: list[Snapshot] = []
+        self.archive = SnapshotPersister(self.memory, builder, interval=interval, restored=self._restore)
 
-    def _restore(self, found: Edition) -> None:
+    def _restore(self, found: Snapshot) -> None:
         self.restored.append(found)
-        self.memory.install(found, Tier.POSTGRES)
+        self.memory.install(found, CacheTier.POSTGRES)
 
-    def serve(self, version: Version, **options: Any) -> Edition:
+    def serve(self, version: Version, **options: Any) -> Snapshot:
         served = edition(version, **options)
         assert self.memory.install(served)
         return served
@@ -121,7 +121,7 @@ def logs() -> Iterator[list[Any]]:
         yield logs
 
 
-async def keep(make: Callable[..., Node], version: Version, **options: Any) -> Edition:
+async def keep(make: Callable[..., Node], version: Version, **options: Any) -> Snapshot:
     """As a node did that has ended since."""
     node = make()
     served = node.serve(version, **options)
@@ -274,7 +274,7 @@ class TestTheEnd:
         assert await kept.rows() == rows
 
     async def test_does_not_wait_for_a_database_that_hangs(self, make, kept: Kept, logs, monkeypatch):
-        monkeypatch.setattr(persister, "FLUSH", 0.3)
+        monkeypatch.setattr(persister, "FLUSH_TIMEOUT_SECONDS", 0.3)
         node = make()
         node.serve(FIVE)
         async with kept.locked(), asyncio.timeout(5):

@@ -17,8 +17,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scoreboardd.board.document_names import keys
-from scoreboardd.model import MAX_NUMBER, Event, Version
+from scoreboardd.board.document_names import document_names
+from scoreboardd.model import MAX_NUMBER, ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import digest_of
 
@@ -62,7 +62,7 @@ Values = Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class SnapshotMetadata:
     """What the store says of its documents; read with them, and staged beside them."""
 
     digest: str
@@ -99,14 +99,14 @@ class Head:
     """What the store says of what is committed, and of the numbers it has given out."""
 
     version: Version | None
-    catalogue: Catalogue | None
+    catalogue: SnapshotMetadata | None
     confirmed: int = 0
     "Number of the latest build, in the version's epoch, that committed these documents or found them true."
     given: Version | None = None
     "The latest version number given out with the lock; None if the store knows of none."
 
 
-CATALOGUE_FIELDS = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
+METADATA_FIELDS = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
 "As a store has them, in JSON: a catalogue's, and the number of the build that last committed or confirmed it."
 
 
@@ -124,7 +124,7 @@ def head_of(version: Version | None, fields: object, given: Version | None) -> H
     return Head(version, catalogue, confirmed, given)
 
 
-def _parsed(fields: object) -> tuple[Catalogue, int] | None:
+def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
     match fields:
         case {
             "digest": str(digest),
@@ -144,7 +144,7 @@ def _parsed(fields: object) -> tuple[Catalogue, int] | None:
         and type(as_of) is not bool
         and math.isfinite(as_of)
         and all(type(id) is int for id in divisions)
-        and documents.keys() == set(keys(divisions))
+        and documents.keys() == set(document_names(divisions))
     )
     values: dict[str, Value] = {}
     for name, value in documents.items():
@@ -154,17 +154,19 @@ def _parsed(fields: object) -> tuple[Catalogue, int] | None:
             case _:
                 return None
     return (
-        (Catalogue(digest, float(as_of), tuple(divisions), whole, complete, values), confirmed) if well_formed else None
+        (SnapshotMetadata(digest, float(as_of), tuple(divisions), whole, complete, values), confirmed)
+        if well_formed
+        else None
     )
 
 
-def gone(before: Catalogue | None, fresh: list[str]) -> list[str]:
+def removed_documents(before: SnapshotMetadata | None, fresh: list[str]) -> list[str]:
     """The documents of the edition `before` that the next one, of the documents `fresh`, has not."""
-    return sorted(set(keys(before.divisions)).difference(fresh)) if before else []
+    return sorted(set(document_names(before.divisions)).difference(fresh)) if before else []
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredSnapshot:
     """What is committed, as it was at one instant."""
 
     head: Head
@@ -188,7 +190,7 @@ class Subscribed:
 class Changed:
     """A platform says something changed."""
 
-    event: Event
+    event: ChangeEvent
     id: str | None = None
     readable: bool = True
     "False if what it said could not be read: then `event` says only that something changed."
@@ -222,13 +224,13 @@ class Rebuilt:
     """A version is committed. Only its number is on the wire (contract §4): the store knows the rest."""
 
     number: int
-    event: Event
+    event: ChangeEvent
 
 
 Message = Subscribed | Changed | Begun | Confirmed | Abandoned | Rebuilt
 
 
-class Store(Protocol):
+class ClusterBackend(Protocol):
     """The half the daemon's loop uses: small, quick calls."""
 
     async def acquire(self, token: str, seen: Version | None) -> Lease | Busy: ...
@@ -236,7 +238,7 @@ class Store(Protocol):
     async def renew(self, lease: Lease) -> bool:
         """False if the lease is lost."""
 
-    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+    async def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
         """Make what was staged under `lease` visible, release the lock and announce. False: refused, too late."""
 
     async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
@@ -246,7 +248,7 @@ class Store(Protocol):
     async def abandon(self, lease: Lease) -> None:
         """Release without a result, if the lock is still ours."""
 
-    async def publish(self, event: Event, id: str | None = None) -> None:
+    async def publish(self, event: ChangeEvent, id: str | None = None) -> None:
         """Say that something changed, as a platform would."""
 
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
@@ -258,7 +260,7 @@ class Store(Protocol):
     async def aclose(self) -> None: ...
 
 
-class Vault(Protocol):
+class DocumentStore(Protocol):
     """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
 
     async def head(self) -> Head:
@@ -267,7 +269,7 @@ class Vault(Protocol):
     async def stage(self, lease: Lease, documents: Mapping[str, Document]) -> tuple[int, Values]:
         """Put documents where `commit` will find them. Returns the bytes written, and what is there then."""
 
-    async def load(self, have: Version | None) -> Stored:
+    async def load(self, have: Version | None) -> StoredSnapshot:
         """The committed documents, all of one version, unless it is the one that the caller has. If one is not what
         was committed, the store forgets the version, so that whichever node builds next commits; raises `Damaged`."""
 

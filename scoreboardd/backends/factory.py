@@ -3,17 +3,17 @@ options that travel as JSON."""
 
 from typing import Any
 
-from scoreboardd.backends.base import Store, Vault
-from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
-from scoreboardd.backends.redis.backend import RedisStore, RedisVault
+from scoreboardd.backends.base import ClusterBackend, DocumentStore
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
 from scoreboardd.config import Settings
 
 
-def open_store(settings: Settings) -> Store:
+def open_cluster_backend(settings: Settings) -> ClusterBackend:
     if settings.coordination.backend == "postgres":
-        return open_table(settings)
+        return open_postgres_cluster_backend(settings)
     redis = settings.redis
-    return RedisStore(
+    return RedisClusterBackend(
         redis.url.get_secret_value(),
         prefix=redis.key_prefix,
         lock_ttl=settings.rebuild.lock_ttl,
@@ -21,19 +21,19 @@ def open_store(settings: Settings) -> Store:
     )
 
 
-def open_table(settings: Settings) -> PostgresStore:
+def open_postgres_cluster_backend(settings: Settings) -> PostgresClusterBackend:
     """The store in Postgres, whoever coordinates."""
-    return PostgresStore(
+    return PostgresClusterBackend(
         settings.postgres.dsn.get_secret_value(),
         prefix=settings.redis.key_prefix,
         lock_ttl=settings.rebuild.lock_ttl,
     )
 
 
-def vault_options(settings: Settings) -> dict[str, Any]:
-    """Of the vault beside the store, for `open_vault`."""
+def document_store_options(settings: Settings) -> dict[str, Any]:
+    """Of the vault beside the store, for `open_document_store`."""
     if settings.coordination.backend == "postgres":
-        return {"backend": "postgres"} | archive_options(settings)
+        return {"backend": "postgres"} | persister_options(settings)
     redis = settings.redis
     return {
         "backend": "redis",
@@ -44,8 +44,8 @@ def vault_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def archive_options(settings: Settings) -> dict[str, Any]:
-    """Of the vault in Postgres, whoever coordinates: the arguments of `PostgresVault`."""
+def persister_options(settings: Settings) -> dict[str, Any]:
+    """Of the vault in Postgres, whoever coordinates: the arguments of `PostgresDocumentStore`."""
     return {
         "dsn": settings.postgres.dsn.get_secret_value(),
         "prefix": settings.redis.key_prefix,
@@ -58,5 +58,5 @@ def _stage_ttl(settings: Settings) -> float:
     return settings.rebuild.timeout + settings.rebuild.lock_ttl
 
 
-def open_vault(backend: str, **options: Any) -> Vault:
-    return PostgresVault(**options) if backend == "postgres" else RedisVault(**options)
+def open_document_store(backend: str, **options: Any) -> DocumentStore:
+    return PostgresDocumentStore(**options) if backend == "postgres" else RedisDocumentStore(**options)

@@ -3,8 +3,9 @@
 Rules (contract §5): an owner, user or team, has a challenge once, from its first correct submission; a team's solves
 are those of its visible users. Whatever else changes in a contest makes another `Contest`.
 
-An owner is known by its *rank* (its place in the order that breaks ties, which is that of `Side.ids`), a challenge by
-its *column* (its place among the ids). A *cell* is one owner's one challenge, numbered `rank * columns + column`.
+An owner is known by its *rank* (its place in the order that breaks ties, which is that of `Participants.ids`), a
+challenge by its *column* (its place among the ids). A *cell* is one owner's one challenge, numbered `rank * columns +
+column`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from scoreboardd.board.document_names import Owner
+from scoreboardd.board.document_names import ParticipantKind
 from scoreboardd.board.source_rows import Roster, Solves, find
 
 Ints = NDArray[np.int64]
@@ -26,25 +27,25 @@ NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
+class SolveChanges:
     """What some solves change on one side: these cells, each once, in order."""
 
     cell: Ints
-    rank: Ints
+    index: Ints
     column: Ints
     before: Ints
     "When each was solved until now, `NEVER` if it was not."
     at: Ints
     first_blood: Bools
 
-    def where(self, wanted: Bools) -> "Cells":
-        return Cells(*(getattr(self, field.name)[wanted] for field in fields(self)))
+    def where(self, wanted: Bools) -> "SolveChanges":
+        return SolveChanges(*(getattr(self, field.name)[wanted] for field in fields(self)))
 
 
-class Side:
+class Participants:
     """The users, or the teams, and what each has."""
 
-    def __init__(self, owner: Owner, named: list[tuple[int, str]], columns: int) -> None:
+    def __init__(self, owner: ParticipantKind, named: list[tuple[int, str]], columns: int) -> None:
         """`named`: (id, name) of each, in the order that breaks ties."""
         self.owner = owner
         self.columns = columns
@@ -60,9 +61,9 @@ class Side:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def news(self, rank: Ints, column: Ints, at: Ints, first_blood: Bools) -> Cells:
-        """What these solves, by the owners of `rank`, change; nothing has changed yet."""
-        cell = rank * self.columns + column
+    def solve_changes(self, index: Ints, column: Ints, at: Ints, first_blood: Bools) -> SolveChanges:
+        """What these solves, by the owners of `index`, change; nothing has changed yet."""
+        cell = index * self.columns + column
         first, again, of = grouped(cell)
         cell, first_at, blood = cell.take(first), at.take(first), first_blood.take(first)
         np.minimum.at(first_at, of, at.take(again))
@@ -71,14 +72,14 @@ class Side:
         at, blood = np.minimum(first_at, before), blood | had_blood
         new = (at != before) | (blood != had_blood)
         cell = cell[new]
-        rank, column = np.divmod(cell, max(self.columns, 1))
-        return Cells(cell, rank, column, before[new], at[new], blood[new])
+        index, column = np.divmod(cell, max(self.columns, 1))
+        return SolveChanges(cell, index, column, before[new], at[new], blood[new])
 
-    def apply(self, cells: Cells) -> None:
+    def apply(self, cells: SolveChanges) -> None:
         self.at[cells.cell] = cells.at
         self.first_blood[cells.cell] = cells.first_blood
 
-    def having(self, column: int) -> Ints:
+    def solvers_of(self, column: int) -> Ints:
         """The ranks of those who have this challenge."""
         return np.flatnonzero(self.at[column :: self.columns] != NEVER)
 
@@ -92,25 +93,29 @@ class Contest:
         teams = sorted(roster.teams, key=lambda team: (team.name, team.id))
         users = sorted(roster.users, key=lambda user: user.id)
         columns = len(self.challenges)
-        self.sides = {
-            Owner.USERS: Side(Owner.USERS, [(user.id, user.name) for user in users], columns),
-            Owner.TEAMS: Side(Owner.TEAMS, [(team.id, team.name) for team in teams], columns),
+        self.participants = {
+            ParticipantKind.USERS: Participants(
+                ParticipantKind.USERS, [(user.id, user.name) for user in users], columns
+            ),
+            ParticipantKind.TEAMS: Participants(
+                ParticipantKind.TEAMS, [(team.id, team.name) for team in teams], columns
+            ),
         }
-        ranks: dict[int | None, int] = {team.id: rank for rank, team in enumerate(teams)}
-        self.team_of: Ints = np.array([ranks.get(user.team_id, -1) for user in users], np.int64)
+        indexes: dict[int | None, int] = {team.id: index for index, team in enumerate(teams)}
+        self.team_of: Ints = np.array([indexes.get(user.team_id, -1) for user in users], np.int64)
         "Of each user the rank of its team, -1 for none."
         self._division_of = objects([team.division_id for team in teams])
         self._roster = roster
 
-    def members(self, division_id: int | None) -> dict[Owner, Bools]:
+    def members(self, division_id: int | None) -> dict[ParticipantKind, Bools]:
         """Which users and teams take part in a division, or at all."""
         if division_id is None:
-            return {owner: np.ones(len(side), np.bool_) for owner, side in self.sides.items()}
+            return {owner: np.ones(len(participants), np.bool_) for owner, participants in self.participants.items()}
         teams = (self._division_of == division_id).astype(np.bool_)
         # The last one is what the rank -1 finds: no team.
-        return {Owner.USERS: np.append(teams, False)[self.team_of], Owner.TEAMS: teams}
+        return {ParticipantKind.USERS: np.append(teams, False)[self.team_of], ParticipantKind.TEAMS: teams}
 
-    def news(self, solves: Solves) -> dict[Owner, Cells]:
+    def solve_changes(self, solves: Solves) -> dict[ParticipantKind, SolveChanges]:
         """What these solves change. Those by users or of challenges that are not listed count for nothing."""
         user, known_user = find(solves["user_id"], self._roster.user_ids)
         column, known_challenge = find(solves["challenge_id"], self._roster.challenge_ids)
@@ -120,11 +125,14 @@ class Contest:
         team = self.team_of[user]
         teamed = team >= 0
         its = [team, *what] if teamed.all() else [values[teamed] for values in (team, *what)]
-        return {Owner.USERS: self.sides[Owner.USERS].news(user, *what), Owner.TEAMS: self.sides[Owner.TEAMS].news(*its)}
+        return {
+            ParticipantKind.USERS: self.participants[ParticipantKind.USERS].solve_changes(user, *what),
+            ParticipantKind.TEAMS: self.participants[ParticipantKind.TEAMS].solve_changes(*its),
+        }
 
-    def apply(self, news: Mapping[Owner, Cells]) -> None:
-        for owner, cells in news.items():
-            self.sides[owner].apply(cells)
+    def apply(self, solve_changes: Mapping[ParticipantKind, SolveChanges]) -> None:
+        for owner, cells in solve_changes.items():
+            self.participants[owner].apply(cells)
 
 
 def grouped(keys: Ints) -> tuple[Ints, Ints, Ints]:

@@ -7,7 +7,7 @@
   `apply(compose(d, e), a) == apply(e, apply(d, a))`.
 - Nothing is relative: whoever is past `d` already, but not past `e`, may take the two of them as one all the same.
 
-On the wire (`Step`) it is JSON, empty parts left out:
+On the wire (`VersionedDelta`) it is JSON, empty parts left out:
 
     {"from": 41, "version": 42,
      "challenges": {"put": [{"id", "title", "category", "points"}…], "drop": [id…], "points": [[id, points]…]},
@@ -22,12 +22,12 @@ from typing import Any, Self
 
 import orjson
 
-from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, integer, listed, text
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, integer, parse_challenges, text
 
 
 @dataclass(frozen=True, slots=True)
 class Challenges:
-    put: Mapping[int, Listed] = field(default_factory=dict)
+    put: Mapping[int, Challenge] = field(default_factory=dict)
     "New ones, and those with another title or category."
     drop: Set[int] = frozenset()
     points: Mapping[int, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Delta:
         challenges = said.get("challenges", {})
         return cls(
             Challenges(
-                listed(challenges.get("put", [])),
+                parse_challenges(challenges.get("put", [])),
                 frozenset(map(integer, challenges.get("drop", []))),
                 {integer(id): integer(points) for id, points in challenges.get("points", [])},
             ),
@@ -76,17 +76,17 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class VersionedDelta:
     """A delta that leads from version number `since` to `number`, both of one epoch."""
 
     since: int
     number: int
     delta: Delta
 
-    def then(self, later: "Step") -> "Step":
+    def then(self, later: "VersionedDelta") -> "VersionedDelta":
         """The two as one. `later` begins where this one ends."""
         assert later.since == self.number
-        return Step(self.since, later.number, compose(self.delta, later.delta))
+        return VersionedDelta(self.since, later.number, compose(self.delta, later.delta))
 
     def data(self) -> bytes:
         """The data of a `delta` event."""
@@ -99,7 +99,7 @@ class Step:
         return cls(integer(said["from"]), integer(said["version"]), Delta.from_dict(said))
 
 
-def diff(a: View, b: View) -> Delta:
+def diff(a: Leaderboards, b: Leaderboards) -> Delta:
     """The smallest delta that leads from `a` to `b`."""
     put = {id: c for id, c in b.challenges.items() if id not in a.challenges or a.challenges[id][:2] != c[:2]}
     worth = {id: c.points for id, c in b.challenges.items() if id not in put and a.challenges[id].points != c.points}
@@ -123,12 +123,12 @@ def _diff_owners(a: dict[int, Entry], b: dict[int, Entry], gone: Set[int]) -> Ow
     return Owners(put, a.keys() - b.keys(), solves)
 
 
-def apply(delta: Delta, view: View) -> View:
+def apply(delta: Delta, view: Leaderboards) -> Leaderboards:
     """The view that `delta` leads to from `view`, which stays as it is."""
     its = delta.challenges
     challenges = {id: listed for id, listed in view.challenges.items() if id not in its.drop} | dict(its.put)
     challenges |= {id: challenges[id]._replace(points=points) for id, points in its.points.items()}
-    return View(
+    return Leaderboards(
         challenges, _apply_owners(delta.users, view.users, its.drop), _apply_owners(delta.teams, view.teams, its.drop)
     )
 

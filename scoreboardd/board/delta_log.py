@@ -9,16 +9,16 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-MOST = 256
+MAX_ENTRIES = 256
 "Steps in a ring; and the bytes of their text:"
-SIZE = 128 * 1024
-LARGEST = 64 * 1024
+MAX_BYTES = 128 * 1024
+MAX_DELTA_BYTES = 64 * 1024
 "Bytes of one step. A board that is fetched is compressed, once for all; a step is not."
 
 _NUMBERS = re.compile(rb'\{"from":([0-9]+),"version":([0-9]+)[,}]')
 
 
-class Link(NamedTuple):
+class DeltaLogEntry(NamedTuple):
     """A step, as it is sent."""
 
     since: int
@@ -27,8 +27,8 @@ class Link(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    links: tuple[Link, ...] = ()
+class DeltaLog:
+    links: tuple[DeltaLogEntry, ...] = ()
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
@@ -38,21 +38,21 @@ class Ring:
     def text(self) -> bytes:
         return b"".join(link.data + b"\n" for link in self.links)
 
-    def then(self, since: int, data: bytes) -> "Ring":
+    def then(self, since: int, data: bytes) -> "DeltaLog":
         """With the step `data`, which begins at `since`, at its end, and without the oldest where that is too much."""
         link = _link(data)
         assert link.since == since and (not self.links or self.links[-1].number == since)
-        if len(data) > LARGEST:
-            return Ring()
-        links = (*self.links, link)[-MOST:]
+        if len(data) > MAX_DELTA_BYTES:
+            return DeltaLog()
+        links = (*self.links, link)[-MAX_ENTRIES:]
         size = sum(len(link.data) for link in links)
         first = 0
-        while size > SIZE:
+        while size > MAX_BYTES:
             size -= len(links[first].data)
             first += 1
-        return Ring(links[first:])
+        return DeltaLog(links[first:])
 
-    def after(self, number: int) -> tuple[Link, ...] | None:
+    def after(self, number: int) -> tuple[DeltaLogEntry, ...] | None:
         """The steps that whoever has version `number` has missed; None if they are not here.
 
         No step leads on from a number that none begins at. Such a version was given out, and then lost by the store.
@@ -63,8 +63,8 @@ class Ring:
         return () if self.links and number >= self.links[-1].number else None
 
 
-def _link(data: bytes) -> Link:
+def _link(data: bytes) -> DeltaLogEntry:
     numbers = _NUMBERS.match(data)
     if numbers is None:
         raise ValueError("not a step")
-    return Link(int(numbers[1]), int(numbers[2]), data)
+    return DeltaLogEntry(int(numbers[1]), int(numbers[2]), data)

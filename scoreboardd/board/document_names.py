@@ -13,7 +13,7 @@ from scoreboardd.board.times import Micros
 BUCKET: Micros = 10 * 60 * 1_000_000
 
 
-class Owner(StrEnum):
+class ParticipantKind(StrEnum):
     """Whose board: every document exists once per user and once per team."""
 
     USERS = "users"
@@ -21,22 +21,22 @@ class Owner(StrEnum):
 
     @property
     def id_field(self) -> str:
-        return "user_id" if self is Owner.USERS else "team_id"
+        return "user_id" if self is ParticipantKind.USERS else "team_id"
 
     @property
     def name_field(self) -> str:
-        return "username" if self is Owner.USERS else "team_name"
+        return "username" if self is ParticipantKind.USERS else "team_name"
 
 
-def leaderboard_key(owner: Owner, division_id: int | None = None) -> str:
+def leaderboard_key(owner: ParticipantKind, division_id: int | None = None) -> str:
     return _key("leaderboard", owner, division_id)
 
 
-def timeline_key(owner: Owner, division_id: int | None = None) -> str:
+def timeline_key(owner: ParticipantKind, division_id: int | None = None) -> str:
     return _key("timeline", owner, division_id)
 
 
-def ring_key(division_id: int | None = None) -> str:
+def delta_log_key(division_id: int | None = None) -> str:
     return _key("scoreboard", "ring", division_id)
 
 
@@ -44,12 +44,17 @@ DIVISIONS = "scoreboard:divisions"
 '`[{"id", "name"}…]`, by id.'
 
 
-def keys(divisions: Iterable[int]) -> list[str]:
+def document_names(divisions: Iterable[int]) -> list[str]:
     """The names of every document of an edition with these divisions."""
     boards = (None, *divisions)
     return [
-        *(key(owner, board) for board in boards for key in (leaderboard_key, timeline_key) for owner in Owner),
-        *map(ring_key, boards),
+        *(
+            key(owner, board)
+            for board in boards
+            for key in (leaderboard_key, timeline_key)
+            for owner in ParticipantKind
+        ),
+        *map(delta_log_key, boards),
         DIVISIONS,
     ]
 

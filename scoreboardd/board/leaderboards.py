@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from scoreboardd.board.document_names import Owner
+from scoreboardd.board.document_names import ParticipantKind
 
 
-class Listed(NamedTuple):
+class Challenge(NamedTuple):
     """A challenge, at the points it is worth now."""
 
     title: str
@@ -35,46 +35,48 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Leaderboards:
     """Of everyone, or of one division; all by id, in no order."""
 
-    challenges: dict[int, Listed]
+    challenges: dict[int, Challenge]
     users: dict[int, Entry]
     teams: dict[int, Entry]
 
-    def of(self, owner: Owner) -> dict[int, Entry]:
-        return self.users if owner is Owner.USERS else self.teams
+    def of(self, owner: ParticipantKind) -> dict[int, Entry]:
+        return self.users if owner is ParticipantKind.USERS else self.teams
 
 
-NOTHING = View({}, {}, {})
+NOTHING = Leaderboards({}, {}, {})
 
 
-def parse(users: bytes | memoryview, teams: bytes | memoryview) -> View:
+def parse(users: bytes | memoryview, teams: bytes | memoryview) -> Leaderboards:
     """The view in the leaderboards of users and of teams, which are of one version.
 
     KeyError, TypeError or ValueError if they are no leaderboards.
     """
-    documents = {Owner.USERS: orjson.loads(users), Owner.TEAMS: orjson.loads(teams)}
-    challenges = listed(documents[Owner.TEAMS]["challenges"])
-    return View(challenges, *(_entries(document, owner, challenges) for owner, document in documents.items()))
+    documents = {ParticipantKind.USERS: orjson.loads(users), ParticipantKind.TEAMS: orjson.loads(teams)}
+    challenges = parse_challenges(documents[ParticipantKind.TEAMS]["challenges"])
+    return Leaderboards(challenges, *(_entries(document, owner, challenges) for owner, document in documents.items()))
 
 
-def _entries(document: Any, owner: Owner, challenges: dict[int, Listed]) -> dict[int, Entry]:
+def _entries(document: Any, owner: ParticipantKind, challenges: dict[int, Challenge]) -> dict[int, Entry]:
     entries = {}
     for entry in document["entries"]:
-        solves = solved(entry["solves"])
+        solves = parse_solves(entry["solves"])
         if not solves.keys() <= challenges.keys():
             raise ValueError("a solve of no challenge")
         entries[integer(entry[owner.id_field])] = Entry(text(entry[owner.name_field]), solves)
     return entries
 
 
-def listed(challenges: list[dict[str, Any]]) -> dict[int, Listed]:
+def parse_challenges(challenges: list[dict[str, Any]]) -> dict[int, Challenge]:
     """What a document says of the challenges. KeyError or TypeError if it says something else."""
-    return {integer(c["id"]): Listed(text(c["title"]), text(c["category"]), integer(c["points"])) for c in challenges}
+    return {
+        integer(c["id"]): Challenge(text(c["title"]), text(c["category"]), integer(c["points"])) for c in challenges
+    }
 
 
-def solved(solves: list[dict[str, Any]]) -> dict[int, Solve]:
+def parse_solves(solves: list[dict[str, Any]]) -> dict[int, Solve]:
     """What a document says of an owner's solves. KeyError or TypeError if it says something else."""
     return {
         integer(solve["challenge_id"]): Solve(text(solve["solved_at"]), boolean(solve["is_first_blood"]))
@@ -101,26 +103,29 @@ def boolean(value: Any) -> bool:
     return value
 
 
-def render(view: View) -> tuple[bytes, bytes]:
+def render(leaderboards: Leaderboards) -> tuple[bytes, bytes]:
     """The leaderboards of users and of teams."""
-    return _leaderboard(view, Owner.USERS), _leaderboard(view, Owner.TEAMS)
+    return _leaderboard(leaderboards, ParticipantKind.USERS), _leaderboard(leaderboards, ParticipantKind.TEAMS)
 
 
-def ranked(view: View, owner: Owner) -> list[tuple[int, Entry, int]]:
+def ranked(leaderboards: Leaderboards, owner: ParticipantKind) -> list[tuple[int, Entry, int]]:
     """The ids of the users or of the teams, with their entries and scores, in the order of the documents."""
     rows = [
-        (id, entry, sum(view.challenges[challenge_id].points for challenge_id in entry.solves))
-        for id, entry in view.of(owner).items()
+        (id, entry, sum(leaderboards.challenges[challenge_id].points for challenge_id in entry.solves))
+        for id, entry in leaderboards.of(owner).items()
     ]
     # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
-    rows.sort(key=lambda row: (-row[2], row[1].name if owner is Owner.TEAMS else "", row[0]))
+    rows.sort(key=lambda row: (-row[2], row[1].name if owner is ParticipantKind.TEAMS else "", row[0]))
     return rows
 
 
-def _leaderboard(view: View, owner: Owner) -> bytes:
+def _leaderboard(leaderboards: Leaderboards, owner: ParticipantKind) -> bytes:
     return orjson.dumps(
         {
-            "challenges": [{"id": id, **listed._asdict()} for id, listed in sorted(view.challenges.items())],
+            "challenges": [
+                {"id": id, **parse_challenges._asdict()}
+                for id, parse_challenges in sorted(leaderboards.challenges.items())
+            ],
             "entries": [
                 {
                     owner.id_field: id,
@@ -131,7 +136,7 @@ def _leaderboard(view: View, owner: Owner) -> bytes:
                         for challenge_id, solve in sorted(entry.solves.items())
                     ],
                 }
-                for id, entry, points in ranked(view, owner)
+                for id, entry, points in ranked(leaderboards, owner)
             ],
         }
     )

@@ -13,19 +13,19 @@ import zstandard
 from scoreboardd.board.contest import Contest
 from scoreboardd.board.delta import Delta
 from scoreboardd.board.document_names import DIVISIONS
-from scoreboardd.board.source_rows import Rows, Solves
+from scoreboardd.board.source_rows import Solves, SourceRows
 from scoreboardd.board.standings import Change, Standings
-from scoreboardd.render.chunked_document import DIGEST, Document
-from scoreboardd.system.compression import LEVEL
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import DIGEST_BYTES, LEVEL
 
 Deltas = Mapping[int | None, Delta]
 "What changed on each division's boards; None is everyone's."
 
 
-class Scoreboard:
+class ScoreboardState:
     """Everyone's board and each division's. Not to be used by two threads at once; documents may be."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: SourceRows) -> None:
         self.roster = rows.roster
         self._contest = Contest(rows.roster)
         compressor = zstandard.ZstdCompressor(level=LEVEL)
@@ -43,9 +43,9 @@ class Scoreboard:
         return {division_id: change.delta() for division_id, change in self._change(solves).items()}
 
     def _change(self, solves: Solves) -> dict[int | None, Change]:
-        news = self._contest.news(solves)
-        changes = {division_id: standings.change(news) for division_id, standings in self._standings.items()}
-        self._contest.apply(news)
+        solve_changes = self._contest.solve_changes(solves)
+        changes = {division_id: standings.change(solve_changes) for division_id, standings in self._standings.items()}
+        self._contest.apply(solve_changes)
         for change in changes.values():
             change.print()
         self.documents = {
@@ -61,7 +61,7 @@ class Scoreboard:
     @property
     def digest(self) -> str:
         """Over all documents. Equal digests, equal documents; and the other way, if the zstd libraries are equal."""
-        digest = blake2b(digest_size=DIGEST)
+        digest = blake2b(digest_size=DIGEST_BYTES)
         for name, document in self.documents.items():
             digest.update(b"%d:%b" % (len(document.digests), name.encode()))
             digest.update(document.opening.digest)

@@ -7,7 +7,7 @@ competing team has it, as popularised by CTFd's dynamic challenges.
 from math import ceil
 
 
-def points(initial: int, minimum: int, *, decay: int, solves: int) -> int:
+def challenge_points(initial: int, minimum: int, *, decay: int, solves: int) -> int:
     """What a challenge is worth now.
 
     `decay` is the number of teams that compete (with at least one visible user), `solves` the number of teams that

@@ -24,7 +24,7 @@ Solves = NDArray[Any]
 Ids = NDArray[np.int64]
 
 
-class Challenge(NamedTuple):
+class ChallengeRow(NamedTuple):
     id: int
     title: str
     category: str
@@ -34,19 +34,19 @@ class Challenge(NamedTuple):
     "False: not on the board until somebody solves it."
 
 
-class Team(NamedTuple):
+class TeamRow(NamedTuple):
     id: int
     name: str
     division_id: int | None = None
 
 
-class User(NamedTuple):
+class UserRow(NamedTuple):
     id: int
     name: str
     team_id: int | None = None
 
 
-class Division(NamedTuple):
+class DivisionRow(NamedTuple):
     id: int
     name: str
 
@@ -55,11 +55,11 @@ class Division(NamedTuple):
 class Roster:
     """Who takes part in what. A source gives every list in the order of the ids, so that equal facts are equal."""
 
-    challenges: list[Challenge]
-    teams: list[Team]
-    users: list[User]
+    challenges: list[ChallengeRow]
+    teams: list[TeamRow]
+    users: list[UserRow]
     #: Empty where the platform has none.
-    divisions: list[Division]
+    divisions: list[DivisionRow]
 
     @cached_property
     def user_ids(self) -> Ids:
@@ -77,7 +77,7 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class SourceRows:
     roster: Roster
     solves: Solves
 

@@ -11,22 +11,22 @@ import numpy as np
 import orjson
 import zstandard
 
-from scoreboardd.board.contest import NEVER, Bools, Cells, Contest, Ints, Side
+from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Participants, SolveChanges
 from scoreboardd.board.delta import Challenges, Delta, Owners
-from scoreboardd.board.document_names import BUCKET, Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import BUCKET, ParticipantKind, leaderboard_key, timeline_key
 from scoreboardd.board.leaderboards import Solve
-from scoreboardd.board.scoring import points
+from scoreboardd.board.scoring import challenge_points
 from scoreboardd.board.times import rfc3339
-from scoreboardd.render.chunked_document import Document, Piece, Sheet, changes
-from scoreboardd.render.rows import Buckets, Entries
+from scoreboardd.render.chunked_document import ChunkedDocument, Document, Segment, row_changes
+from scoreboardd.render.rows import BucketRenderer, EntryRenderer
 
-Printing = Callable[[], None]
+PendingRender = Callable[[], None]
 
 
 class Change(NamedTuple):
     """What solves do to a board."""
 
-    print: Printing
+    print: PendingRender
     "Has to be called, once the contest has changed."
     delta: Callable[[], Delta]
     "What a client is told of it."
@@ -40,56 +40,62 @@ class Standings:
         self._division_id = division_id
         self._compressor = compressor
         members = contest.members(division_id)
-        self._rankings = {owner: Ranking(contest, contest.sides[owner], members[owner], compressor) for owner in Owner}
-        teams = contest.team_of[members[Owner.USERS]]
+        self._rankings = {
+            owner: Ranking(contest, contest.participants[owner], members[owner], compressor)
+            for owner in ParticipantKind
+        }
+        teams = contest.team_of[members[ParticipantKind.USERS]]
         self._competing = len(np.unique(teams[teams >= 0]))
-        self._teams_having: Ints = np.zeros(len(contest.challenges), np.int64)
-        self._worth = self._reckon()
+        self._solver_counts: Ints = np.zeros(len(contest.challenges), np.int64)
+        self._points = self._compute_points()
         self._opening = self._open()
-        self._beginning = Piece(b'{"submissions":[', compressor)
-        self._closing = Piece(b"]}", compressor)
+        self._beginning = Segment(b'{"submissions":[', compressor)
+        self._closing = Segment(b"]}", compressor)
 
-    def change(self, news: Mapping[Owner, Cells]) -> Change:
-        mine = {owner: self._rankings[owner].of_members(cells) for owner, cells in news.items()}
-        teams = mine[Owner.TEAMS]
-        self._teams_having += np.bincount(teams.column[teams.before == NEVER], minlength=len(self._teams_having))
-        before, worth = self._worth, self._reckon()
-        self._worth = worth
-        rises = worth - before
-        printing = [self._rankings[owner].change(cells, worth, rises) for owner, cells in mine.items()]
+    def change(self, solve_changes: Mapping[ParticipantKind, SolveChanges]) -> Change:
+        mine = {owner: self._rankings[owner].of_members(cells) for owner, cells in solve_changes.items()}
+        teams = mine[ParticipantKind.TEAMS]
+        self._solver_counts += np.bincount(teams.column[teams.before == NEVER], minlength=len(self._solver_counts))
+        before, points = self._points, self._compute_points()
+        self._points = points
+        point_deltas = points - before
+        pending = [self._rankings[owner].change(cells, points, point_deltas) for owner, cells in mine.items()]
 
-        def print_all() -> None:
-            if rises.any():
+        def render_all() -> None:
+            if point_deltas.any():
                 self._opening = self._open()
-            for each in printing:
+            for each in pending:
                 each()
 
-        return Change(print_all, lambda: self._delta(mine, worth, rises))
+        return Change(render_all, lambda: self._delta(mine, points, point_deltas))
 
-    def _delta(self, cells: Mapping[Owner, Cells], worth: Ints, rises: Ints) -> Delta:
+    def _delta(self, cells: Mapping[ParticipantKind, SolveChanges], points: Ints, point_deltas: Ints) -> Delta:
         ids = [challenge.id for challenge in self._contest.challenges]
 
-        def solves(owner: Owner) -> Owners:
+        def solves(owner: ParticipantKind) -> Owners:
             its = cells[owner]
-            who = self._contest.sides[owner].ids[its.rank].tolist()
+            who = self._contest.participants[owner].ids[its.index].tolist()
             each = zip(who, its.column.tolist(), its.at.tolist(), its.first_blood.tolist(), strict=True)
             return Owners(solves={(id, ids[column]): Solve(rfc3339(at), blood) for id, column, at, blood in each})
 
-        points = {ids[column]: int(worth[column]) for column in np.flatnonzero(rises).tolist()}
-        return Delta(Challenges(points=points), solves(Owner.USERS), solves(Owner.TEAMS))
+        changed = {ids[column]: int(points[column]) for column in np.flatnonzero(point_deltas).tolist()}
+        return Delta(Challenges(points=changed), solves(ParticipantKind.USERS), solves(ParticipantKind.TEAMS))
 
-    def _reckon(self) -> Ints:
+    def _compute_points(self) -> Ints:
         """What each challenge is worth now."""
-        having = zip(self._contest.challenges, self._teams_having.tolist(), strict=True)
-        return np.array([points(c.initial, c.minimum, decay=self._competing, solves=n) for c, n in having], np.int64)
+        solver_counts = zip(self._contest.challenges, self._solver_counts.tolist(), strict=True)
+        return np.array(
+            [challenge_points(c.initial, c.minimum, decay=self._competing, solves=n) for c, n in solver_counts],
+            np.int64,
+        )
 
-    def _open(self) -> Piece:
+    def _open(self) -> Segment:
         """How a leaderboard begins, up to its entries."""
         listed = [
-            {"id": c.id, "title": c.title, "category": c.category, "points": worth}
-            for c, worth in zip(self._contest.challenges, self._worth.tolist(), strict=True)
+            {"id": c.id, "title": c.title, "category": c.category, "points": points}
+            for c, points in zip(self._contest.challenges, self._points.tolist(), strict=True)
         ]
-        return Piece(b'{"challenges":%b,"entries":[' % orjson.dumps(listed), self._compressor)
+        return Segment(b'{"challenges":%b,"entries":[' % orjson.dumps(listed), self._compressor)
 
     def documents(self) -> Iterator[tuple[str, Document]]:
         """As they are now, by name."""
@@ -103,47 +109,49 @@ class Standings:
 class Ranking:
     """The users, or the teams, of one board: a line each in the leaderboard, one each and bucket in the timeline."""
 
-    def __init__(self, contest: Contest, side: Side, members: Bools, compressor: zstandard.ZstdCompressor) -> None:
-        self._side = side
+    def __init__(
+        self, contest: Contest, participants: Participants, members: Bools, compressor: zstandard.ZstdCompressor
+    ) -> None:
+        self._participants = participants
         self._members = members
         self._all = bool(members.all())
-        self._scores: Ints = np.zeros(len(side), np.int64)
-        self.entries = Sheet(Entries(contest, side), compressor)
-        self.buckets = Sheet(Buckets(side), compressor)
+        self._scores: Ints = np.zeros(len(participants), np.int64)
+        self.entries = ChunkedDocument(EntryRenderer(contest, participants), compressor)
+        self.buckets = ChunkedDocument(BucketRenderer(participants), compressor)
 
-    def of_members(self, cells: Cells) -> Cells:
-        return cells if self._all else cells.where(self._members[cells.rank])
+    def of_members(self, cells: SolveChanges) -> SolveChanges:
+        return cells if self._all else cells.where(self._members[cells.index])
 
-    def change(self, cells: Cells, worth: Ints, rises: Ints) -> Printing:
-        """These cells are new; each challenge is now worth `worth`, which is by `rises` more than it was."""
+    def change(self, cells: SolveChanges, points: Ints, point_deltas: Ints) -> PendingRender:
+        """These cells are new; each challenge is now worth `points`, which is `point_deltas` more than before."""
         if self.entries.chunks:
-            having = {column: self._having(column) for column in np.flatnonzero(rises).tolist()}
-            touched = np.unique(np.concatenate([cells.rank, *having.values()]))
-            leaving = changes(-self._scores[touched], touched, count=-1)
+            solvers = {column: self._members_who_solved(column) for column in np.flatnonzero(point_deltas).tolist()}
+            touched = np.unique(np.concatenate([cells.index, *solvers.values()]))
+            leaving = row_changes(-self._scores[touched], touched, count=-1)
         else:  # nothing is printed yet: nobody had anything, and now everybody is listed
-            having = {}
+            solvers = {}
             touched = np.flatnonzero(self._members)
-            leaving = changes(touched[:0], touched[:0])
+            leaving = row_changes(touched[:0], touched[:0])
 
         timeline = []
-        for column, ranks in having.items():
-            self._scores[ranks] += rises[column]
-            at = self._side.at[ranks * self._side.columns + column]
-            timeline.append(changes(at // BUCKET, ranks, points=rises[column]))
-        gain = worth[cells.column]
+        for column, indexes in solvers.items():
+            self._scores[indexes] += point_deltas[column]
+            at = self._participants.at[indexes * self._participants.columns + column]
+            timeline.append(row_changes(at // BUCKET, indexes, points=point_deltas[column]))
+        gain = points[cells.column]
         had = cells.before != NEVER
-        np.add.at(self._scores, cells.rank[~had], gain[~had])
-        timeline.append(changes(cells.before[had] // BUCKET, cells.rank[had], -gain[had], -1))
-        timeline.append(changes(cells.at // BUCKET, cells.rank, gain, 1))
-        entering = changes(-self._scores[touched], touched, count=1)
+        np.add.at(self._scores, cells.index[~had], gain[~had])
+        timeline.append(row_changes(cells.before[had] // BUCKET, cells.index[had], -gain[had], -1))
+        timeline.append(row_changes(cells.at // BUCKET, cells.index, gain, 1))
+        entering = row_changes(-self._scores[touched], touched, count=1)
 
-        def print_both() -> None:
+        def render_both() -> None:
             self.entries.change(leaving, entering)
             self.buckets.change(*timeline)
 
-        return print_both
+        return render_both
 
-    def _having(self, column: int) -> Ints:
+    def _members_who_solved(self, column: int) -> Ints:
         """The members who have this challenge."""
-        ranks = self._side.having(column)
-        return ranks[self._members[ranks]]
+        indexes = self._participants.solvers_of(column)
+        return indexes[self._members[indexes]]

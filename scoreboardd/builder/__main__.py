@@ -14,18 +14,18 @@ from typing import Any
 
 import uvloop
 
-from scoreboardd.backends.base import Catalogue, Damaged, Lease, Stored, Unavailable
-from scoreboardd.backends.factory import open_vault
-from scoreboardd.backends.postgres.backend import PostgresVault
+from scoreboardd.backends.base import Damaged, Lease, SnapshotMetadata, StoredSnapshot, Unavailable
+from scoreboardd.backends.factory import open_document_store
+from scoreboardd.backends.postgres.backend import PostgresDocumentStore
 from scoreboardd.builder.channel import Channel, close_descriptor
-from scoreboardd.builder.incremental_writer import Packer
-from scoreboardd.builder.service import Builder
-from scoreboardd.builder.shared_documents import Log, Manifest, Parcel, pack
+from scoreboardd.builder.incremental_writer import IncrementalWriter
+from scoreboardd.builder.service import BuilderService
+from scoreboardd.builder.shared_documents import Manifest, MemfdFile, SharedDocuments, pack
 from scoreboardd.model import Version
 from scoreboardd.platforms.postgres import PostgresSource, SourceError
 from scoreboardd.telemetry import logs
 
-Answer = tuple[dict[str, Any], Log | None]
+Answer = tuple[dict[str, Any], MemfdFile | None]
 
 
 async def serve(channel: Channel) -> None:
@@ -33,12 +33,12 @@ async def serve(channel: Channel) -> None:
     if opening is None:
         return
     options, _ = opening
-    builder = Builder(
+    builder = BuilderService(
         PostgresSource(**options["source"]),
-        open_vault(**options["vault"]),
-        PostgresVault(**options["archive"]) if options["archive"] else None,
+        open_document_store(**options["vault"]),
+        PostgresDocumentStore(**options["archive"]) if options["archive"] else None,
     )
-    packer = Packer()
+    packer = IncrementalWriter()
     async with asyncio.TaskGroup() as tasks:
         while (request := await channel.receive()) is not None:
             tasks.create_task(_serve_one(channel, builder, packer, *request))
@@ -47,9 +47,13 @@ async def serve(channel: Channel) -> None:
 
 
 async def _serve_one(
-    channel: Channel, builder: Builder, packer: Packer, request: dict[str, Any], descriptor: int | None
+    channel: Channel,
+    builder: BuilderService,
+    packer: IncrementalWriter,
+    request: dict[str, Any],
+    descriptor: int | None,
 ) -> None:
-    log: Log | None = None
+    log: MemfdFile | None = None
     try:
         async with asyncio.timeout(request["within"]):  # then nobody waits for the answer any more
             answer, log = await _answer(builder, packer, request, descriptor)
@@ -67,7 +71,9 @@ async def _serve_one(
         return  # the parent is gone, which `serve` learns by itself
 
 
-async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], descriptor: int | None) -> Answer:
+async def _answer(
+    builder: BuilderService, packer: IncrementalWriter, request: dict[str, Any], descriptor: int | None
+) -> Answer:
     match request:
         case {"op": "build", "token": token, "version": version}:
             how = {name: request[name] for name in ("quiet", "whole", "solves", "announced", "again")}
@@ -93,7 +99,7 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
             return _stored(await builder.restore())
         case {"op": "keep", "version": version, "catalogue": catalogue, "places": places, "quiet": quiet}:
             documents = ((name, b"".join(frames)) for name, frames in _given(descriptor, places).items())
-            kept = await builder.keep(Version(**version), Catalogue(**catalogue), documents, quiet=quiet)
+            kept = await builder.keep(Version(**version), SnapshotMetadata(**catalogue), documents, quiet=quiet)
             return {"kept": kept}, None
         case {"op": "ping"}:
             return {}, None
@@ -104,17 +110,17 @@ async def _answer(builder: Builder, packer: Packer, request: dict[str, Any], des
             raise ValueError(f"unknown request {request.get('op')!r}")
 
 
-def _stored(found: Stored) -> Answer:
+def _stored(found: StoredSnapshot) -> Answer:
     if found.documents is None:
         return {"head": found.head}, None
     log, manifest = pack((name, [document]) for name, document in found.documents)
     return {"head": found.head, "manifest": manifest}, log
 
 
-def _given(descriptor: int | None, places: Manifest) -> Parcel:
+def _given(descriptor: int | None, places: Manifest) -> SharedDocuments:
     if descriptor is None:
         raise ValueError("this needs the documents")
-    return Parcel(descriptor, places)
+    return SharedDocuments(descriptor, places)
 
 
 def main() -> None:

@@ -15,61 +15,63 @@ from typing import NamedTuple
 
 from zstandard import ZstdError
 
-from scoreboardd.backends.base import Stored, Vault
-from scoreboardd.board.delta import Step
-from scoreboardd.board.delta_log import Ring
-from scoreboardd.board.document_names import Owner, leaderboard_key, ring_key
-from scoreboardd.builder.loader import Followed
+from scoreboardd.backends.base import DocumentStore, StoredSnapshot
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.delta_log import DeltaLog
+from scoreboardd.board.document_names import ParticipantKind, delta_log_key, leaderboard_key
+from scoreboardd.builder.loader import LoadResult
 from scoreboardd.model import Version
 from scoreboardd.render.board_diff import Boards, between
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import plain
 
 Division = int | None
-NONE_OF_OURS = (ZstdError, AttributeError, KeyError, TypeError, ValueError)
+UNREADABLE = (ZstdError, AttributeError, KeyError, TypeError, ValueError)
 "What comes of documents in the store that are not as we print them."
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownVersion:
     """A version, as far as it matters to the next; by division."""
 
     digest: str
     boards: Mapping[Division, Boards]
-    rings: Mapping[Division, Ring]
+    rings: Mapping[Division, DeltaLog]
 
 
-class Whole(NamedTuple):
+class WholeDocument(NamedTuple):
     """A document as the store gives it: one part."""
 
     digest: bytes
     frame: bytes
 
 
-class Chain:
+class DeltaHistory:
     """The rings of the versions that are built here. Not to be used by two tasks at once."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: DocumentStore) -> None:
         self._vault = vault
-        self._known: dict[Version, Known] = {}
+        self._known: dict[Version, KnownVersion] = {}
 
-    async def rings(self, version: Version, followed: Followed, committed: Version | None) -> dict[str, Document]:
+    async def rings(self, version: Version, followed: LoadResult, committed: Version | None) -> dict[str, Document]:
         """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
         before = committed if committed and committed.epoch == version.epoch else None
         known = await self._find(before) if before else None
         boards = _boards(followed)
-        rings = dict.fromkeys(boards, Ring())
+        rings = dict.fromkeys(boards, DeltaLog())
         if before and known:
             rings |= await asyncio.to_thread(_extended, known, before.number, version.number, followed, boards)
-        self._known = ({before: known} if before and known else {}) | {version: Known(followed.digest, boards, rings)}
-        return {ring_key(division): Document.of(ring.text()) for division, ring in rings.items()}
+        self._known = ({before: known} if before and known else {}) | {
+            version: KnownVersion(followed.digest, boards, rings)
+        }
+        return {delta_log_key(division): Document.of(ring.text()) for division, ring in rings.items()}
 
-    def renew(self, version: Version, followed: Followed) -> None:
+    def renew(self, version: Version, followed: LoadResult) -> None:
         """`version` has been built again, and is the same: hold on to these pieces, and let go of those before."""
         if version in self._known:
             self._known = {version: replace(self._known[version], boards=_boards(followed))}
 
-    async def _find(self, version: Version) -> Known | None:
+    async def _find(self, version: Version) -> KnownVersion | None:
         """What is committed, as `version`."""
         if version in self._known:
             return self._known[version]
@@ -78,43 +80,45 @@ class Chain:
 
 
 def _extended(
-    known: Known, since: int, number: int, followed: Followed, boards: Mapping[Division, Boards]
-) -> dict[Division, Ring]:
+    known: KnownVersion, since: int, number: int, followed: LoadResult, boards: Mapping[Division, Boards]
+) -> dict[Division, DeltaLog]:
     """The rings with the step from version number `since`, which is `known`, to `number`."""
     news = followed.news if followed.news and followed.news.since == known.digest else None
     made = {}
     for division in boards.keys() & known.rings.keys():
         try:
             delta = news.deltas[division] if news else between(known.boards[division], boards[division])
-        except NONE_OF_OURS:
+        except UNREADABLE:
             continue
-        made[division] = known.rings[division].then(since, Step(since, number, delta).data())
+        made[division] = known.rings[division].then(since, VersionedDelta(since, number, delta).data())
     return made
 
 
-def _boards(followed: Followed) -> dict[Division, Boards]:
+def _boards(followed: LoadResult) -> dict[Division, Boards]:
     documents = followed.scoreboard.documents
     return {
-        division: {owner: documents[leaderboard_key(owner, division)].pieces for owner in Owner}
+        division: {owner: documents[leaderboard_key(owner, division)].segments for owner in ParticipantKind}
         for division in (None, *followed.scoreboard.roster.division_ids)
     }
 
 
-def _read(stored: Stored) -> Known | None:
+def _read(stored: StoredSnapshot) -> KnownVersion | None:
     version, catalogue = stored.head.version, stored.head.catalogue
     if version is None or catalogue is None or stored.documents is None:
         return None
     documents = dict(stored.documents)
     divisions = (None, *catalogue.divisions)
     try:
-        rings = {division: Ring.parse(plain(documents[ring_key(division)])) for division in divisions}
-    except NONE_OF_OURS:
+        rings = {division: DeltaLog.parse(plain(documents[delta_log_key(division)])) for division in divisions}
+    except UNREADABLE:
         return None
     # One that leads elsewhere is of no use; whoever wrote it knew nothing of rings.
     number = version.number
-    rings = {id: ring if ring.links and ring.links[-1].number == number else Ring() for id, ring in rings.items()}
+    rings = {id: ring if ring.links and ring.links[-1].number == number else DeltaLog() for id, ring in rings.items()}
     boards = {
-        division: {owner: [Whole(b"", documents[leaderboard_key(owner, division)])] for owner in Owner}
+        division: {
+            owner: [WholeDocument(b"", documents[leaderboard_key(owner, division)])] for owner in ParticipantKind
+        }
         for division in divisions
     }
-    return Known(catalogue.digest, boards, rings)
+    return KnownVersion(catalogue.digest, boards, rings)

@@ -14,70 +14,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoreboardd.board.contest import Ints
-from scoreboardd.builder.shared_documents import Log, Manifest, Place
+from scoreboardd.builder.shared_documents import Extent, Manifest, MemfdFile
 from scoreboardd.render.chunk_diff import differing
-from scoreboardd.render.chunked_document import Document, Piece
+from scoreboardd.render.chunked_document import Document, Segment
 
-MOST = 2
+MAX_GARBAGE_RATIO = 2
 "A file with more than so many times the bytes of the last version is not added to."
 
-PLACE = np.dtype([("offset", np.int64), ("length", np.int64)])
-Places = NDArray[Any]
-"An array of `PLACE`: where each piece of a document is in the file."
+EXTENT = np.dtype([("offset", np.int64), ("length", np.int64)])
+Extents = NDArray[Any]
+"An array of `EXTENT`: where each piece of a document is in the file."
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class WrittenDocument:
     """A document, as it lies in the file."""
 
     digests: bytes
-    pieces: Places
-    index: Place
+    segments: Extents
+    index: Extent
 
 
-NOTHING = Packed(b"", np.empty(0, PLACE), (0, 0))
+NOTHING = WrittenDocument(b"", np.empty(0, EXTENT), (0, 0))
 
 
-class Packer:
+class IncrementalWriter:
     """Not to be used by two threads at once."""
 
     def __init__(self) -> None:
-        self._log = Log()
-        self._packed: dict[str, Packed] = {}
+        self._log = MemfdFile()
+        self._packed: dict[str, WrittenDocument] = {}
         "The last version's documents."
 
-    def pack(self, documents: Mapping[str, Document]) -> tuple[Log, Manifest]:
+    def pack(self, documents: Mapping[str, Document]) -> tuple[MemfdFile, Manifest]:
         """Returns the log, which is only ever added to, and what is where in it. `OSError` if there is not the memory;
         the next version may have better luck."""
         before, self._packed = self._packed, {}
-        if self._log.size > MOST * sum(int(packed.pieces["length"].sum()) for packed in before.values()):
-            self._log, before = Log(), {}
+        if self._log.size > MAX_GARBAGE_RATIO * sum(int(packed.segments["length"].sum()) for packed in before.values()):
+            self._log, before = MemfdFile(), {}
         for name, document in documents.items():
             self._packed[name] = self._pack(document, before.get(name, NOTHING))
         return self._log, [(name, *packed.index) for name, packed in self._packed.items()]
 
-    def _pack(self, document: Document, before: Packed) -> Packed:
-        pieces, digests = document.pieces, document.all_digests
-        places: list[Places] = []
+    def _pack(self, document: Document, before: WrittenDocument) -> WrittenDocument:
+        segments, digests = document.segments, document.segment_digests
+        places: list[Extents] = []
         kept = 0
         for start, end, first, last in differing(before.digests, digests):
-            places += [before.pieces[kept:start], self._append(pieces[first:last])]
+            places += [before.segments[kept:start], self._append(segments[first:last])]
             kept = end
         if not places:
             return before
-        packed = np.concatenate([*places, before.pieces[kept:]])
-        return Packed(digests, packed, self._log.index(_stretches(packed)))
+        packed = np.concatenate([*places, before.segments[kept:]])
+        return WrittenDocument(digests, packed, self._log.index(_stretches(packed)))
 
-    def _append(self, pieces: Sequence[Piece]) -> Places:
-        frames = [piece.frame for piece in pieces]
+    def _append(self, segments: Sequence[Segment]) -> Extents:
+        frames = [segment.frame for segment in segments]
         start, _ = self._log.append(frames)
-        places = np.empty(len(frames), PLACE)
+        places = np.empty(len(frames), EXTENT)
         places["length"] = [len(frame) for frame in frames]
         places["offset"] = start + np.cumsum(places["length"]) - places["length"]
         return places
 
 
-def _stretches(places: Places) -> Ints:
+def _stretches(places: Extents) -> Ints:
     """Neighbours in the document that are neighbours in the file as well, together: a row each, offset and length."""
     starts, ends = places["offset"], places["offset"] + places["length"]
     first = np.flatnonzero(np.append(True, starts[1:] != ends[:-1]))

@@ -4,7 +4,7 @@
 - **Several nodes.** What one node's increments cannot see another node may have found by reading everything. So a
   follower goes on from what it has only if nobody has read everything since it did so itself; else versions built in
   turns would show such rows and hide them again.
-- **Completeness.** `Followed.complete` says whether all that was announced was found. Other changes than solves count
+- **Completeness.** `LoadResult.complete` says whether all that was announced was found. Other changes than solves count
   as found if the roster, or the documents without any new solve, are others than before. Like a solve, such a change
   may be read before its announcement arrives.
 """
@@ -17,25 +17,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoreboardd.board.scoreboard import Deltas, Scoreboard
+from scoreboardd.board.scoreboard import Deltas, ScoreboardState
 from scoreboardd.builder.ledger import MEMORY_SECONDS, Ledger
-from scoreboardd.builder.timings import Stages
+from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms.findings import Finding
-from scoreboardd.platforms.postgres import Mark, PostgresSource
+from scoreboardd.platforms.postgres import Cursor, PostgresSource
 
 RECENT_SECONDS = 2.0
 "Within this time a solve is normally announced."
 
 
-class News(NamedTuple):
+class ChangeSet(NamedTuple):
     """What changed since the documents had the digest `since`."""
 
     since: str
     deltas: Deltas
 
 
-class Committed(NamedTuple):
+class CommittedSnapshot(NamedTuple):
     """What the store has, of the epoch of the version that is built."""
 
     digest: str
@@ -44,7 +44,7 @@ class Committed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoadRequest:
     """What one build is for."""
 
     version: Version
@@ -56,14 +56,14 @@ class Asked:
     "Some other change was announced."
     again: bool = False
     "An earlier build, of whatever follower, did not find all that was announced."
-    committed: Committed | None = None
+    committed: CommittedSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class LoadResult:
     """The scoreboard as it was at `as_of`, Unix time in seconds."""
 
-    scoreboard: Scoreboard
+    scoreboard: ScoreboardState
     as_of: float
     rows: dict[str, int]
     "How many there are; of the solves, how many were read."
@@ -71,7 +71,7 @@ class Followed:
     "Of the documents."
     findings: list[Finding] = field(default_factory=list)
     "What was odd about the rows that were read."
-    news: News | None = None
+    news: ChangeSet | None = None
     "What is new, if that is all that was read."
     complete: bool = True
     "All that was announced was found."
@@ -79,15 +79,15 @@ class Followed:
     "Number of the build in which this follower last read everything."
 
 
-class Follower:
+class IncrementalLoader:
     """Not to be used by two tasks at once. `clock` is in seconds and does not go back."""
 
     def __init__(self, source: PostgresSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._clock = clock
-        self._kept: Scoreboard | None = None
+        self._kept: ScoreboardState | None = None
         "None while there is nothing to go on from: at first, and after a failure."
-        self._last: tuple[Mark, str] | None = None
+        self._last: tuple[Cursor, str] | None = None
         "How far the last read that succeeded came, and the digest of what was made of it."
         self._built: Version | None = None
         "The last build."
@@ -99,7 +99,7 @@ class Follower:
         self._change_ahead_until = 0.0
         "Until then a change that was found counts as one whose announcement is still to come."
 
-    async def follow(self, stages: Stages, asked: Asked) -> Followed:
+    async def follow(self, stages: Timings, asked: LoadRequest) -> LoadResult:
         self._ledger.announced(asked.solves, self._clock())
         followed = None
         if self._may_go_on(asked):
@@ -109,7 +109,7 @@ class Follower:
         assert self._whole is not None
         return replace(followed, whole=self._whole.number)
 
-    def _may_go_on(self, asked: Asked) -> bool:
+    def _may_go_on(self, asked: LoadRequest) -> bool:
         if asked.whole or asked.announced or self._whole is None or self._whole.epoch != asked.version.epoch:
             return False
         if asked.committed is None:
@@ -117,7 +117,7 @@ class Follower:
             return self._built is not None and asked.version.number <= self._built.number + 1
         return asked.committed.whole <= self._whole.number
 
-    async def _by_news(self, stages: Stages) -> Followed | None:
+    async def _by_news(self, stages: Timings) -> LoadResult | None:
         # Gone, if what follows fails, and in any case before another is made: there is not room for many.
         scoreboard, self._kept = self._kept, None
         if scoreboard is None or self._last is None:
@@ -135,22 +135,24 @@ class Follower:
             deltas = await asyncio.to_thread(scoreboard.add, news.solves)
         followed = self._keep(scoreboard, news.mark, news.as_of, len(news.solves), stages)
         complete = not self._owes()
-        return replace(followed, findings=news.findings, news=News(since, deltas), complete=complete)
+        return replace(followed, findings=news.findings, news=ChangeSet(since, deltas), complete=complete)
 
-    async def _by_all(self, stages: Stages, asked: Asked) -> Followed:
+    async def _by_all(self, stages: Timings, asked: LoadRequest) -> LoadResult:
         self._kept = None
         last = self._last
         with stages.timed("read"):
             rows, as_of, mark, findings, is_current = await self._source.read(last[0] if last else None)
         with stages.timed("build"):
-            scoreboard = await asyncio.to_thread(Scoreboard, rows)
+            scoreboard = await asyncio.to_thread(ScoreboardState, rows)
         followed = self._keep(scoreboard, mark, as_of, len(rows.solves), stages)
         self._whole = asked.version
         recent = int(np.count_nonzero(rows.solves["at"] > (as_of - RECENT_SECONDS) * 1e6))
         self._compare(mark, followed.digest, last, asked, recent)
         return replace(followed, findings=findings, complete=is_current and not self._owes())
 
-    def _compare(self, mark: Mark, digest: str, last: tuple[Mark, str] | None, asked: Asked, recent: int) -> None:
+    def _compare(
+        self, mark: Cursor, digest: str, last: tuple[Cursor, str] | None, asked: LoadRequest, recent: int
+    ) -> None:
         """What was found by reading everything, beside what was announced. `recent` solves are not much older."""
         now = self._clock()
         is_new = asked.committed is None or digest != asked.committed.digest
@@ -183,9 +185,11 @@ class Follower:
         now = self._clock()
         return self._ledger.owed(now) > 0 or now < self._change_owed_until
 
-    def _keep(self, scoreboard: Scoreboard, mark: Mark, as_of: float, solves: int, stages: Stages) -> Followed:
+    def _keep(
+        self, scoreboard: ScoreboardState, mark: Cursor, as_of: float, solves: int, stages: Timings
+    ) -> LoadResult:
         with stages.timed("render"):
             digest = scoreboard.digest
         self._kept, self._last = scoreboard, (mark, digest)
         rows = {name: len(getattr(scoreboard.roster, name)) for name in ("challenges", "teams", "users")}
-        return Followed(scoreboard, as_of, rows | {"solves": solves}, digest)
+        return LoadResult(scoreboard, as_of, rows | {"solves": solves}, digest)

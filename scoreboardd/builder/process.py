@@ -17,16 +17,16 @@ from typing import Any
 
 import structlog
 
-from scoreboardd.backends.base import Catalogue, Head, Lease, Value
+from scoreboardd.backends.base import Head, Lease, SnapshotMetadata, Value
 from scoreboardd.builder.channel import Channel, pair
-from scoreboardd.builder.shared_documents import Parcel
-from scoreboardd.model import Edition, Version
+from scoreboardd.builder.shared_documents import SharedDocuments
+from scoreboardd.model import Snapshot, Version
 from scoreboardd.platforms.findings import Finding
-from scoreboardd.system.clock import Clock, Reading
+from scoreboardd.system.clock import Clock, ClockReading
 from scoreboardd.system.compression import Frames
 from scoreboardd.telemetry.metrics import Metrics
 
-LOAD = 30.0
+LOAD_TIMEOUT_SECONDS = 30.0
 "Seconds to read the committed documents from the store, or those that are kept, or to keep them."
 PING_SECONDS = 1.0
 "Between two looks at whether the child answers."
@@ -62,10 +62,10 @@ class BuilderError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class FinishedBuild:
     """What a build made. `documents`, zstd, is None if they are those of `unchanged`, which is committed already."""
 
-    catalogue: Catalogue
+    catalogue: SnapshotMetadata
     documents: Mapping[str, Frames] | None
     unchanged: Version | None
     stages: dict[str, float]
@@ -82,14 +82,15 @@ class Build:
     findings: list[Finding] = field(default_factory=list)
     "What is odd about the rows that were read."
 
-    def edition(self, version: Version, documents: Mapping[str, Frames]) -> Edition:
+    def edition(self, version: Version, documents: Mapping[str, Frames]) -> Snapshot:
         return _edition(version, self.catalogue, documents)
 
 
 class BuilderProcess:
     """`source` holds the keyword arguments of `PostgresSource`, `vault` those of `backends.factory.open_vault`,
-    `archive` those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`. `clock` learns
-    the database's time. `log_level` and `log_format` are for the child's own log, as in `telemetry.logs.configure`."""
+    `archive` those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`.
+    `clock` learns the database's time. `log_level` and `log_format` are for the child's own log, as in
+    `telemetry.logs.configure`."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class BuilderProcess:
         self._ids = itertools.count(1)
         self._heard = 0
         "Messages that children have sent."
-        self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], Parcel | None]]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], SharedDocuments | None]]] = {}
         self._channel: asyncio.Future[Channel] | None = None
         self.pid: int | None = None
         "The child's, while there is one."
@@ -186,7 +187,7 @@ class BuilderProcess:
 
     def _deliver(self, answer: dict[str, Any], descriptor: int | None) -> None:
         # Owned from here on: if nobody waits any more it goes at once.
-        parcel = None if descriptor is None else Parcel(descriptor, answer["manifest"])
+        parcel = None if descriptor is None else SharedDocuments(descriptor, answer["manifest"])
         waiting = self._answers.get(answer["id"])
         if waiting is None or waiting.done():
             return
@@ -215,7 +216,7 @@ class BuilderProcess:
         announced: bool = False,
         again: bool = False,
         timeout: float,
-    ) -> Build:
+    ) -> FinishedBuild:
         """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned. Not
         `whole`: nothing but solves is said to have changed since the last build of this process.
 
@@ -243,7 +244,7 @@ class BuilderProcess:
                 "builder", f"not built within {timeout:g} s; see the database, or raise rebuild.timeout"
             ) from error
         self.source_problem = None
-        return Build(
+        return FinishedBuild(
             catalogue=_catalogue(answer["catalogue"]),
             documents=parcel,
             unchanged=Version(**answer["unchanged"]) if answer["unchanged"] else None,
@@ -256,37 +257,37 @@ class BuilderProcess:
             findings=[Finding(**finding) for finding in answer["findings"]],
         )
 
-    async def load(self, have: Version | None) -> tuple[Head, Edition | None]:
+    async def load(self, have: Version | None) -> tuple[Head, Snapshot | None]:
         """What is committed, with its documents unless that is the version `have`."""
         return await self._stored({"op": "load", "have": have})
 
-    async def restore(self) -> Edition | None:
+    async def restore(self) -> Snapshot | None:
         """The documents that are kept, or None if there are none."""
         return (await self._stored({"op": "restore"}))[1]
 
-    async def keep(self, edition: Edition, *, quiet: float) -> bool:
+    async def keep(self, edition: Snapshot, *, quiet: float) -> bool:
         """Keep the documents. False if that was done less than `quiet` seconds ago, and they are still to be kept."""
         documents = edition.documents
-        if not isinstance(documents, Parcel):
+        if not isinstance(documents, SharedDocuments):
             raise TypeError("to keep documents needs them in a parcel")
         request = {
             "op": "keep",
             "version": edition.version,
-            "catalogue": Catalogue(edition.digest, edition.as_of, edition.divisions),
+            "catalogue": SnapshotMetadata(edition.digest, edition.as_of, edition.divisions),
             "places": [(name, *place) for name, place in documents.places.items()],
             "quiet": quiet,
         }
         try:
-            answer, _ = await self._ask(LOAD, request, documents.descriptor)
+            answer, _ = await self._ask(LOAD_TIMEOUT_SECONDS, request, documents.descriptor)
         except TimeoutError as error:
-            raise BuilderError("store", f"documents not kept within {LOAD:g} s") from error
+            raise BuilderError("store", f"documents not kept within {LOAD_TIMEOUT_SECONDS:g} s") from error
         return bool(answer["kept"])
 
-    async def _stored(self, request: dict[str, Any]) -> tuple[Head, Edition | None]:
+    async def _stored(self, request: dict[str, Any]) -> tuple[Head, Snapshot | None]:
         try:
-            answer, parcel = await self._ask(LOAD, request)
+            answer, parcel = await self._ask(LOAD_TIMEOUT_SECONDS, request)
         except TimeoutError as error:
-            raise BuilderError("store", f"documents not read within {LOAD:g} s") from error
+            raise BuilderError("store", f"documents not read within {LOAD_TIMEOUT_SECONDS:g} s") from error
         head = _head(answer["head"])
         if parcel is None or head.version is None or head.catalogue is None:
             return head, None
@@ -328,16 +329,18 @@ class BuilderProcess:
                 pause = min(CLOCK_RETRY_MAX_SECONDS, pause * 2)
                 self.source_problem = f"postgres: no answer within {CLOCK_TIMEOUT_SECONDS:g} s; see that it runs"
             else:
-                self._clock.learn(Reading(**answer["reading"]))
+                self._clock.learn(ClockReading(**answer["reading"]))
                 self.source_problem = None
                 pause = CLOCK_SECONDS
             await asyncio.sleep(pause)
 
     async def _ask(
         self, timeout: float, request: dict[str, Any], descriptor: int | None = None
-    ) -> tuple[dict[str, Any], Parcel | None]:
+    ) -> tuple[dict[str, Any], SharedDocuments | None]:
         number = next(self._ids)
-        waiting: asyncio.Future[tuple[dict[str, Any], Parcel | None]] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[tuple[dict[str, Any], SharedDocuments | None]] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._answers[number] = waiting
         try:
             async with asyncio.timeout(timeout):
@@ -355,12 +358,12 @@ class BuilderProcess:
         return answer, parcel
 
 
-def _edition(version: Version, catalogue: Catalogue, documents: Mapping[str, Frames]) -> Edition:
-    return Edition(version, catalogue.as_of, catalogue.divisions, catalogue.digest, documents)
+def _edition(version: Version, catalogue: SnapshotMetadata, documents: Mapping[str, Frames]) -> Snapshot:
+    return Snapshot(version, catalogue.as_of, catalogue.divisions, catalogue.digest, documents)
 
 
-def _catalogue(fields: dict[str, Any]) -> Catalogue:
-    return Catalogue(
+def _catalogue(fields: dict[str, Any]) -> SnapshotMetadata:
+    return SnapshotMetadata(
         **fields
         | {
             "divisions": tuple(fields["divisions"]),

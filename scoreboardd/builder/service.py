@@ -15,23 +15,23 @@ What takes the processor long runs in a thread: the answer to a ping does not wa
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from scoreboardd.backends.base import Catalogue, Head, Lease, Stored, Vault
-from scoreboardd.backends.postgres.backend import PostgresVault
-from scoreboardd.builder.delta_history import Chain
-from scoreboardd.builder.loader import Asked, Committed, Follower
-from scoreboardd.builder.timings import Stages
+from scoreboardd.backends.base import DocumentStore, Head, Lease, SnapshotMetadata, StoredSnapshot
+from scoreboardd.backends.postgres.backend import PostgresDocumentStore
+from scoreboardd.builder.delta_history import DeltaHistory
+from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadRequest
+from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms.findings import Finding
 from scoreboardd.platforms.postgres import PostgresSource
 from scoreboardd.render.chunked_document import Document
-from scoreboardd.system.clock import Reading
+from scoreboardd.system.clock import ClockReading
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class BuildResult:
     """The result of a build. `documents` is None if they are those of `unchanged`, which is committed already."""
 
-    catalogue: Catalogue
+    catalogue: SnapshotMetadata
     stages: dict[str, float]
     rows: dict[str, int]
     whole: bool
@@ -44,14 +44,14 @@ class Work:
     "What is odd about the rows that were read."
 
 
-class Builder:
+class BuilderService:
     """Holds what survives between requests: the connections, and the scoreboard."""
 
-    def __init__(self, source: PostgresSource, vault: Vault, archive: PostgresVault | None) -> None:
+    def __init__(self, source: PostgresSource, vault: DocumentStore, archive: PostgresDocumentStore | None) -> None:
         self._source = source
-        self._follower = Follower(source)
+        self._follower = IncrementalLoader(source)
         self._vault = vault
-        self._chain = Chain(vault)
+        self._chain = DeltaHistory(vault)
         self._archive = archive
 
     async def build(
@@ -63,31 +63,31 @@ class Builder:
         solves: int = 0,
         announced: bool = False,
         again: bool = False,
-    ) -> Work:
-        stages = Stages()
+    ) -> BuildResult:
+        stages = Timings()
         with stages.timed("commit"):
             # It stays so until we commit: nobody else can while we have the lease.
             head = await self._vault.head()
         is_same_epoch = head.version is not None and head.version.epoch == lease.version.epoch
         committed = head.catalogue if is_same_epoch else None
-        asked = Asked(
+        asked = LoadRequest(
             lease.version,
             whole,
             solves,
             announced,
             again,
-            Committed(committed.digest, committed.whole) if committed else None,
+            CommittedSnapshot(committed.digest, committed.whole) if committed else None,
         )
         followed = await self._follower.follow(stages, asked)
         scoreboard = followed.scoreboard
-        catalogue = Catalogue(
+        catalogue = SnapshotMetadata(
             followed.digest,
             followed.as_of,
             scoreboard.roster.division_ids,
             whole=followed.whole,
             complete=followed.complete,
         )
-        work = Work(
+        work = BuildResult(
             catalogue,
             stages.seconds,
             followed.rows,
@@ -104,21 +104,21 @@ class Builder:
             staged, values = await self._vault.stage(lease, documents)
         return replace(work, catalogue=replace(catalogue, documents=values), documents=documents, staged_bytes=staged)
 
-    async def load(self, have: Version | None) -> Stored:
+    async def load(self, have: Version | None) -> StoredSnapshot:
         return await self._vault.load(have)
 
-    async def restore(self) -> Stored:
+    async def restore(self) -> StoredSnapshot:
         assert self._archive is not None
         return await self._archive.load(None)
 
     async def keep(
-        self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
+        self, version: Version, catalogue: SnapshotMetadata, kept: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
         """True if what is kept is this version now, or a newer one."""
         assert self._archive is not None
         return await self._archive.keep(version, catalogue, kept, quiet=quiet)
 
-    async def clock(self) -> Reading:
+    async def clock(self) -> ClockReading:
         return await self._source.clock()
 
     async def aclose(self) -> None:
@@ -128,7 +128,7 @@ class Builder:
             await self._archive.aclose()
 
 
-def _same(version: Version, catalogue: Catalogue, head: Head) -> bool:
+def _same(version: Version, catalogue: SnapshotMetadata, head: Head) -> bool:
     """Whether the committed documents are these. Those of another epoch will not do: its numbers may come after ones
     that the nodes had seen and the store has lost."""
     committed, its = head.version, head.catalogue

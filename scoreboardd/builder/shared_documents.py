@@ -13,7 +13,7 @@ import numpy as np
 
 from scoreboardd.board.contest import Ints
 
-Place = tuple[int, int]
+Extent = tuple[int, int]
 "(offset, length) in a file."
 Manifest = list[tuple[str, int, int]]
 "(name, offset, length) of each document's index."
@@ -22,14 +22,14 @@ _VECTOR = 1024
 "Parts written at once: more, the kernel does not take."
 
 
-class Log:
+class MemfdFile:
     """Such a file, to add to. Owns `descriptor`."""
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("scoreboardd-parcel", os.MFD_CLOEXEC)
         self.size = 0
 
-    def append(self, parts: Sequence[bytes]) -> Place:
+    def append(self, parts: Sequence[bytes]) -> Extent:
         """Where they are now. `OSError` if there is not the memory: then there may be something of them at the end."""
         start = self.size
         for i in range(0, len(parts), _VECTOR):
@@ -40,7 +40,7 @@ class Log:
                 raise OSError("no room in memory for the documents")
         return start, self.size - start
 
-    def index(self, stretches: Ints) -> Place:
+    def index(self, stretches: Ints) -> Extent:
         """Where the index of a document is now that lies in these, a row each: offset, length. Raises as `append`."""
         return self.append([stretches.tobytes()])
 
@@ -48,13 +48,13 @@ class Log:
         os.close(self.descriptor)
 
 
-def pack(documents: Iterable[tuple[str, Sequence[bytes]]]) -> tuple[Log, Manifest]:
+def pack(documents: Iterable[tuple[str, Sequence[bytes]]]) -> tuple[MemfdFile, Manifest]:
     """Takes each document's name and frames. Returns a log of their own, and what is where in it."""
-    log = Log()
+    log = MemfdFile()
     return log, [(name, *log.index(np.array([log.append(frames)]))) for name, frames in documents]
 
 
-class Stretches:
+class DocumentFrames:
     """The frames of one document; to go through as often as one likes. Immutable."""
 
     def __init__(self, log: memoryview, index: memoryview) -> None:
@@ -66,7 +66,7 @@ class Stretches:
         return (self._log[offset : offset + length] for offset, length in places.tolist())
 
 
-class Parcel(Mapping[str, Stretches]):
+class SharedDocuments(Mapping[str, DocumentFrames]):
     """The documents by name, mapped read-only. Owns `descriptor`."""
 
     def __init__(self, descriptor: int, manifest: Manifest) -> None:
@@ -75,9 +75,9 @@ class Parcel(Mapping[str, Stretches]):
         size = os.fstat(descriptor).st_size
         self._view = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
 
-    def __getitem__(self, name: str) -> Stretches:
+    def __getitem__(self, name: str) -> DocumentFrames:
         offset, length = self.places[name]
-        return Stretches(self._view, self._view[offset : offset + length])
+        return DocumentFrames(self._view, self._view[offset : offset + length])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

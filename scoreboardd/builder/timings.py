@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Stages:
+class Timings:
     """Seconds spent, by stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)

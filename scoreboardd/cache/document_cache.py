@@ -10,11 +10,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
 
-from scoreboardd.model import Edition, Version
+from scoreboardd.model import Snapshot, Version
 from scoreboardd.system.clock import Clock, bounded
 from scoreboardd.system.compression import Frames, beginning, compressed, plain
 
-CODINGS = ("zstd", "gzip")
+CONTENT_ENCODINGS = ("zstd", "gzip")
 "Content codings served, most wanted first."
 
 _MADE: dict[str, Callable[[Frames], bytes]] = {
@@ -25,7 +25,7 @@ _MADE: dict[str, Callable[[Frames], bytes]] = {
 }
 
 
-class Representations:
+class EncodedDocument:
     """One document, in each coding that somebody asked for."""
 
     def __init__(self, frames: Frames) -> None:
@@ -45,7 +45,7 @@ class Representations:
         return await asyncio.shield(task)
 
 
-class Tier(StrEnum):
+class CacheTier(StrEnum):
     """Where what is served was found: `MEMORY` once the cluster has said, or made, that it is what the board is."""
 
     MEMORY = "memory"
@@ -53,16 +53,16 @@ class Tier(StrEnum):
     POSTGRES = "postgres"
 
 
-class Memory:
+class DocumentCache:
     """`edition` is None until this node has had its first document."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        self.edition: Edition | None = None
-        self.tier = Tier.MEMORY
+        self.edition: Snapshot | None = None
+        self.tier = CacheTier.MEMORY
         self.as_of = 0.0
         "Unix time, in seconds, at which the documents were last known to be true."
-        self._representations: dict[str, Representations] = {}
+        self._representations: dict[str, EncodedDocument] = {}
 
     @property
     def version(self) -> Version | None:
@@ -73,14 +73,14 @@ class Memory:
         """Seconds since the documents were known to be true."""
         return max(0.0, self.clock.now() - self.as_of)
 
-    def install(self, edition: Edition, tier: Tier = Tier.MEMORY) -> bool:
+    def install(self, edition: Snapshot, tier: CacheTier = CacheTier.MEMORY) -> bool:
         """Serve `edition` from now on. False if it is no newer than what is served."""
         if not edition.version.follows(self.version):
             return False
         self.edition = edition
         self.tier = tier
         self.as_of = bounded(edition.as_of)
-        self._representations = {name: Representations(body) for name, body in edition.documents.items()}
+        self._representations = {name: EncodedDocument(body) for name, body in edition.documents.items()}
         return True
 
     def confirm(self, as_of: float) -> None:
@@ -89,6 +89,6 @@ class Memory:
         as_of = bounded(as_of)
         self.as_of = max(self.as_of, min(as_of, self.clock.now()) if self.clock.known else as_of)
 
-    def representations(self, name: str) -> Representations:
+    def representations(self, name: str) -> EncodedDocument:
         """A document of the edition served; KeyError if it has none of that name."""
         return self._representations[name]

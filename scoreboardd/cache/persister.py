@@ -15,23 +15,23 @@ from collections.abc import Callable
 import structlog
 
 from scoreboardd.builder.process import BuilderError, BuilderProcess
-from scoreboardd.cache.document_cache import Memory
-from scoreboardd.model import Edition, Version
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.cache.document_cache import DocumentCache
+from scoreboardd.model import Snapshot, Version
+from scoreboardd.telemetry.logs import LogThrottle
 
 RETRY_MIN, RETRY_MAX = 0.2, 5.0
 "Seconds between attempts to read what is kept."
-FLUSH = 5.0
+FLUSH_TIMEOUT_SECONDS = 5.0
 "Seconds that the end of a node may wait for its documents to be kept."
 
 log = structlog.stdlib.get_logger("scoreboardd.cache")
 
 
-class Archive:
+class SnapshotPersister:
     """`interval` is in seconds; `restored(edition)` is told what was kept, if the node has nothing better by then."""
 
     def __init__(
-        self, memory: Memory, builder: BuilderProcess, *, interval: float, restored: Callable[[Edition], None]
+        self, memory: DocumentCache, builder: BuilderProcess, *, interval: float, restored: Callable[[Snapshot], None]
     ) -> None:
         self._memory = memory
         self._builder = builder
@@ -39,7 +39,7 @@ class Archive:
         self._restored = restored
         self._kept: Version | None = None
         "The last version of ours that is known to be kept, or to be older than what is."
-        self._seldom = Seldom()
+        self._seldom = LogThrottle()
 
     async def run(self) -> None:
         """Read what is kept, then keep what is served, until cancelled."""
@@ -51,10 +51,10 @@ class Archive:
     async def flush(self) -> None:
         """Keep what is served, now: the node is about to end."""
         try:
-            async with asyncio.timeout(FLUSH):
+            async with asyncio.timeout(FLUSH_TIMEOUT_SECONDS):
                 await self._keep(quiet=0)
         except TimeoutError:
-            log.warning("the documents were not kept in time", seconds=FLUSH)
+            log.warning("the documents were not kept in time", seconds=FLUSH_TIMEOUT_SECONDS)
 
     async def _restore(self) -> None:
         delay = RETRY_MIN

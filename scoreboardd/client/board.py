@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from scoreboardd.board.document_names import Owner
-from scoreboardd.board.leaderboards import Listed, Solve, View, ranked, render
+from scoreboardd.board.document_names import ParticipantKind
+from scoreboardd.board.leaderboards import Challenge, Leaderboards, Solve, ranked, render
 from scoreboardd.model import Version
 
 
@@ -33,25 +33,25 @@ class Board:
     """Immutable. Rows and documents are made when they are first asked for: most bots want neither of some versions."""
 
     version: Version
-    view: View
+    view: Leaderboards
 
     @property
-    def challenges(self) -> Mapping[int, Listed]:
+    def challenges(self) -> Mapping[int, Challenge]:
         """By id, at the points they are worth now."""
         return self.view.challenges
 
     @cached_property
     def teams(self) -> tuple[Row, ...]:
-        return self._rows(Owner.TEAMS)
+        return self._rows(ParticipantKind.TEAMS)
 
     @cached_property
     def users(self) -> tuple[Row, ...]:
-        return self._rows(Owner.USERS)
+        return self._rows(ParticipantKind.USERS)
 
     @cached_property
     def documents(self) -> Documents:
         return Documents(*render(self.view))
 
-    def _rows(self, owner: Owner) -> tuple[Row, ...]:
+    def _rows(self, owner: ParticipantKind) -> tuple[Row, ...]:
         rows = enumerate(ranked(self.view, owner), start=1)
         return tuple(Row(rank, id, entry.name, score, entry.solves) for rank, (id, entry, score) in rows)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import aiohttp
 from yarl import URL
 
-from scoreboardd.board.document_names import Owner
+from scoreboardd.board.document_names import ParticipantKind
 from scoreboardd.board.leaderboards import parse
 from scoreboardd.client.board import Board
-from scoreboardd.client.http import Unanswered, ask
+from scoreboardd.client.http import RequestFailed, ask
 from scoreboardd.model import Version
 
-PATHS = {Owner.USERS: "api/leaderboard", Owner.TEAMS: "api/leaderboard/teams"}
+PATHS = {ParticipantKind.USERS: "api/leaderboard", ParticipantKind.TEAMS: "api/leaderboard/teams"}
 
 WHOLE = 120.0
 "Seconds until all of a document has come."
@@ -29,25 +29,25 @@ class Answer:
     body: bytearray | None
 
 
-class Leaderboards:
+class LeaderboardFetcher:
     """Those of the scoreboard at `url`."""
 
     def __init__(self, session: aiohttp.ClientSession, url: URL, query: dict[str, str]) -> None:
         self._session = session
         self._urls = {owner: url.joinpath(path).with_query(query) for owner, path in PATHS.items()}
-        self._last: dict[Owner, Answer] = {}
+        self._last: dict[ParticipantKind, Answer] = {}
 
     async def fetch(self, held: Version | None) -> Board | None:
         """The board that is served; None if it is the one that is `held`, or if the two documents are not of one
-        version, as may be while the next is made: ask again then. Raises `Unanswered`."""
+        version, as may be while the next is made: ask again then. Raises `RequestFailed`."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                asking = {owner: tasks.create_task(self._get(owner, held)) for owner in Owner}
+                asking = {owner: tasks.create_task(self._get(owner, held)) for owner in ParticipantKind}
         except ExceptionGroup as failed:
             (error, *_) = failed.exceptions
             raise error from error.__cause__
         self._last = {owner: asked.result() for owner, asked in asking.items()}
-        users, teams = self._last[Owner.USERS], self._last[Owner.TEAMS]
+        users, teams = self._last[ParticipantKind.USERS], self._last[ParticipantKind.TEAMS]
         if users.version != teams.version or users.body is None or teams.body is None:
             return None
         try:
@@ -55,17 +55,19 @@ class Leaderboards:
             view = await asyncio.to_thread(parse, memoryview(users.body), memoryview(teams.body))
         except (KeyError, TypeError, ValueError) as error:
             self._last = {}
-            raise Unanswered(self._urls[Owner.TEAMS], "answers with something that is no leaderboard") from error
+            raise RequestFailed(
+                self._urls[ParticipantKind.TEAMS], "answers with something that is no leaderboard"
+            ) from error
         self._last = {owner: replace(answer, body=None) for owner, answer in self._last.items()}
         return Board(teams.version, view)
 
     async def served(self) -> Version:
-        """The version that is served now. Raises `Unanswered`."""
-        url = self._urls[Owner.TEAMS]
+        """The version that is served now. Raises `RequestFailed`."""
+        url = self._urls[ParticipantKind.TEAMS]
         async with ask(self._session, "HEAD", url, {}) as response:
             return _version(url, response)
 
-    async def _get(self, owner: Owner, held: Version | None) -> Answer:
+    async def _get(self, owner: ParticipantKind, held: Version | None) -> Answer:
         last, url = self._last.get(owner), self._urls[owner]
         headers = {}
         if last is not None and last.etag and (last.body is not None or last.version == held):
@@ -79,12 +81,12 @@ class Leaderboards:
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > MOST:
-                        raise Unanswered(url, f"answers with more than {MOST} bytes")
+                        raise RequestFailed(url, f"answers with more than {MOST} bytes")
             return Answer(version, response.headers.get("ETag", ""), body)
 
 
 def _version(url: URL, response: aiohttp.ClientResponse) -> Version:
     version = Version.parse(response.headers.get("X-Scoreboard-Version", ""))
     if version is None:
-        raise Unanswered(url, "answers without X-Scoreboard-Version: that is not scoreboardd", wrong=True)
+        raise RequestFailed(url, "answers without X-Scoreboard-Version: that is not scoreboardd", wrong=True)
     return version

@@ -16,7 +16,7 @@ class TooLong(ValueError):
     """A line or the data of an event is longer than `MOST`."""
 
 
-class Event(NamedTuple):
+class StreamEvent(NamedTuple):
     id: str
     "The last `id` that the stream sent, in this event's block or in an earlier one."
     name: str
@@ -39,9 +39,9 @@ class Parser:
         self._data_bytes = 0
         "Bytes of `_data`, with an LF for each line."
 
-    def feed(self, chunk: bytes) -> list[Event]:
+    def feed(self, chunk: bytes) -> list[StreamEvent]:
         """The events that `chunk` completes. Raises `TooLong`; the stream cannot be used after that."""
-        events: list[Event] = []
+        events: list[StreamEvent] = []
         if not chunk:
             return events
         if self._after_cr:
@@ -81,7 +81,7 @@ class Parser:
             case b"retry" if value.isdigit():
                 self.retry = float(value) / 1000
 
-    def _dispatch(self) -> Event | None:
+    def _dispatch(self) -> StreamEvent | None:
         name, data = self._name, self._data
         self._name, self._data, self._data_bytes = "", [], 0
-        return Event(self._id, name or "message", "\n".join(data).encode()) if data else None
+        return StreamEvent(self._id, name or "message", "\n".join(data).encode()) if data else None

@@ -25,7 +25,7 @@ class ClientError(Exception):
     """Asking again would not help: the address, the division or the request is wrong."""
 
 
-class Unanswered(Exception):
+class RequestFailed(Exception):
     """What was asked for is not to be had now.
 
     `retry_after` is for how many seconds the server wants to be left alone; `wrong` is true if it says that the request
@@ -50,7 +50,7 @@ async def ask(
     """An answer of 200 or 304. Its body the caller reads, with deadlines of its own. Redirects are followed within the
     origin of `url` only: no server may send the client to another one, such as one behind the client's firewall.
 
-    Raises `Unanswered`, for what goes wrong while the caller has it, too.
+    Raises `RequestFailed`, for what goes wrong while the caller has it, too.
     """
     try:
         async with asyncio.timeout(ANSWER):
@@ -60,9 +60,9 @@ async def ask(
                 raise await _refused(url, response)
             yield response
     except TimeoutError:
-        raise Unanswered(url, "does not answer") from None
+        raise RequestFailed(url, "does not answer") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise Unanswered(url, f"cannot be had: {error or type(error).__name__}") from error
+        raise RequestFailed(url, f"cannot be had: {error or type(error).__name__}") from error
 
 
 async def _request(
@@ -75,7 +75,7 @@ async def _request(
             return response
         response.close()
         target = _redirected(url, target, response.headers["Location"])
-    raise Unanswered(url, f"redirects more than {MOST_REDIRECTS} times", wrong=True)
+    raise RequestFailed(url, f"redirects more than {MOST_REDIRECTS} times", wrong=True)
 
 
 def _redirected(url: URL, target: URL, location: str) -> URL:
@@ -84,16 +84,16 @@ def _redirected(url: URL, target: URL, location: str) -> URL:
         found = target.join(URL(location))
         origin = found.origin()
     except ValueError:
-        raise Unanswered(url, "redirects to something that is no http URL", wrong=True) from None
+        raise RequestFailed(url, "redirects to something that is no http URL", wrong=True) from None
     if origin != url.origin():
         problem = (
             f"redirects to another origin, {origin}, which is not followed: give that address if it is the right one"
         )
-        raise Unanswered(url, problem, wrong=True)
+        raise RequestFailed(url, problem, wrong=True)
     return found.with_user(url.user).with_password(url.password)
 
 
-async def _refused(url: URL, response: aiohttp.ClientResponse) -> Unanswered:
+async def _refused(url: URL, response: aiohttp.ClientResponse) -> RequestFailed:
     async with asyncio.timeout(ANSWER):
         text = await response.content.read(TEXT)
     try:
@@ -101,7 +101,7 @@ async def _refused(url: URL, response: aiohttp.ClientResponse) -> Unanswered:
     except (KeyError, TypeError, ValueError):
         reason = response.reason or ""
     asked = response.headers.get("Retry-After", "")
-    return Unanswered(
+    return RequestFailed(
         url,
         f"answers {response.status} {''.join(filter(str.isprintable, reason))}".rstrip(),
         retry_after=float(asked) if asked.isdecimal() and len(asked) < 10 else 0.0,

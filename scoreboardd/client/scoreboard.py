@@ -16,11 +16,11 @@ from yarl import URL
 from scoreboardd import __version__
 from scoreboardd.client.backoff import backoff
 from scoreboardd.client.board import Board
-from scoreboardd.client.documents import Leaderboards
-from scoreboardd.client.events import Event
-from scoreboardd.client.http import ClientError, Unanswered, shown
+from scoreboardd.client.documents import LeaderboardFetcher
+from scoreboardd.client.events import StreamEvent
+from scoreboardd.client.http import ClientError, RequestFailed, shown
 from scoreboardd.client.stream import Stream
-from scoreboardd.client.sync_state import Keeper
+from scoreboardd.client.sync_state import SyncState
 
 CHECK = 120.0
 "Seconds, about, between two looks at whether what is held is what is served: a stream may never be to be had."
@@ -52,7 +52,7 @@ class Scoreboard:
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise ClientError(f"{url!r} is no URL: it has to begin with https:// or http:// and a host")
         self._query = {} if division_id is None else {"division_id": str(division_id)}
-        self._keeper = Keeper()
+        self._keeper = SyncState()
         self._task: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
         "The keeper was told something."
@@ -110,7 +110,7 @@ class Scoreboard:
         headers = {"User-Agent": f"scoreboardd-client/{__version__}"}
         # Deadlines are where something is waited for: one for a whole exchange would end the stream.
         async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as session:
-            leaderboards = Leaderboards(session, self._url, self._query)
+            leaderboards = LeaderboardFetcher(session, self._url, self._query)
             while self.board is None:
                 await asyncio.sleep(self._keeper.due - _now())
                 await self._fetch(leaderboards)
@@ -118,7 +118,7 @@ class Scoreboard:
                 tasks.create_task(self._keep(leaderboards))
                 tasks.create_task(self._follow(Stream(session, self._url, self._query)))
 
-    async def _keep(self, leaderboards: Leaderboards) -> None:
+    async def _keep(self, leaderboards: LeaderboardFetcher) -> None:
         check_at = _next_check()
         while True:
             self._told.clear()
@@ -132,10 +132,10 @@ class Scoreboard:
                     async with asyncio.timeout_at(min(self._keeper.due, check_at)):
                         await self._told.wait()
 
-    async def _fetch(self, leaderboards: Leaderboards) -> None:
+    async def _fetch(self, leaderboards: LeaderboardFetcher) -> None:
         try:
             board = await leaderboards.fetch(self.board.version if self.board is not None else None)
-        except Unanswered as error:
+        except RequestFailed as error:
             if self.board is None and error.wrong:
                 raise ClientError(f"no scoreboard at {shown(self._url)}: {error}") from error
             self._keeper.failed(_now(), error.retry_after)
@@ -145,16 +145,16 @@ class Scoreboard:
             self._well("documents")
             self._tell()
 
-    async def _check(self, leaderboards: Leaderboards) -> None:
+    async def _check(self, leaderboards: LeaderboardFetcher) -> None:
         try:
             self._keeper.tell(await leaderboards.served(), _now())
-        except Unanswered as error:
+        except RequestFailed as error:
             log.debug("%s", error)  # nobody needs the answer: the stream says how we are
 
     async def _follow(self, stream: Stream) -> None:
         attempt = 0
 
-        def hear(event: Event) -> None:
+        def hear(event: StreamEvent) -> None:
             nonlocal attempt
             if event.name == "ready":
                 attempt = 0
@@ -169,12 +169,12 @@ class Scoreboard:
             assert self.board is not None
             try:
                 await stream.follow(self.board.version, hear)
-            except Unanswered as error:
+            except RequestFailed as error:
                 self._out("stream", error)
                 await asyncio.sleep(backoff(attempt, max(stream.retry, error.retry_after), random.random()))
                 attempt += 1
 
-    def _out(self, what: str, error: Unanswered) -> None:
+    def _out(self, what: str, error: RequestFailed) -> None:
         known = self._outages.get(what)
         if known is None:
             log.warning("%s; trying again", error)

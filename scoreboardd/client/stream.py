@@ -8,8 +8,8 @@ from typing import NoReturn
 import aiohttp
 from yarl import URL
 
-from scoreboardd.client.events import Event, Parser, TooLong
-from scoreboardd.client.http import Unanswered, ask
+from scoreboardd.client.events import Parser, StreamEvent, TooLong
+from scoreboardd.client.http import RequestFailed, ask
 from scoreboardd.model import Version
 
 PATH = "api/scoreboard/stream"
@@ -29,8 +29,8 @@ class Stream:
         self.retry = random.uniform(*RETRY)
         "Seconds to wait before following it again, as the server says."
 
-    async def follow(self, last: Version, hear: Callable[[Event], None]) -> NoReturn:
-        """Tell `hear` what comes after `last`. Raises `Unanswered` when the stream ends."""
+    async def follow(self, last: Version, hear: Callable[[StreamEvent], None]) -> NoReturn:
+        """Tell `hear` what comes after `last`. Raises `RequestFailed` when the stream ends."""
         headers = {
             "Accept": "text/event-stream",
             "Accept-Encoding": "identity",  # a proxy that compresses holds events back
@@ -38,17 +38,17 @@ class Stream:
         }
         async with ask(self._session, "GET", self.url, headers) as response:
             if response.content_type != "text/event-stream":
-                raise Unanswered(self.url, f"is no stream but {response.content_type}: is a proxy in the way?")
+                raise RequestFailed(self.url, f"is no stream but {response.content_type}: is a proxy in the way?")
             parser = Parser()
             while True:
                 async with asyncio.timeout(SILENCE):
                     chunk = await response.content.readany()
                 if not chunk:
-                    raise Unanswered(self.url, "has ended")
+                    raise RequestFailed(self.url, "has ended")
                 try:
                     events = parser.feed(chunk)
                 except TooLong as error:
-                    raise Unanswered(self.url, f"says {error}") from None
+                    raise RequestFailed(self.url, f"says {error}") from None
                 if parser.retry is not None:
                     self.retry = parser.retry
                 for event in events:

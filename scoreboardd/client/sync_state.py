@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import orjson
 
-from scoreboardd.board.delta import Step, apply, compose
+from scoreboardd.board.delta import VersionedDelta, apply, compose
 from scoreboardd.client.backoff import backoff
 from scoreboardd.client.board import Board
-from scoreboardd.client.events import Event
+from scoreboardd.client.events import StreamEvent
 from scoreboardd.model import Version
 
 JITTER = 0.3
@@ -42,12 +42,12 @@ NO_DELTA = (KeyError, TypeError, ValueError, AttributeError)
 
 class _Waiting(NamedTuple):
     epoch: str
-    step: Step
+    step: VersionedDelta
     size: int
     "Bytes it came in."
 
 
-class Keeper:
+class SyncState:
     """Told of what the stream says (`hear`), of what was fetched (`fetched`, `failed`); fetch when `due`."""
 
     board: Board | None = None
@@ -77,7 +77,7 @@ class Keeper:
         """There is something to be had that is not held."""
         return self.board is None or self._told is not None
 
-    def hear(self, event: Event, now: float) -> None:
+    def hear(self, event: StreamEvent, now: float) -> None:
         """An event of the stream. What is none of ours is ignored."""
         version = Version.parse(event.id)
         if version is None:
@@ -143,7 +143,7 @@ class Keeper:
 
     def _apply_or_keep(self, version: Version, data: bytes) -> None:
         try:
-            step = Step.parse(data)
+            step = VersionedDelta.parse(data)
             if not step.since < step.number == version.number:
                 raise ValueError("a delta that does not lead to the version it came with")
             ahead = None if self.board is None else _led(self.board, version.epoch, step)
@@ -173,7 +173,7 @@ class Keeper:
         self._due, self._spreading, self._short = math.inf, False, 0
 
 
-def _led(board: Board, epoch: str, step: Step) -> Board | None:
+def _led(board: Board, epoch: str, step: VersionedDelta) -> Board | None:
     """The board that `step` leads to from `board`; None if it does not begin there."""
     held = board.version
     if held.epoch != epoch or not step.since <= held.number < step.number:
@@ -196,7 +196,7 @@ def _joined(first: _Waiting | None, second: _Waiting) -> _Waiting:
     ):
         return second
     delta = compose(first.step.delta, second.step.delta)
-    return _Waiting(second.epoch, Step(first.step.since, second.step.number, delta), first.size + second.size)
+    return _Waiting(second.epoch, VersionedDelta(first.step.since, second.step.number, delta), first.size + second.size)
 
 
 def _spread(data: bytes) -> float:

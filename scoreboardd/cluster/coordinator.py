@@ -39,8 +39,8 @@ The store executes one thing after another, and a subscription delivers in that 
 was published before v's lock was taken, hence committed in the database before v's snapshot: v contains it. So losers
 of the lock see at once that the winner works for them (I3), and a change heard *after* `Begun v` waits for the next
 build (I1). The argument needs order on one subscription only, no clock of any node or of the store. A subscription
-that breaks breaks the order; then `Resumed` counts as a change. A local change (no message of the bus brought it) has
-no place in that order: publish it, and note it when it comes back.
+that breaks breaks the order; then `SubscriptionStarted` counts as a change. A local change (no message of the bus
+brought it) has no place in that order: publish it, and note it when it comes back.
 
 A `Begun v` that comes late, or again, would cover what v's snapshot does not have. So it counts only if its number is
 new: above any heard on this subscription, and above what the store had given out when the subscription began. After a
@@ -51,9 +51,10 @@ committed the documents or found them true.
 Builds that do not find what was announced
 ------------------------------------------
 A platform may publish before it commits, and a standby lags. So a build says whether it found all that was announced
-(`complete`). If not, what it covered waits again, and the node looks again after pauses that grow (`LOOKS`), reads
-everything then, and is stale meanwhile. Solves are counted. Of anything else a look that also covers something new
-proves nothing, since what it found may be that: the next look follows. After the last look nothing more is expected.
+(`complete`). If not, what it covered waits again, and the node looks again after pauses that grow
+(`LOOK_AGAIN_SECONDS`), reads everything then, and is stale meanwhile. Solves are counted. Of anything else a look that
+also covers something new proves nothing, since what it found may be that: the next look follows. After the last look
+nothing more is expected.
 
 Reading everything
 ------------------
@@ -75,10 +76,10 @@ from enum import Enum, auto
 from typing import assert_never
 
 from scoreboardd.backends.base import Abandoned, Begun, Confirmed, Rebuilt
-from scoreboardd.model import SOLVED, Event, Version
+from scoreboardd.model import SOLVED, ChangeEvent, Version
 
 NEVER = float("inf")
-LOOKS = (0.5, 1.0, 2.0, 4.0, 8.0)
+LOOK_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 "Seconds before each further look for an announced change that a build did not find."
 MAX_COVERS = 8
 "Builds under way that are remembered. Of more, those in the middle are left out: what they cover is settled later."
@@ -98,7 +99,7 @@ class Timing:
     reconcile: float
     backoff_min: float = 0.5
     backoff_max: float = 15.0
-    handicap: float = 0.1
+    non_builder_delay: float = 0.1
     "By how much others let the node go first that made the last version. Long compared to the delay of a message."
 
 
@@ -106,16 +107,16 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class ChangeReported:
     """Something changed. `event` is None if all that is known is that something may have."""
 
-    event: Event | None
+    event: ChangeEvent | None
     requested: bool = False
     "A person or a timer asked for a rebuild: nothing need have changed."
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class SubscriptionStarted:
     """A subscription to the bus has begun."""
 
     given: Version | None = None
@@ -123,23 +124,23 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class MessageReceived:
     message: Begun | Confirmed | Abandoned | Rebuilt
 
 
 @dataclass(frozen=True, slots=True)
-class Won:
+class LockAcquired:
     version: Version
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class LockBusy:
     remaining: float
     "Seconds; the store keeps it within `lock_ttl`, and so does the coordinator."
 
 
 @dataclass(frozen=True, slots=True)
-class TryFailed:
+class LockFailed:
     pass
 
 
@@ -173,7 +174,7 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class CommitRefused:
     pass
 
 
@@ -204,7 +205,7 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Damaged:
+class DocumentsDamaged:
     """The committed documents are not those that were committed: they have to be committed again."""
 
 
@@ -221,22 +222,22 @@ class Tick:
 
 
 Input = (
-    Noted
-    | Resumed
-    | Heard
-    | Won
-    | Busy
-    | TryFailed
+    ChangeReported
+    | SubscriptionStarted
+    | MessageReceived
+    | LockAcquired
+    | LockBusy
+    | LockFailed
     | Built
     | Unchanged
     | BuildFailed
     | LeaseLost
     | Committed
-    | Refused
+    | CommitRefused
     | CommitFailed
     | Loaded
     | LoadFailed
-    | Damaged
+    | DocumentsDamaged
     | Restored
     | Tick
 )
@@ -247,7 +248,7 @@ Input = (
 
 @dataclass(frozen=True, slots=True)
 class TryLock:
-    """Ask the store for the lock, telling it what we have seen → `Won`, `Busy` or `TryFailed`."""
+    """Ask the store for the lock, telling it what we have seen → `LockAcquired`, `LockBusy` or `LockFailed`."""
 
     seen: Version | None
 
@@ -281,16 +282,16 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Commit what was built, and from then on serve it → `Committed`, `Refused` or `CommitFailed`."""
+    """Commit what was built, and from then on serve it → `Committed`, `CommitRefused` or `CommitFailed`."""
 
-    event: Event | None
+    event: ChangeEvent | None
     changes: int
     "How many changes the version newly contains."
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Release the lock, saying that what is committed is true → `Committed`, `Refused` or `CommitFailed`."""
+    """Release the lock, saying that what is committed is true → `Committed`, `CommitRefused` or `CommitFailed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,18 +301,19 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read what is committed, and from then on serve it if it is newer → `Loaded`, `LoadFailed` or `Damaged`."""
+    """Read what is committed, and from then on serve it if it is newer → `Loaded`, `LoadFailed` or
+    `DocumentsDamaged`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Announce:
     """Tell this node's clients of `version`, which it serves."""
 
     version: Version
-    event: Event | None
+    event: ChangeEvent | None
 
 
-Action = TryLock | Build | CancelBuild | Renew | Commit | Confirm | Abandon | Load | Tell
+Action = TryLock | Build | CancelBuild | Renew | Commit | Confirm | Abandon | Load | Announce
 
 
 class Phase(Enum):
@@ -328,7 +330,7 @@ class Cover:
 
     version: Version
     upto: int
-    cause: Event | None
+    cause: ChangeEvent | None
     "What those changes were, merged, that no earlier build covers."
     announced: bool
     "A platform announced one of them that is not contained yet."
@@ -357,18 +359,18 @@ class Coordinator:
         self.contained = 0
         self._covers: list[Cover] = []
         "Builds that cover changes which are not contained, in the order in which they began."
-        self._loudest = 0
+        self._last_event_change = 0
         "The last change that an event spoke of: the ones that are not contained make what we serve stale."
-        self._announced = 0
+        self._last_announced_change = 0
         "The last change that a platform announced: if a build does not find it, another looks again."
-        self._other_announced = 0
+        self._last_announced_nonsolve = 0
         "The last of those that is more than a solve."
 
-        self._made: Version | None = None
+        self._own_version: Version | None = None
         "The last version that we asked to have committed, until a later one is out: who serves its own made the last."
-        self._ended: Version | None = None
+        self._own_finished: Version | None = None
         "Our last build that was committed or confirmed: its message on the bus is an echo."
-        self._begun: Version | None = None
+        self._latest_begun: Version | None = None
         "The latest build heard of."
         self._numbers: dict[str, int] = {}
         "By epoch, the number up to which `Begun` is old."
@@ -379,45 +381,45 @@ class Coordinator:
         self._asked_numbers: dict[str, int] = {}
         "`_numbers` when the load under way was asked for: the store had given them out, or somebody else made them up."
 
-        self._odd = 0
+        self._last_nonsolve_change = 0
         "The last change that may be more than one more solve."
-        self._tried = 0
+        self._changes_at_lock_attempt = 0
         "`changes` when the lock was last asked for."
-        self._read = 0
+        self._changes_at_build_start = 0
         "`changes` when our last build began."
-        self._solves = 0
+        self._announced_solves = 0
         "Announced solves since then."
-        self._built_whole = False
+        self._build_is_full = False
         "Whether the build under way reads everything."
-        self._built_at = 0.0
+        self._build_started_at = 0.0
         "When it began."
-        self._built_complete = True
+        self._build_is_complete = True
         "Whether it found all that was announced."
-        self._confirmed: Version | None = None
+        self._unchanged_version: Version | None = None
         "What we found unchanged; set exactly while the phase is CONFIRMING."
-        self._waiting_cause: Event | None = None
+        self._pending_event: ChangeEvent | None = None
         "What the waiting changes were, merged."
-        self._notice: Rebuilt | None = None
+        self._last_rebuilt: Rebuilt | None = None
         "The latest announcement heard: tells clients why, once it is loaded."
-        self._repair = False
+        self._repair_needed = False
         "The committed documents are damaged: the next build has to commit."
 
-        self._first = NEVER
+        self._first_pending_at = NEVER
         "When the first waiting change arrived; long ago, if it was covered by a build that did not come."
-        self._last = NEVER
+        self._last_pending_at = NEVER
         "When the last waiting change arrived."
-        self._unfound = 0
+        self._missing_upto = 0
         "The changes up to this one that are not contained are looked for again, at `_look_at`."
-        self._unfound_other = False
+        self._missing_nonsolve = False
         "One of them was announced as more than a solve."
         self._look_at = NEVER
-        self._looks = 0
+        self._look_count = 0
         "How often they were."
         self._busy_until = 0.0
         "Not before then is the lock worth asking for, unless a message comes."
-        self._word = False
+        self._lock_hint_received = False
         "A message came since the lock was last asked for: an answer that it is busy is out of date."
-        self._tried_at = -NEVER
+        self._lock_attempt_at = -NEVER
         "When the lock was last asked for."
         self._retry_at = 0.0
         "Not before then, after a failure of our own."
@@ -427,18 +429,18 @@ class Coordinator:
         self._renew_at = NEVER
         self._reconcile_at = NEVER
         "When everything has to be read again."
-        self._whole: tuple[str, int] | None = None
+        self._last_full_build: tuple[str, int] | None = None
         "Epoch and number of the latest build that read everything, as the store says."
-        self._news = False
+        self._refresh_needed = False
         "The store may have something to say that we do not know."
         self._loading = False
-        self._load_from: Version | None = None
+        self._served_at_load: Version | None = None
         "What was served when the documents were last asked for."
-        self._commit_from: Version | None = None
+        self._served_at_commit: Version | None = None
         "What was served when we last asked for a commit."
         self._load_at = 0.0
         self._load_failures = 0
-        self._fruitless = 0
+        self._loads_without_news = 0
         "Loads that brought nothing new, one after the other."
         self._load_confirmed: Version | None = None
         "The latest build that the store said had ended well."
@@ -451,7 +453,7 @@ class Coordinator:
     @property
     def stale(self) -> bool:
         """True if the node knows of a change that what it serves does not contain."""
-        return self._loudest > self.contained
+        return self._last_event_change > self.contained
 
     @property
     def failing(self) -> bool:
@@ -462,43 +464,43 @@ class Coordinator:
         """Take one input at monotonic time `now` (seconds) and say what is to be done, in order."""
         actions: list[Action] = []
         match received:
-            case Noted(event, requested):
-                self._note(event, now, requested=requested)
-            case Resumed(given):
-                self._note(None, now)
+            case ChangeReported(event, requested):
+                self._record_change(event, now, requested=requested)
+            case SubscriptionStarted(given):
+                self._record_change(None, now)
                 self._numbers = {given.epoch: given.number} if given else {}
                 self._in_order, self._asked_in_order = True, False
-                self._news = True
+                self._refresh_needed = True
                 self._word_came()
                 self._load_at = self._retry_at = 0.0
                 self._reconcile_at = min(self._reconcile_at, now + self._timing.reconcile)
-            case Heard(message):
+            case MessageReceived(message):
                 self._hear(message, now)
-            case Won(version):
+            case LockAcquired(version):
                 actions.append(self._won(version, now))
-            case Busy(remaining):
+            case LockBusy(remaining):
                 self.phase = Phase.IDLE
                 self._busy(remaining, now)
-            case TryFailed():
+            case LockFailed():
                 self.phase = Phase.IDLE
                 self._back_off(now)
             case Built() | Unchanged() | BuildFailed() | LeaseLost():
                 actions += self._built(received, now)
-            case Committed() | Refused() | CommitFailed():
+            case Committed() | CommitRefused() | CommitFailed():
                 actions += self._finished(received, now)
             case Loaded():
                 actions += self._loaded(received, now)
-            case LoadFailed() | Damaged():
+            case LoadFailed() | DocumentsDamaged():
                 self._loading = False
                 self._load_failures += 1
                 self._load_at = now + self._delay(self._load_failures)
-                if isinstance(received, Damaged) and not self._repair:
-                    self._repair = True
-                    self._note(None, now)
+                if isinstance(received, DocumentsDamaged) and not self._repair_needed:
+                    self._repair_needed = True
+                    self._record_change(None, now)
             case Restored(version):
                 if self.served is None:
                     self.served = version
-                    actions.append(Tell(version, None))
+                    actions.append(Announce(version, None))
             case Tick():
                 pass
             case _:
@@ -519,24 +521,24 @@ class Coordinator:
 
     # What was received
 
-    def _note(self, event: Event | None, now: float, *, requested: bool = False) -> None:
-        if self.changes <= max(self.covered, self._unfound):
-            self._first = now
+    def _record_change(self, event: ChangeEvent | None, now: float, *, requested: bool = False) -> None:
+        if self.changes <= max(self.covered, self._missing_upto):
+            self._first_pending_at = now
         self.changes += 1
-        self._last = now
+        self._last_pending_at = now
         solved = event is not None and event.reason == SOLVED
         if not solved:
-            self._odd = self.changes
+            self._last_nonsolve_change = self.changes
         if event is not None:
-            self._loudest = self.changes
-            self._waiting_cause = event.after(self._waiting_cause)
+            self._last_event_change = self.changes
+            self._pending_event = event.after(self._pending_event)
             if not requested:
-                self._announced = self.changes
-                self._solves += solved
-                self._other_announced = self._other_announced if solved else self.changes
+                self._last_announced_change = self.changes
+                self._announced_solves += solved
+                self._last_announced_nonsolve = self._last_announced_nonsolve if solved else self.changes
 
     def _word_came(self, busy_until: float = 0.0) -> None:
-        self._word = True
+        self._lock_hint_received = True
         self._busy_until = busy_until
 
     def _hear(self, message: Begun | Confirmed | Abandoned | Rebuilt, now: float) -> None:
@@ -545,29 +547,29 @@ class Coordinator:
                 if version.number <= self._numbers.get(version.epoch, 0):
                     return  # old
                 self._remember_number(version)
-                self._begun = version
+                self._latest_begun = version
                 if self._in_order and not self._is_unasked(version):
-                    self._cover(version, self.changes, now)
+                    self._add_cover(version, self.changes, now)
             case Confirmed(version):
                 self._word_came(now)
-                self._news |= version not in (self.lease, self._ended)
+                self._refresh_needed |= version not in (self.lease, self._own_finished)
             case Abandoned(version):
                 self._word_came()
                 if version != self.lease:
-                    self._uncover(version)
+                    self._cover_abandoned(version)
             case Rebuilt(number):
                 self._word_came(now)
-                self._notice = self._with_untold(message)
-                if self._made is not None and number > self._made.number:
-                    self._made = None
+                self._last_rebuilt = self._with_untold(message)
+                if self._own_version is not None and number > self._own_version.number:
+                    self._own_version = None
                 # Only the number is on the wire. The build it ends is the last one that began, if we heard it begin.
-                ended = self._begun if self._begun and self._begun.number == number else None
-                self._news |= ended is None or (ended != self.lease and ended.follows(self.served))
+                ended = self._latest_begun if self._latest_begun and self._latest_begun.number == number else None
+                self._refresh_needed |= ended is None or (ended != self.lease and ended.follows(self.served))
 
     def _with_untold(self, message: Rebuilt) -> Rebuilt:
         """`message`, for what the announcement before it was for as well, if that version is not served yet: both are
         told at once."""
-        before = self._notice
+        before = self._last_rebuilt
         if before is None or self.served is None or not self.served.number < before.number < message.number:
             return message
         return Rebuilt(message.number, message.event.after(before.event))
@@ -575,33 +577,38 @@ class Coordinator:
     def _is_unasked(self, version: Version) -> bool:
         """True if `version` is our own build, and something was announced that it was not asked for: it may not have
         read everything, and does not say whether it found that."""
-        return version == self.lease and self._announced > self._read
+        return version == self.lease and self._last_announced_change > self._changes_at_build_start
 
     def _busy(self, remaining: float, now: float) -> None:
         until = now + min(max(remaining, 0.0), self._timing.lock_ttl) + self._jitter() * self._timing.debounce
         self._watch_at = until if self.covered > self.contained else NEVER
-        if not self._word:
+        if not self._lock_hint_received:
             self._busy_until = until
 
     def _won(self, version: Version, now: float) -> Build:
         """The store has given us the lock: of all other builds, those of lower numbers have ended, well or not, and
         the rest are not true."""
         if self._numbers.get(version.epoch, 0) > version.number:
-            self._distrust()
-        self._begun = version
-        again = self._unfound > self.contained
-        other = self._unfound_other or self._other_announced > self._read
-        whole = again or self._odd > self._read or not self._read or now >= self._reconcile_at
-        self._give_back(self._covers)
-        self._covers = [cover for cover in self._covers if _before(cover.version, version)]
-        self._cover(version, self._tried, now)
-        nothing_new = self._cause_of(version) is None or (again and self._loudest <= self._unfound)
-        quiet = nothing_new and not self._repair
-        build = Build(version, quiet=quiet, whole=whole, solves=self._solves, announced=other, again=again)
+            self._forget_order()
+        self._latest_begun = version
+        again = self._missing_upto > self.contained
+        other = self._missing_nonsolve or self._last_announced_nonsolve > self._changes_at_build_start
+        whole = (
+            again
+            or self._last_nonsolve_change > self._changes_at_build_start
+            or not self._changes_at_build_start
+            or now >= self._reconcile_at
+        )
+        self._return_to_pending(self._covers)
+        self._covers = [cover for cover in self._covers if _is_older(cover.version, version)]
+        self._add_cover(version, self._changes_at_lock_attempt, now)
+        nothing_new = self._event_for(version) is None or (again and self._last_event_change <= self._missing_upto)
+        quiet = nothing_new and not self._repair_needed
+        build = Build(version, quiet=quiet, whole=whole, solves=self._announced_solves, announced=other, again=again)
         self.phase = Phase.BUILDING
         self.lease = version
-        self._built_whole, self._built_at = whole, now
-        self._read, self._solves = self.changes, 0
+        self._build_is_full, self._build_started_at = whole, now
+        self._changes_at_build_start, self._announced_solves = self.changes, 0
         self._renew_at = now + self._timing.lock_ttl / 3
         return build
 
@@ -611,92 +618,92 @@ class Coordinator:
         match result:
             case Built(complete):
                 self.phase = Phase.COMMITTING
-                self._made = self.lease
-                self._built_complete = complete
-                self._commit_from = self.served
-                return [Commit(self._cause_of(self.lease), self.covered - self.contained)]
+                self._own_version = self.lease
+                self._build_is_complete = complete
+                self._served_at_commit = self.served
+                return [Commit(self._event_for(self.lease), self.covered - self.contained)]
             case Unchanged(committed, complete):
                 self.phase = Phase.CONFIRMING
-                self._confirmed = committed
-                self._built_complete = complete
-                self._news |= committed != self.served
+                self._unchanged_version = committed
+                self._build_is_complete = complete
+                self._refresh_needed |= committed != self.served
                 return [Confirm()]
             case BuildFailed():
-                self._give_up()
+                self._release_lease()
                 self._back_off(now)
                 return [Abandon()]
             case LeaseLost():
-                self._give_up()
+                self._release_lease()
                 self._back_off(now)
                 return [CancelBuild()]
 
-    def _finished(self, result: Committed | Refused | CommitFailed, now: float) -> list[Action]:
+    def _finished(self, result: Committed | CommitRefused | CommitFailed, now: float) -> list[Action]:
         actions: list[Action] = []
         if self.lease is None:
             return actions
-        version, confirmed, self._confirmed = self.lease, self._confirmed, None
+        version, confirmed, self._unchanged_version = self.lease, self._unchanged_version, None
         match result:
             case Committed():
-                cause = self._cause_of(version)
+                cause = self._event_for(version)
                 self.phase = Phase.IDLE
                 self.lease = None
                 self._failures = 0
-                self._ended = version
-                if self._built_whole:
-                    self._read_everything((version.epoch, version.number), self._built_at)
+                self._own_finished = version
+                if self._build_is_full:
+                    self._full_build_finished((version.epoch, version.number), self._build_started_at)
                 if confirmed is None:
-                    self._repair = False
-                    if not version.replaces(self.served, self._commit_from):
+                    self._repair_needed = False
+                    if not version.replaces(self.served, self._served_at_commit):
                         # The answer was slow, and a later version has been loaded meanwhile.
-                        self._news = True
+                        self._refresh_needed = True
                         return []
                     self.served = version
-                    actions.append(Tell(version, cause))
+                    actions.append(Announce(version, cause))
                 if (confirmed or version) == self.served:
                     # Our snapshot was taken after the answer to our asking for the lock.
-                    self._settle(version, self._read, complete=self._built_complete, now=now)
+                    self._settle(version, self._changes_at_build_start, complete=self._build_is_complete, now=now)
                 return actions
-            case Refused():
-                self._give_up()
+            case CommitRefused():
+                self._release_lease()
             case CommitFailed():
-                self._give_up()
+                self._release_lease()
                 actions.append(Abandon())
         self._back_off(now)
-        self._news = True
+        self._refresh_needed = True
         return actions
 
     def _loaded(self, said: Loaded, now: float) -> list[Action]:
         self._loading = False
         self._load_failures = 0
-        self._repair = False
-        new = self._learn_order(said.given)
+        self._repair_needed = False
+        new = self._restore_order(said.given)
         actions: list[Action] = []
         version = said.version
         confirmed = version and Version(version.epoch, max(said.confirmed, version.number))
         new |= confirmed != self._load_confirmed
         self._load_confirmed = confirmed
-        self._fruitless = 0 if new else self._fruitless + 1
+        self._loads_without_news = 0 if new else self._loads_without_news + 1
         if not new:
-            self._load_at = now + min(LOAD_PAUSE_MAX, LOAD_PAUSE_MIN * 2 ** min(self._fruitless, 16))
-        if version is not None and version.replaces(self.served, self._load_from):
+            self._load_at = now + min(LOAD_PAUSE_MAX, LOAD_PAUSE_MIN * 2 ** min(self._loads_without_news, 16))
+        if version is not None and version.replaces(self.served, self._served_at_load):
             if self.served is not None and self.served.epoch != version.epoch:
                 # Of what another epoch contains nothing is known: it may be one that the store was taken back to.
                 self.contained = 0
-                self._start_over(now)
+                self._forget_covers(now)
             self.served = version
-            known = self._notice is not None and self._notice.number == version.number
-            actions = [Tell(version, self._notice.event if self._notice and known else None)]
+            known = self._last_rebuilt is not None and self._last_rebuilt.number == version.number
+            actions = [Announce(version, self._last_rebuilt.event if self._last_rebuilt and known else None)]
         elif version is None or version != self.served:
-            if self.served != self._load_from:
+            if self.served != self._served_at_load:
                 # A commit of our own overtook the answer: ask again, at once.
-                self._news, self._load_at = True, now
-            elif self.served is not None and not self._news:
+                self._refresh_needed, self._load_at = True, now
+            elif self.served is not None and not self._refresh_needed:
                 # The store has less than we serve: it has lost state. When it is told so by a node that asks for the
                 # lock, it starts a new epoch.
-                self._start_over(now)
+                self._forget_covers(now)
             return []
-        if said.whole and (version.epoch, said.whole) != self._whole:
-            self._read_everything((version.epoch, said.whole), now)
+        if said.whole and (version.epoch, said.whole) != self._last_full_build:
+            self._full_build_finished((version.epoch, said.whole), now)
         assert confirmed is not None
         self._settle(confirmed, 0, complete=said.complete, now=now)
         return actions
@@ -707,17 +714,17 @@ class Coordinator:
         actions: list[Action] = []
         if self.phase is Phase.IDLE and now >= self._due_at():
             self.phase = Phase.TRYING
-            self._tried = self.changes
-            self._tried_at = now
-            self._word = False
+            self._changes_at_lock_attempt = self.changes
+            self._lock_attempt_at = now
+            self._lock_hint_received = False
             actions.append(TryLock(self.served))
         if self.phase is Phase.BUILDING and now >= self._renew_at:
             self._renew_at = now + self._timing.lock_ttl / 3
             actions.append(Renew())
         if self._load_due() and now >= self._load_at:
             self._loading = True
-            self._load_from = self.served
-            self._news = False
+            self._served_at_load = self.served
+            self._refresh_needed = False
             self._asked_in_order = True
             self._asked_numbers = dict(self._numbers)
             actions.append(Load())
@@ -726,38 +733,38 @@ class Coordinator:
     def _due_at(self) -> float:
         """When to ask for the lock: the debounce is over, or the builder we rely on should have been heard of."""
         timing, due = self._timing, NEVER
-        if self.changes > max(self.covered, self._unfound):
-            due = min(self._last + timing.debounce, self._first + timing.max_wait)
-        if self._unfound > self.covered:
+        if self.changes > max(self.covered, self._missing_upto):
+            due = min(self._last_pending_at + timing.debounce, self._first_pending_at + timing.max_wait)
+        if self._missing_upto > self.covered:
             due = min(due, self._look_at)
         # Who has just read everything is on record: a load that is under way may say so.
-        due = min(due, self._reconcile_at + (timing.lock_ttl if self._loading or self._news else 0.0))
+        due = min(due, self._reconcile_at + (timing.lock_ttl if self._loading or self._refresh_needed else 0.0))
         due = max(due, self._busy_until)
-        if self.served != self._made:
-            due += timing.handicap
+        if self.served != self._own_version:
+            due += timing.non_builder_delay
         if self.covered > self.contained:
             due = min(due, self._watch_at)
-        return max(due, self._retry_at, self._tried_at + timing.debounce)
+        return max(due, self._retry_at, self._lock_attempt_at + timing.debounce)
 
     def _load_due(self) -> bool:
-        return (self._news or self._load_failures > 0) and not self._loading
+        return (self._refresh_needed or self._load_failures > 0) and not self._loading
 
     # The order of things
 
-    def _distrust(self) -> None:
+    def _forget_order(self) -> None:
         """The order of what is heard is not known, until the store is asked again."""
         self._in_order = self._asked_in_order = False
         self._numbers = {}
-        self._news = True
+        self._refresh_needed = True
 
-    def _learn_order(self, given: Version | None) -> bool:
+    def _restore_order(self, given: Version | None) -> bool:
         """The store says that `given` is the latest number that it has given out. True if the order was not known."""
         if not self._asked_in_order:
             return False
         self._asked_in_order = False
         if given is not None:
             if self._asked_numbers.get(given.epoch, 0) > given.number:
-                self._distrust()  # a number was heard that the store had not given out
+                self._forget_order()  # a number was heard that the store had not given out
                 return False
             self._remember_number(given)
         learned, self._in_order = not self._in_order, True
@@ -772,49 +779,49 @@ class Coordinator:
 
     # The counters
 
-    def _cause_of(self, version: Version) -> Event | None:
+    def _event_for(self, version: Version) -> ChangeEvent | None:
         """What the changes were that `version` newly contains, merged."""
-        return _merged(cover.cause for cover in self._covers if version.includes(cover.version))
+        return _merge_events(cover.cause for cover in self._covers if version.includes(cover.version))
 
-    def _cover(self, version: Version, upto: int, now: float) -> None:
+    def _add_cover(self, version: Version, upto: int, now: float) -> None:
         """`version`, and every later one, will contain the changes up to `upto`."""
         if self.covered == self.contained or self._watch_at == NEVER:
             self._watch_at = now + self._timing.lock_ttl + self._jitter() * self._timing.debounce
         cover = Cover(
             version,
             upto,
-            self._waiting_cause,
-            announced=self._announced > self.contained,
-            fresh=self._announced > max(self.contained, self._unfound),
-            other=self._other_announced > self.contained,
+            self._pending_event,
+            announced=self._last_announced_change > self.contained,
+            fresh=self._last_announced_change > max(self.contained, self._missing_upto),
+            other=self._last_announced_nonsolve > self.contained,
         )
         if upto == self.changes:
-            self._waiting_cause = None
-        self._first = self._last
+            self._pending_event = None
+        self._first_pending_at = self._last_pending_at
         known = next((known for known in self._covers if known.version == version), None)
         if known:
             self._covers.remove(known)
-            cover = _joined(known, cover)
+            cover = _combine_covers(known, cover)
         self._covers.append(cover)
         if len(self._covers) > MAX_COVERS:
             middle = MAX_COVERS // 2
-            self._covers[middle : middle + 2] = [_joined(*self._covers[middle : middle + 2])]
+            self._covers[middle : middle + 2] = [_combine_covers(*self._covers[middle : middle + 2])]
 
-    def _uncover(self, version: Version) -> None:
+    def _cover_abandoned(self, version: Version) -> None:
         """`version` will not come, it seems: what no other build covers waits, and has waited long enough."""
         for cover in self._covers:
             if cover.version == version and cover.under_way:
                 cover.under_way = False
-                self._give_back([cover])
+                self._return_to_pending([cover])
 
-    def _give_back(self, covers: list[Cover]) -> None:
+    def _return_to_pending(self, covers: list[Cover]) -> None:
         """What these were to contain waits again, unless another build covers it."""
         for cover in covers:
             cover.under_way = False
         if covers and self.changes > self.covered:
-            self._waiting_cause = _merged((*(cover.cause for cover in covers), self._waiting_cause))
-            if max(cover.upto for cover in covers) > max(self.covered, self._unfound):
-                self._first = -NEVER
+            self._pending_event = _merge_events((*(cover.cause for cover in covers), self._pending_event))
+            if max(cover.upto for cover in covers) > max(self.covered, self._missing_upto):
+                self._first_pending_at = -NEVER
 
     def _settle(self, ended: Version, upto: int, *, complete: bool, now: float) -> None:
         """The build `ended` committed what we serve, or found it true; it contains the changes up to `upto`, and those
@@ -826,51 +833,51 @@ class Coordinator:
             self._watch_at = NEVER
         if upto <= self.contained:
             return
-        found = complete and not (self._unfound_other and any(cover.fresh for cover in reached))
+        found = complete and not (self._missing_nonsolve and any(cover.fresh for cover in reached))
         if any(cover.announced for cover in reached) and not found and self._look_again(complete, reached, now):
-            self._unfound = upto
-            self._unfound_other |= any(cover.other for cover in reached)
-            self._waiting_cause = _merged((*(cover.cause for cover in reached), self._waiting_cause))
+            self._missing_upto = upto
+            self._missing_nonsolve |= any(cover.other for cover in reached)
+            self._pending_event = _merge_events((*(cover.cause for cover in reached), self._pending_event))
             return
         self.contained = upto
         self._covers = [cover for cover in self._covers if cover.upto > upto or cover.version == self.lease]
-        if self._unfound <= self.contained:
-            self._stop_looking()
+        if self._missing_upto <= self.contained:
+            self._stop_looking_again()
 
-    def _stop_looking(self) -> None:
-        self._unfound = self._looks = 0
-        self._unfound_other = False
+    def _stop_looking_again(self) -> None:
+        self._missing_upto = self._look_count = 0
+        self._missing_nonsolve = False
         self._look_at = NEVER
 
     def _look_again(self, complete: bool, reached: list[Cover], now: float) -> bool:
         """Choose when to look again for what the builds in `reached` did not find. False if that was the last look."""
-        looking = self._unfound > self.contained
+        looking = self._missing_upto > self.contained
         if not looking or (not complete and any(cover.fresh for cover in reached)):
-            self._looks = 0  # something new is not found
+            self._look_count = 0  # something new is not found
         elif now < self._look_at:
             return True  # that was a build for something else, before its time
-        if self._looks == len(LOOKS):
+        if self._look_count == len(LOOK_AGAIN_SECONDS):
             return False
-        self._look_at = now + LOOKS[self._looks]
-        self._looks += 1
+        self._look_at = now + LOOK_AGAIN_SECONDS[self._look_count]
+        self._look_count += 1
         return True
 
-    def _read_everything(self, build: tuple[str, int], at: float) -> None:
+    def _full_build_finished(self, build: tuple[str, int], at: float) -> None:
         """`build` has read everything, at about the time `at`."""
-        self._whole = build
+        self._last_full_build = build
         self._reconcile_at = at + self._timing.reconcile * (1 - self._jitter() / 8)
 
-    def _start_over(self, now: float) -> None:
+    def _forget_covers(self, now: float) -> None:
         """Nothing is known to cover what is not contained."""
-        self._give_back(self._covers)
+        self._return_to_pending(self._covers)
         self._covers = []
         self._watch_at = NEVER
-        self._stop_looking()
-        self._note(None, now)
+        self._stop_looking_again()
+        self._record_change(None, now)
 
-    def _give_up(self) -> None:
+    def _release_lease(self) -> None:
         if self.lease is not None:
-            self._uncover(self.lease)
+            self._cover_abandoned(self.lease)
         self.phase = Phase.IDLE
         self.lease = None
 
@@ -883,16 +890,16 @@ class Coordinator:
         return longest * (1 - self._jitter() / 2)
 
 
-def _before(version: Version, other: Version) -> bool:
+def _is_older(version: Version, other: Version) -> bool:
     return version.epoch == other.epoch and version.number < other.number
 
 
-def _joined(cover: Cover, later: Cover) -> Cover:
+def _combine_covers(cover: Cover, later: Cover) -> Cover:
     """The two as one."""
     return Cover(
         later.version,
         max(cover.upto, later.upto),
-        _merged((cover.cause, later.cause)),
+        _merge_events((cover.cause, later.cause)),
         announced=cover.announced or later.announced,
         fresh=cover.fresh or later.fresh,
         other=cover.other or later.other,
@@ -900,9 +907,9 @@ def _joined(cover: Cover, later: Cover) -> Cover:
     )
 
 
-def _merged(causes: Iterable[Event | None]) -> Event | None:
+def _merge_events(causes: Iterable[ChangeEvent | None]) -> ChangeEvent | None:
     """The causes, in the order in which they came, as one."""
-    merged: Event | None = None
+    merged: ChangeEvent | None = None
     for cause in causes:
         merged = merged if cause is None else cause.after(merged)
     return merged

@@ -18,20 +18,20 @@ from scoreboardd.backends.base import (
     Begun,
     Busy,
     Changed,
+    ClusterBackend,
     Confirmed,
     Lease,
     Message,
     Rebuilt,
-    Store,
     Subscribed,
     Unavailable,
 )
-from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
-from scoreboardd.cache.document_cache import Memory, Tier
+from scoreboardd.builder.process import BuilderError, BuilderProcess, FinishedBuild
+from scoreboardd.cache.document_cache import CacheTier, DocumentCache
 from scoreboardd.cluster import coordinator as c
-from scoreboardd.model import Edition, Event, Version
+from scoreboardd.model import ChangeEvent, Snapshot, Version
 from scoreboardd.telemetry.findings import FindingsReporter
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
 RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
@@ -75,13 +75,13 @@ class Runner:
         self,
         coordinator: c.Coordinator,
         *,
-        store: Store,
+        store: ClusterBackend,
         builder: BuilderProcess,
-        memory: Memory,
-        tell: Callable[[Version, Event], None],
+        memory: DocumentCache,
+        tell: Callable[[Version, ChangeEvent], None],
         metrics: Metrics,
         build_timeout: float,
-        tier: Tier,
+        tier: CacheTier,
     ) -> None:
         self.coordinator = coordinator
         self.health = Health()
@@ -101,7 +101,7 @@ class Runner:
         "For the next lease. Kept while it is unknown whether the store has given us one under it."
         self._lease: Lease | None = None
         self._building: asyncio.Task[None] | None = None
-        self._built: Build | None = None
+        self._built: FinishedBuild | None = None
         self._echoes: dict[str, asyncio.Future[int]] = {}
         "What we published and wait to hear again, by id → the number of the change it was."
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -109,7 +109,7 @@ class Runner:
         self._progress: tuple[int, Version | None] = (0, None)
         "What is contained, and the version served."
         self._subscriptions = 0
-        self._seldom = Seldom()
+        self._seldom = LogThrottle()
         self._findings = FindingsReporter(metrics)
 
     async def run(self) -> None:
@@ -136,16 +136,16 @@ class Runner:
         self._echoes[id] = echo
         try:
             async with asyncio.timeout(ECHO):
-                await self._store.publish(Event.updated(), id)
+                await self._store.publish(ChangeEvent.updated(), id)
                 return await echo
         except TimeoutError as error:
             raise Unavailable("what was published did not come back; try again") from error
         finally:
             del self._echoes[id]
 
-    def restored(self, edition: Edition) -> None:
+    def restored(self, edition: Snapshot) -> None:
         """Serve what was kept outside the store, as long as there is nothing better."""
-        if self._memory.edition is None and self._memory.install(edition, Tier.POSTGRES):
+        if self._memory.edition is None and self._memory.install(edition, CacheTier.POSTGRES):
             self._feed(c.Restored(edition.version))
 
     async def contained(self, change: int) -> None:
@@ -190,16 +190,16 @@ class Runner:
         match message:
             case Subscribed(given):
                 self._subscribed()
-                self._feed(c.Resumed(given))
+                self._feed(c.SubscriptionStarted(given))
             case Changed(event, id, readable):
                 self._metrics.event(event.reason if readable else "other")
                 if not readable and self._seldom("unreadable"):
                     log.warning("an event could not be read and counts as a change; at most one such line a minute")
-                self._feed(c.Noted(event, requested=id is not None))
+                self._feed(c.ChangeReported(event, requested=id is not None))
                 if id in self._echoes and not self._echoes[id].done():
                     self._echoes[id].set_result(self.coordinator.changes)
             case Begun() | Confirmed() | Abandoned() | Rebuilt():
-                self._feed(c.Heard(message))
+                self._feed(c.MessageReceived(message))
 
     def _subscribed(self) -> None:
         log.info("connected to the bus")
@@ -230,7 +230,7 @@ class Runner:
             self.health.waiting_since = loop.time()
         self._progress = progress
         if contained:
-            self._memory.tier = Tier.MEMORY  # a build that began after we joined made it, or found it true
+            self._memory.tier = CacheTier.MEMORY  # a build that began after we joined made it, or found it true
         for change, waiting in self._waiting:
             if change <= contained and not waiting.done():
                 waiting.set_result(None)
@@ -249,15 +249,15 @@ class Runner:
             case c.Renew():
                 self._start(self._renew())
             case c.Commit(event, changes):
-                self._start(self._commit(event or Event.updated(), changes))
+                self._start(self._commit(event or ChangeEvent.updated(), changes))
             case c.Confirm():
                 self._start(self._confirm())
             case c.Abandon():
                 self._start(self._abandon())
             case c.Load():
                 self._start(self._load())
-            case c.Tell(version, event):
-                self._tell(version, event or Event.updated())
+            case c.Announce(version, event):
+                self._tell(version, event or ChangeEvent.updated())
 
     async def _tick(self) -> None:
         # A task, so that a fault in what it leads to ends the daemon like any other.
@@ -278,7 +278,7 @@ class Runner:
             self.health.lock = str(error)
             if self.connected and self._seldom("lock"):
                 log.error("cannot take the lock, retrying", error=str(error))
-            self._feed(c.TryFailed())
+            self._feed(c.LockFailed())
             return
         self.health.lock = None
         if isinstance(answer, Busy):
@@ -287,12 +287,12 @@ class Runner:
                 self.health.lock = "the lock had no end, or a late one; it ends within rebuild.lock_ttl now"
                 if self._seldom("overlong"):
                     log.warning(self.health.lock)
-            self._feed(c.Busy(answer.remaining))
+            self._feed(c.LockBusy(answer.remaining))
             return
         self._metrics.lock_attempts.labels("acquired").inc()
         self._token = secrets.token_hex(16)
         self._lease = answer
-        self._feed(c.Won(answer.version))
+        self._feed(c.LockAcquired(answer.version))
 
     async def _build(self, asked: c.Build) -> None:
         assert self._lease is not None
@@ -335,7 +335,7 @@ class Runner:
         if not ours and lease is self._lease:  # a slow answer may be about a lease before this one
             self._feed(c.LeaseLost())
 
-    async def _commit(self, event: Event, changes: int) -> None:
+    async def _commit(self, event: ChangeEvent, changes: int) -> None:
         lease, built, asked = self._lease, self._built, self._memory.version
         assert lease is not None and built is not None and built.documents is not None
         loop = asyncio.get_running_loop()
@@ -391,7 +391,7 @@ class Runner:
     def _superseded(self, lease: Lease) -> None:
         log.warning("too late to commit: the lock had passed on", version=str(lease.version))
         self._metrics.rebuilds.labels("superseded").inc()
-        self._feed(c.Refused())
+        self._feed(c.CommitRefused())
 
     def _unfinished(self, lease: Lease, error: Unavailable) -> None:
         log.error("unknown whether a version was committed, looking", version=str(lease.version), error=str(error))
@@ -416,7 +416,7 @@ class Runner:
                 log.error("cannot load the documents, retrying", error=str(error))
             if error.part == "damaged":
                 self._metrics.damaged.inc()
-            self._feed(c.Damaged() if error.part == "damaged" else c.LoadFailed())
+            self._feed(c.DocumentsDamaged() if error.part == "damaged" else c.LoadFailed())
             return
         self.health.load = None
         version, catalogue = head.version, head.catalogue
@@ -424,8 +424,8 @@ class Runner:
             self._feed(c.Loaded(None, given=head.given))
             return
         # The first that the store has for us is what it had; from then on its news are the cluster's own word.
-        first = asked is None or self._memory.tier not in (Tier.MEMORY, self._tier)
-        tier = self._tier if first else Tier.MEMORY
+        first = asked is None or self._memory.tier not in (CacheTier.MEMORY, self._tier)
+        tier = self._tier if first else CacheTier.MEMORY
         if edition is not None and self._serve(edition, asked, tier):
             log.info("loaded", version=str(version))
         elif version == self._memory.version:
@@ -434,5 +434,5 @@ class Runner:
             self._memory.confirm(catalogue.as_of)
         self._feed(c.Loaded(version, head.confirmed, catalogue.whole, catalogue.complete, head.given))
 
-    def _serve(self, edition: Edition, asked: Version | None, tier: Tier = Tier.MEMORY) -> bool:
+    def _serve(self, edition: Snapshot, asked: Version | None, tier: CacheTier = CacheTier.MEMORY) -> bool:
         return edition.version.replaces(self._memory.version, asked) and self._memory.install(edition, tier)

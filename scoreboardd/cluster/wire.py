@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from scoreboardd.backends.base import Abandoned, Begun, Changed, Confirmed, Rebuilt
-from scoreboardd.model import MAX_DIVISION_IDS, UPDATED, Event, Version, now_rfc3339
+from scoreboardd.model import MAX_DIVISION_IDS, UPDATED, ChangeEvent, Version, now_rfc3339
 
 EVENTS = "scoreboard.events"
 BUILDING = "scoreboard.building"
@@ -33,7 +33,7 @@ def changed(payload: bytes) -> Changed:
     return Changed(_event(fields or {}), _field(fields or {}, "id"), readable=fields is not None)
 
 
-def change(event: Event, id: str | None) -> bytes:
+def change(event: ChangeEvent, id: str | None) -> bytes:
     return orjson.dumps(event.as_dict() if id is None else event.as_dict() | {"id": id})
 
 
@@ -57,7 +57,7 @@ def rebuilt(payload: bytes) -> Rebuilt | None:
     return None if number is None else Rebuilt(number, _event(fields))
 
 
-def announcement(version: Version, event: Event) -> bytes:
+def announcement(version: Version, event: ChangeEvent) -> bytes:
     """What nodes tell each other on `scoreboard.rebuilt`, and clients as the data of a `scoreboard` event."""
     return orjson.dumps(event.as_dict() | {"version": version.number})
 
@@ -82,8 +82,8 @@ def _number(fields: dict[str, Any]) -> int | None:
     return number if type(number) is int and number > 0 else None
 
 
-def _event(fields: dict[str, Any]) -> Event:
-    return Event(
+def _event(fields: dict[str, Any]) -> ChangeEvent:
+    return ChangeEvent(
         scope=_field(fields, "scope") or "all",
         reason=_field(fields, "reason") or UPDATED,
         ts=_field(fields, "ts") or now_rfc3339(),

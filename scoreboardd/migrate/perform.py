@@ -16,7 +16,7 @@ from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres.backend import channel
 from scoreboardd.cluster import wire
 from scoreboardd.config import ConfigError, Settings
-from scoreboardd.migrate.plan import Plan, Step, Work, making, undoing
+from scoreboardd.migrate.plan import MigrationStep, Plan, RolePlan, plan_install, plan_uninstall
 from scoreboardd.platforms.postgres import explain
 from scoreboardd.platforms.triggers import MAX_CHANNEL
 from scoreboardd.postgres.connection import FAILURES, connect, told
@@ -63,7 +63,9 @@ async def migrate(
     try:
         if not dry_run and not await _alone(connection):
             return ["postgres: another `scoreboardd migrate` is at work; run it again when that has ended"]
-        plan = await (undoing(connection, kind, bus) if undo else making(connection, kind, bus if triggers else None))
+        plan = await (
+            plan_uninstall(connection, kind, bus) if undo else plan_install(connection, kind, bus if triggers else None)
+        )
         _note(plan, say if not dry_run else lambda line: say(f"-- {line}"))
         if dry_run:
             for line in _script(plan):
@@ -86,7 +88,7 @@ def _note(plan: Plan, say: Callable[[str], None]) -> None:
         say(note)
 
 
-def _left(role: str, owner: str, work: Work, option: str) -> str:
+def _left(role: str, owner: str, work: RolePlan, option: str) -> str:
     command = f"scoreboardd migrate {option}--dry-run"
     return (
         f"postgres: more is to be done on {', '.join(work.on)}, and not by role {role}: let the owner, {owner}, run "
@@ -101,7 +103,7 @@ async def _alone(connection: Any) -> bool:
 async def _perform(connection: Any, plan: Plan, kind: str, dsn: str, say: Callable[[str], None]) -> None:
     """What our role may do. Adds what could not be done to the plan's problems."""
 
-    async def doing(work: Any, steps: list[Step]) -> None:
+    async def doing(work: Any, steps: list[MigrationStep]) -> None:
         try:
             await work
         except FAILURES as error:
@@ -150,7 +152,7 @@ async def _patiently(attempt: Callable[[], Any]) -> bool:
     return True
 
 
-def _transaction(work: Work) -> str:
+def _transaction(work: RolePlan) -> str:
     statements = [statement for step in work.together for statement in step.statements]
     return "\n".join([_BEGIN, *statements, "COMMIT;"])
 

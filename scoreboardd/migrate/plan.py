@@ -44,7 +44,7 @@ WHERE c.oid = to_regclass($1) AND p.proname = $3 AND p.pronargs = 0 AND (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MigrationStep:
     done: str
     "What is said once it is done."
     statements: tuple[str, ...]
@@ -52,14 +52,14 @@ class Step:
 
 
 @dataclass(slots=True)
-class Work:
+class RolePlan:
     """Of one role."""
 
     on: dict[str, None] = field(default_factory=dict)
     "Which tables, in order."
-    together: list[Step] = field(default_factory=list)
+    together: list[MigrationStep] = field(default_factory=list)
     "In one transaction, in this order."
-    apart: list[Step] = field(default_factory=list)
+    apart: list[MigrationStep] = field(default_factory=list)
     "Outside of any transaction, statement by statement."
 
 
@@ -67,45 +67,45 @@ class Work:
 class Plan:
     role: str
     "Ours."
-    ours: Work = field(default_factory=Work)
-    theirs: dict[str, Work] = field(default_factory=dict)
+    ours: RolePlan = field(default_factory=RolePlan)
+    theirs: dict[str, RolePlan] = field(default_factory=dict)
     "What our role may not do, by who may: the owners."
     notes: list[str] = field(default_factory=list)
     "What cannot be, and need not."
     problems: list[str] = field(default_factory=list)
 
-    def work(self, on: str, owner: str | None, owned: bool | None) -> Work:
+    def work(self, on: str, owner: str | None, owned: bool | None) -> RolePlan:
         """To which to add something on this table."""
-        work = self.ours if owned or owner is None else self.theirs.setdefault(owner, Work())
+        work = self.ours if owned or owner is None else self.theirs.setdefault(owner, RolePlan())
         work.on[on] = None
         return work
 
-    def work_on(self, table: Table) -> Work:
+    def work_on(self, table: Table) -> RolePlan:
         return self.work(table.name, table.owner, table.owned)
 
 
-async def making(connection: Any, kind: str, channel: str | None) -> Plan:
+async def plan_install(connection: Any, kind: str, channel: str | None) -> Plan:
     """What is missing: the table, the indexes and, if there is a `channel` to announce on, the triggers."""
     table = await cache.find(connection)
     plan = Plan(table.role)
     if table.problem is not None:
         plan.problems.append(table.problem)
     elif not table.is_there:
-        plan.ours.together.append(Step("created table leaderboard_cache", table.create))
+        plan.ours.together.append(MigrationStep("created table leaderboard_cache", table.create))
     if channel is not None:
         await _make_triggers(connection, plan, kind, channel)
-    wanted = check.wishes(kind)
+    wanted = check.requirements(kind)
     found = await inspect(connection, kind, wanted)
     for index in wanted["indexes"]:
         await _make_index(connection, plan, kind, check.fitted(index, found))
     return plan
 
 
-async def undoing(connection: Any, kind: str, channel: str) -> Plan:
+async def plan_uninstall(connection: Any, kind: str, channel: str) -> Plan:
     """All that is ours: the triggers that announce on `channel`, their functions, and what has our mark."""
     table = await cache.find(connection)
     plan = Plan(table.role)
-    wanted = check.wishes(kind)
+    wanted = check.requirements(kind)
     tables = [*(wanted["tables"] | wanted["divisions"])]
     if others := await _others(connection, tables, channel):
         plan.problems.append(f"postgres: the triggers are another cluster's, and stay: {others} to remove them")
@@ -113,7 +113,7 @@ async def undoing(connection: Any, kind: str, channel: str) -> Plan:
         for name in tables:
             await _undo_triggers(connection, plan, name)
     if table.is_there and table.marked:
-        step = Step("dropped table leaderboard_cache", (f"DROP TABLE {table.name};",))
+        step = MigrationStep("dropped table leaderboard_cache", (f"DROP TABLE {table.name};",))
         plan.work(table.name, table.owner, table.owned).together.append(step)
     for index in wanted["indexes"]:
         await _undo_index(connection, plan, index)
@@ -147,7 +147,7 @@ async def _make_index(connection: Any, plan: Plan, kind: str, index: dict[str, A
     drop = (f"DROP INDEX CONCURRENTLY {left['name']};",) if left else ()
     mark = f"COMMENT ON INDEX {table.schema}.{index['name']} IS '{MARK}so that rebuilds need not scan the table';"
     done = f"created index {index['name']} on {index['table']}" + (", in place of one that did not serve" * bool(left))
-    plan.work_on(table).apart.append(Step(done, (*drop, check.create_index(index, table), mark)))
+    plan.work_on(table).apart.append(MigrationStep(done, (*drop, check.create_index(index, table), mark)))
 
 
 async def _undo_index(connection: Any, plan: Plan, index: dict[str, Any]) -> None:
@@ -155,7 +155,9 @@ async def _undo_index(connection: Any, plan: Plan, index: dict[str, Any]) -> Non
     table = await check.find_table(connection, index["table"])
     if left is None or table is None or not (left["marked"] or not left["valid"]) or table.is_partitioned:
         return
-    step = Step(f"dropped index {index['name']} on {index['table']}", (f"DROP INDEX CONCURRENTLY {left['name']};",))
+    step = MigrationStep(
+        f"dropped index {index['name']} on {index['table']}", (f"DROP INDEX CONCURRENTLY {left['name']};",)
+    )
     plan.work_on(table).apart.append(step)
 
 
@@ -168,7 +170,7 @@ async def _index(connection: Any, index: dict[str, Any]) -> Any:
 
 
 async def _make_triggers(connection: Any, plan: Plan, kind: str, channel: str) -> None:
-    wanted = check.wishes(kind)
+    wanted = check.requirements(kind)
     found = await inspect(connection, kind, wanted)
     tables = found.meanings
     if others := await _others(connection, tables, channel):
@@ -204,10 +206,10 @@ async def _make_announcer(connection: Any, plan: Plan, wanted: Announcer) -> Non
     steps = []
     if function is None or not (function["safe"] and function["body"] == wanted.body):
         done = f"{'replaced' if function else 'created'} function {triggers.function(wanted.name)}"
-        steps.append(Step(done, wanted.create_function))
+        steps.append(MigrationStep(done, wanted.create_function))
     if new:
         statements = (*_drop_triggers(wanted.table, wrong), *map(wanted.create_trigger, new))
-        steps.append(Step(f"created triggers on {wanted.name}: {', '.join(new)}", statements))
+        steps.append(MigrationStep(f"created triggers on {wanted.name}: {', '.join(new)}", statements))
     if steps:
         plan.work_on(wanted.table).together += steps
 
@@ -217,9 +219,9 @@ async def _undo_triggers(connection: Any, plan: Plan, name: str) -> None:
     if table is None:
         return
     if found := [row["name"] for row in await _triggers(connection, name)]:
-        plan.work_on(table).together.append(Step(f"dropped triggers on {name}", _drop_triggers(table, found)))
+        plan.work_on(table).together.append(MigrationStep(f"dropped triggers on {name}", _drop_triggers(table, found)))
     for function in await _functions(connection, name):
-        step = Step(f"dropped function {triggers.function(name)}", (f"DROP FUNCTION {function['name']}();",))
+        step = MigrationStep(f"dropped function {triggers.function(name)}", (f"DROP FUNCTION {function['name']}();",))
         plan.work(table.name, function["owner"], function["owned"]).together.append(step)
 
 

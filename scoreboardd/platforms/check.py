@@ -66,7 +66,7 @@ class Table(NamedTuple):
         return self.kind == "p"
 
 
-def wishes(kind: str) -> dict[str, Any]:
+def requirements(kind: str) -> dict[str, Any]:
     """What the source wants of its database: its `platform.toml`."""
     return wanted(kind)
 
@@ -80,7 +80,7 @@ async def problems(dsn: str, kind: str, *, statement_timeout: float, timezone: s
         return
     try:
         async with transaction(connection, statement_timeout=statement_timeout):
-            found = await inspect(connection, kind, wishes(kind))
+            found = await inspect(connection, kind, requirements(kind))
             unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
             shadowed, zones = await _shadowed(connection, found), await _zone(connection, found, timezone)
             unindexed = [problem async for problem in _unindexed(connection, found)]
@@ -115,7 +115,7 @@ async def _unreadable(connection: Any, found: Tables, dsn: str) -> AsyncIterator
 
 
 async def _unindexed(connection: Any, found: Tables) -> AsyncIterator[str]:
-    for index in wishes(found.kind)["indexes"]:
+    for index in requirements(found.kind)["indexes"]:
         indexed = await find_table(connection, index["table"])
         its = fitted(index, found)
         if indexed is not None and indexed.is_table and not await has_index(connection, its):

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scoreboardd.board.source_rows import SOLVE, Challenge, Division, Roster, Solves, Team, User
+from scoreboardd.board.source_rows import SOLVE, ChallengeRow, DivisionRow, Roster, Solves, TeamRow, UserRow
 from scoreboardd.board.times import micros
 from scoreboardd.platforms.findings import Findings
 
@@ -39,7 +39,7 @@ _EARLIEST, _LATEST = (micros(text) - _POSTGRES_EPOCH for text in (EARLIEST, LATE
 
 #: One row of a query: ids are numbers, the rest is text in the encoding of the database.
 Raw = Sequence[Any]
-Row = TypeVar("Row", Challenge, Team, User, Division)
+Row = TypeVar("Row", ChallengeRow, TeamRow, UserRow, DivisionRow)
 
 _CODECS = {"SQL_ASCII": "utf-8", "KOI8R": "koi8_r", "KOI8U": "koi8_u", "EUC_CN": "gb2312"}
 
@@ -97,11 +97,11 @@ class Decoder:
                     )
         return list(kept.values())
 
-    def _challenge(self, row: Raw) -> Challenge:
+    def _challenge(self, row: Raw) -> ChallengeRow:
         id, title, category, initial, minimum, active = row
         points = self._points("points", id, initial) or 0
         floor = self._points("minimum_points", id, minimum)
-        return Challenge(
+        return ChallengeRow(
             id,
             self._text("challenges.title", id, title),
             self._text("challenges.category", id, category),
@@ -110,17 +110,17 @@ class Decoder:
             active != b"false",
         )
 
-    def _team(self, row: Raw) -> Team:
+    def _team(self, row: Raw) -> TeamRow:
         id, name, division_id = row
-        return Team(id, self._text("teams.name", id, name), division_id)
+        return TeamRow(id, self._text("teams.name", id, name), division_id)
 
-    def _user(self, row: Raw) -> User:
+    def _user(self, row: Raw) -> UserRow:
         id, name, team_id = row
-        return User(id, self._text("users.username", id, name), team_id)
+        return UserRow(id, self._text("users.username", id, name), team_id)
 
-    def _division(self, row: Raw) -> Division:
+    def _division(self, row: Raw) -> DivisionRow:
         id, name = row
-        return Division(id, self._text("divisions.name", id, name))
+        return DivisionRow(id, self._text("divisions.name", id, name))
 
     def _text(self, column: str, id: int, value: bytes | None) -> str:
         if value is None:

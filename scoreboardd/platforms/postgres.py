@@ -8,7 +8,7 @@ What is new since an earlier read (`news`) is found without looking at the whole
 if all of this holds; else all has to be read:
 
 - The ids of submissions are integers, and have come in rising order so far: since the whole read before the last one no
-  solve has appeared below the window that was kept then (`Mark.is_ordered`).
+  solve has appeared below the window that was kept then (`Cursor.is_ordered`).
 - It is the same server, and no table was truncated, restored or rewritten (`evidence`).
 - The counters of changed and removed submissions can move and have not moved. They follow a commit by up to some
   seconds. They are there to find what nobody announced.
@@ -19,9 +19,9 @@ if all of this holds; else all has to be read:
 
 What an increment cannot see, until all is read: a solve with an id below those of `WINDOW` others that were seen; an
 older row that was changed, for some seconds. If either was announced, the follower misses it among the solves that are
-new (`News.added`), and reads everything in the same build.
+new (`Increment.added`), and reads everything in the same build.
 
-A hot standby may lag: `Reading.is_current` says whether it had replayed by then what it had received when the read
+A hot standby may lag: `FullRead.is_current` says whether it had replayed by then what it had received when the read
 began, for which the read waits at most `REPLAY_SECONDS`.
 """
 
@@ -40,13 +40,13 @@ import asyncpg
 import numpy as np
 
 from scoreboardd.board.source_rows import (
-    Challenge,
-    Division,
+    ChallengeRow,
+    DivisionRow,
     Roster,
-    Rows,
     Solves,
-    Team,
-    User,
+    SourceRows,
+    TeamRow,
+    UserRow,
     find,
     released,
 )
@@ -66,10 +66,10 @@ CONNECTION_SECONDS = 60.0
 "How long a connection is used: the name in the DSN may lead to another server since."
 
 _COLUMNS = {
-    "challenges": Challenge._fields,
-    "divisions": Division._fields,
-    "teams": Team._fields,
-    "users": User._fields,
+    "challenges": ChallengeRow._fields,
+    "divisions": DivisionRow._fields,
+    "teams": TeamRow._fields,
+    "users": UserRow._fields,
 }
 "What the queries of the roster return."
 
@@ -126,14 +126,14 @@ class SourceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Cursor:
     """How far a read came: what `news` goes on from."""
 
     evidence: Evidence
     roster: Roster
     "As the database has it."
     listed: Roster
-    "As `Rows` has it."
+    "As `SourceRows` has it."
     solves: int
     "How many rows."
     tail: Tail | None
@@ -142,23 +142,23 @@ class Mark:
     "Of all that the last reads found new, nothing was below the tail."
 
 
-class Reading(NamedTuple):
-    rows: Rows
+class FullRead(NamedTuple):
+    rows: SourceRows
     as_of: float
     "Unix time of the database's clock, in seconds, just before the snapshot was taken."
-    mark: Mark
+    mark: Cursor
     findings: list[Finding]
     is_current: bool = True
     "False if the server is a standby that has not replayed what it had received."
 
 
-class News(NamedTuple):
+class Increment(NamedTuple):
     solves: Solves
     "Those that are new, and some that are known."
     added: int
     "How many are new."
     as_of: float
-    mark: Mark
+    mark: Cursor
     findings: list[Finding]
 
 
@@ -185,7 +185,7 @@ class PostgresSource:
         self._is_raw = False
         "The texts are sent as they are in the database, for the codec to convert."
 
-    async def read(self, before: Mark | None = None) -> Reading:
+    async def read(self, before: Cursor | None = None) -> FullRead:
         """All rows of one snapshot. `before` is of the read before this one."""
         try:
             # Before the snapshot: what is written in between is then read twice, not missed.
@@ -201,15 +201,15 @@ class PostgresSource:
                 await self._find_hidden_tables(connection, roster, solves, findings)
                 tail, is_ordered = await self._tail(connection, evidence, count, before)
             listed = released(roster, solves)
-            mark = Mark(evidence, roster, listed, count, tail, is_ordered)
-            return Reading(Rows(listed, solves), as_of, mark, findings.all, is_current)
+            mark = Cursor(evidence, roster, listed, count, tail, is_ordered)
+            return FullRead(SourceRows(listed, solves), as_of, mark, findings.all, is_current)
         except ColumnError as error:
             raise SourceError(str(error)) from error
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
 
-    async def news(self, mark: Mark) -> News | None:
+    async def news(self, mark: Cursor) -> Increment | None:
         """The solves since `mark`. None if something else has changed, or could have: read all again."""
         try:
             connection, now = await self._observe()
@@ -228,12 +228,12 @@ class PostgresSource:
                 if added is None or await self._newcomers(connection, mark.listed, solves):
                     return None
             after = replace(mark, evidence=now, solves=mark.solves + added, tail=Tail.of(packed, tail.floor))
-            return News(solves, added, as_of, after, findings.all)
+            return Increment(solves, added, as_of, after, findings.all)
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
 
-    async def clock(self) -> clock.Reading:
+    async def clock(self) -> clock.ClockReading:
         """Ask the database for the time. On a connection of its own, so that it may be called during a read."""
         try:
             connection = await connect_for_transactions(self._dsn, statement_timeout=self.statement_timeout)
@@ -246,7 +246,7 @@ class PostgresSource:
                 connection.terminate()
         except FAILURES as error:
             raise SourceError(explain(error, self._kind, self._dsn)) from error
-        return clock.Reading(offset=now - (before + after) / 2, error=(after - before) / 2)
+        return clock.ClockReading(offset=now - (before + after) / 2, error=(after - before) / 2)
 
     async def _observe(self) -> tuple[Any, Evidence]:
         """A connection to the server that the DSN leads to, and what that server says of itself and the tables."""
@@ -345,7 +345,9 @@ class PostgresSource:
             findings.add("submissions", problem, id)
         findings.add("submissions", problem, rows=bad - len(ids))
 
-    async def _tail(self, connection: Any, now: Evidence, count: int, before: Mark | None) -> tuple[Tail | None, bool]:
+    async def _tail(
+        self, connection: Any, now: Evidence, count: int, before: Cursor | None
+    ) -> tuple[Tail | None, bool]:
         """The tail of the `count` solves there are, and whether since the read `before` none has come up below its."""
         if self._found.columns["submissions"]["id"].base not in INTEGERS:
             return None, False

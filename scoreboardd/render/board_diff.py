@@ -12,8 +12,8 @@ import orjson
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Delta
-from scoreboardd.board.document_names import Owner
-from scoreboardd.board.leaderboards import Entry, Listed, View, listed, solved
+from scoreboardd.board.document_names import ParticipantKind
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, parse_challenges, parse_solves
 from scoreboardd.system.compression import plain
 
 
@@ -29,7 +29,7 @@ class Part(Protocol):
         """The text as zstd."""
 
 
-Boards = Mapping[Owner, Sequence[Part]]
+Boards = Mapping[ParticipantKind, Sequence[Part]]
 "Both leaderboards of everyone, or of a division."
 
 _OPENING = re.compile(rb'\{"challenges":(\[.*?\]),"entries":\[', re.DOTALL)
@@ -47,9 +47,12 @@ class _Texts(NamedTuple):
 def between(old: Boards, new: Boards) -> Delta:
     """The smallest delta from `old` to `new`: what `delta.diff` says of the views in them. ValueError or
     `zstandard.ZstdError` if they are none."""
-    sides = [_differing(old[owner], new[owner]) for owner in Owner]
-    worth = [_challenges(boards[Owner.TEAMS][0]) for boards in (old, new)]
-    before, after = (View(challenges, *(side[number] for side in sides)) for number, challenges in enumerate(worth))
+    entries_of_both = [_differing(old[owner], new[owner]) for owner in ParticipantKind]
+    challenges_of_both = [_challenges(boards[ParticipantKind.TEAMS][0]) for boards in (old, new)]
+    before, after = (
+        Leaderboards(challenges, *(side[number] for side in entries_of_both))
+        for number, challenges in enumerate(challenges_of_both)
+    )
     return delta.diff(before, after)
 
 
@@ -76,11 +79,11 @@ def _entries(parts: Sequence[Part], shared: set[bytes]) -> Iterator[tuple[int, _
 
 
 def _entry(texts: _Texts) -> Entry:
-    return Entry(orjson.loads(texts.name), solved(orjson.loads(texts.solves)))
+    return Entry(orjson.loads(texts.name), parse_solves(orjson.loads(texts.solves)))
 
 
-def _challenges(first: Part) -> dict[int, Listed]:
+def _challenges(first: Part) -> dict[int, Challenge]:
     opening = _OPENING.match(plain(first.frame))
     if opening is None:
         raise ValueError("not a leaderboard")
-    return listed(orjson.loads(opening[1]))
+    return parse_challenges(orjson.loads(opening[1]))

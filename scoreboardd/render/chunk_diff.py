@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scoreboardd.render.chunked_document import DIGEST
+from scoreboardd.system.compression import DIGEST_BYTES
 
 _WORD = np.dtype(np.uint64)
 "Digests are compared by the word, which numpy does ten times as fast."
-_WORDS = DIGEST // _WORD.itemsize
+_WORDS = DIGEST_BYTES // _WORD.itemsize
 
 
 class Run(NamedTuple):
@@ -46,9 +46,9 @@ def _displaced(old: NDArray[Any], new: NDArray[Any]) -> Iterator[Run]:
 
 def _changed(before: bytes, after: bytes, displaced: Run) -> Iterator[Run]:
     start, end, first, last = displaced
-    places = {before[place * DIGEST : (place + 1) * DIGEST]: place for place in range(start, end)}
+    places = {before[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]: place for place in range(start, end)}
     for number in range(first, last):
-        place = places.get(after[number * DIGEST : (number + 1) * DIGEST], -1)
+        place = places.get(after[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES], -1)
         if place < start:
             continue  # it is new; or it is in another order, which is not worth more than that
         if place > start or number > first:

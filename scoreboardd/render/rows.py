@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Side, objects
+from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Participants, objects
 from scoreboardd.board.document_names import BUCKET
 from scoreboardd.board.times import rfc3339
-from scoreboardd.render.chunked_document import Lines
+from scoreboardd.render.chunked_document import Rows
 
 ENTRIES = 16
 "Lines of a leaderboard in a chunk, on average: some tens of kilobytes at a hundred challenges."
@@ -39,11 +39,11 @@ _MILLIS = _table(
 _MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
 
 
-class Entries:
+class EntryRenderer:
     """The lines of a leaderboard: -score, then rank."""
 
-    def __init__(self, contest: Contest, side: Side) -> None:
-        self._side = side
+    def __init__(self, contest: Contest, participants: Participants) -> None:
+        self._participants = participants
         openings = _table([b',{"challenge_id":%d,"solved_at":"' % c.id for c in contest.challenges] or [b""])
         lanes = [("opening", openings.dtype), ("date", "S11"), ("clock", "S8"), ("ms", "S4"), ("us", "S3")]
         closings = _table([b'Z","is_first_blood":false}', b'Z","is_first_blood":true}'])
@@ -51,12 +51,12 @@ class Entries:
         "A solve of each challenge, without and with first blood, at no time yet."
         self._blank["opening"], self._blank["closing"] = openings.repeat(2), np.tile(closings, len(openings))
 
-    def cuts(self, lines: Lines) -> Bools:
-        return _scattered(self._side.ids.take(lines["rank"]), 0, ENTRIES)
+    def chunk_boundaries(self, rows: Rows) -> Bools:
+        return _is_boundary(self._participants.ids.take(rows["index"]), 0, ENTRIES)
 
-    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
-        labels, scores = self._side.labels.take(lines["rank"]).tolist(), (-lines["major"]).tolist()
-        solves, ends = self._solves(lines["rank"])
+    def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
+        labels, scores = self._participants.labels.take(rows["index"]).tolist(), (-rows["sort_key"]).tolist()
+        solves, ends = self._solves(rows["index"])
         width = solves.itemsize
         text = solves.view(np.uint8).data
         parts: list[bytes | memoryview] = []
@@ -64,23 +64,23 @@ class Entries:
             # The comma before the first is left out.
             parts += (b',{%b,"score":%d,"solves":[' % (label, score), text[start * width + 1 : end * width], b"]}")
         return [
-            b"".join(parts[3 * start : 3 * end]).replace(b"\0", b"") for start, end in pairwise([*starts, len(lines)])
+            b"".join(parts[3 * start : 3 * end]).replace(b"\0", b"") for start, end in pairwise([*starts, len(rows)])
         ]
 
-    def _solves(self, rank: Ints) -> tuple[NDArray[Any], Ints]:
+    def _solves(self, index: Ints) -> tuple[NDArray[Any], Ints]:
         """The solves of these owners, each with a comma in front, and how many there are up to each owner's last."""
-        shape = len(self._side), self._side.columns
-        at = self._side.at.reshape(shape).take(rank, axis=0).ravel()
-        first_blood = self._side.first_blood.reshape(shape).take(rank, axis=0).ravel()
+        shape = len(self._participants), self._participants.columns
+        at = self._participants.at.reshape(shape).take(index, axis=0).ravel()
+        first_blood = self._participants.first_blood.reshape(shape).take(index, axis=0).ravel()
         solved = np.flatnonzero(at != NEVER)
-        ends = np.searchsorted(solved, np.arange(1, len(rank) + 1) * self._side.columns)
+        ends = np.searchsorted(solved, np.arange(1, len(index) + 1) * self._participants.columns)
         at, first_blood = at.take(solved), first_blood.take(solved)
         seconds, micros = np.divmod(at, 1_000_000)
         days, second = np.divmod(seconds, _DAY)
         days, day = _distinct(days)
         ms, us = np.divmod(micros, 1000)
         dates = _table([f"{date.fromordinal(d + _EPOCH)}T".encode() for d in days.tolist()] or [b""])
-        solves = self._blank.take(2 * (solved % max(self._side.columns, 1)) + first_blood)
+        solves = self._blank.take(2 * (solved % max(self._participants.columns, 1)) + first_blood)
         solves["date"] = dates.take(day)
         solves["clock"] = _CLOCK.take(second)
         solves["ms"] = _MILLIS.take(np.where(us == 0, ms + 1000, ms))
@@ -88,27 +88,29 @@ class Entries:
         return solves, ends
 
 
-class Buckets:
+class BucketRenderer:
     """The lines of a timeline: number of the bucket, then rank."""
 
-    def __init__(self, side: Side) -> None:
-        self._side = side
-        self._counts = objects([b"%d}" % count for count in range(side.columns + 1)])
+    def __init__(self, participants: Participants) -> None:
+        self._participants = participants
+        self._counts = objects([b"%d}" % count for count in range(participants.columns + 1)])
 
-    def cuts(self, lines: Lines) -> Bools:
-        return _scattered(self._side.ids.take(lines["rank"]), lines["major"], BUCKETS)
+    def chunk_boundaries(self, rows: Rows) -> Bools:
+        return _is_boundary(self._participants.ids.take(rows["index"]), rows["sort_key"], BUCKETS)
 
-    def texts(self, lines: Lines, starts: list[int]) -> list[bytes]:
-        majors, major = _distinct(lines["major"])
-        stamps = objects([f',{{"timestamp":"{rfc3339(major * BUCKET)}",'.encode() for major in majors.tolist()])
-        sums, points = _distinct(lines["points"])
-        worths = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])
-        parts: list[bytes] = [b""] * (4 * len(lines))
-        parts[0::4] = stamps.take(major).tolist()
-        parts[1::4] = self._side.labels.take(lines["rank"]).tolist()
-        parts[2::4] = worths.take(points).tolist()
-        parts[3::4] = self._counts.take(lines["count"]).tolist()
-        return [b"".join(parts[4 * start : 4 * end]) for start, end in pairwise([*starts, len(lines)])]
+    def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
+        sort_keys, sort_key = _distinct(rows["sort_key"])
+        stamps = objects(
+            [f',{{"timestamp":"{rfc3339(sort_key * BUCKET)}",'.encode() for sort_key in sort_keys.tolist()]
+        )
+        sums, points = _distinct(rows["points"])
+        points_texts = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])
+        parts: list[bytes] = [b""] * (4 * len(rows))
+        parts[0::4] = stamps.take(sort_key).tolist()
+        parts[1::4] = self._participants.labels.take(rows["index"]).tolist()
+        parts[2::4] = points_texts.take(points).tolist()
+        parts[3::4] = self._counts.take(rows["count"]).tolist()
+        return [b"".join(parts[4 * start : 4 * end]) for start, end in pairwise([*starts, len(rows)])]
 
 
 def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
@@ -123,7 +125,7 @@ def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
     return np.flatnonzero(there) + low, (np.cumsum(there) - 1).take(offsets)
 
 
-def _scattered(ids: Ints, salt: Ints | int, every: int) -> Bools:
+def _is_boundary(ids: Ints, salt: Ints | int, every: int) -> Bools:
     """Marks one in `every` of these, by a hash (the finalizer of splitmix64): an id has no say in where it falls."""
     x = ids.astype(np.uint64) ^ (np.asarray(salt, np.int64).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

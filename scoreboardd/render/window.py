@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from scoreboardd.board.document_names import BUCKET, Owner
+from scoreboardd.board.document_names import BUCKET, ParticipantKind
 from scoreboardd.board.times import Micros, micros, rfc3339
 
 _ROW = b'{"timestamp":"'
@@ -24,7 +24,7 @@ _CHALLENGE = b'"challenge_id":'
 _ENTRIES = b'],"entries":['
 
 
-class Solve(NamedTuple):
+class WindowSolve(NamedTuple):
     at: Micros
     owner_id: int
     points: int
@@ -35,7 +35,7 @@ def bucket_of(at: Micros) -> Micros:
     return at - at % BUCKET
 
 
-def solves_in(bucket: Micros, owner: Owner, leaderboard: Iterable[bytes]) -> list[Solve]:
+def solves_in(bucket: Micros, owner: ParticipantKind, leaderboard: Iterable[bytes]) -> list[WindowSolve]:
     """The solves of the ten minutes that begin at `bucket`, which is a multiple of `BUCKET`."""
     chunks = iter(leaderboard)
     text = b""
@@ -45,7 +45,7 @@ def solves_in(bucket: Micros, owner: Owner, leaderboard: Iterable[bytes]) -> lis
     entry = b'{"%s":' % owner.id_field.encode()
     # Ten minutes that begin at a multiple of ten: they have all but the last digit of the minutes in common.
     solved = _SOLVED_AT + rfc3339(bucket)[:15].encode()
-    found: list[Solve] = []
+    found: list[WindowSolve] = []
     text = text[end:]
     for chunk in chain(chunks, [entry]):
         text += chunk
@@ -56,13 +56,15 @@ def solves_in(bucket: Micros, owner: Owner, leaderboard: Iterable[bytes]) -> lis
             challenge_id = _number(text, text.rindex(_CHALLENGE, 0, at) + len(_CHALLENGE))
             owner_id = _number(text, text.rindex(entry, 0, at) + len(entry))
             moment = micros(text[start : text.index(b'"', start)].decode())
-            found.append(Solve(moment, owner_id, points[challenge_id]))
+            found.append(WindowSolve(moment, owner_id, points[challenge_id]))
             at = text.find(solved, start, whole)
         text = text[max(whole, 0) :]
     return found
 
 
-def timeline(since: Micros, owner: Owner, whole: Iterable[bytes], solves: Iterable[Solve]) -> Iterator[bytes]:
+def timeline(
+    since: Micros, owner: ParticipantKind, whole: Iterable[bytes], solves: Iterable[WindowSolve]
+) -> Iterator[bytes]:
     """The text of the timeline of the solves at or after `since`, in chunks. `whole` is the timeline of all solves,
     `solves` are those of the bucket that `since` is in."""
     left: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])

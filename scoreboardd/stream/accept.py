@@ -15,9 +15,9 @@ from typing import cast
 from aiohttp.web_protocol import RequestHandler
 
 from scoreboardd.model import Version
-from scoreboardd.stream.endpoint import LAST_ID_PARAMETERS, PATH, Asked, Streams
+from scoreboardd.stream.endpoint import LAST_ID_PARAMETERS, PATH, StreamEndpoint, StreamRequest
 
-LONGEST = 8 * 1024
+MAX_REQUEST_HEAD_BYTES = 8 * 1024
 "Bytes of a request that are looked at."
 
 BEGINNING = b"GET %s" % PATH.encode()
@@ -42,21 +42,21 @@ _PARAMETERS = {
 }
 
 
-class Doorway:
+class FastAcceptFactory:
     """Makes the protocol of each new connection. `patience` is how many seconds one may say nothing."""
 
-    def __init__(self, streams: Streams, aiohttp: Callable[[], RequestHandler], *, patience: float) -> None:
+    def __init__(self, streams: StreamEndpoint, aiohttp: Callable[[], RequestHandler], *, patience: float) -> None:
         self.streams = streams
         self.aiohttp = aiohttp
         self._patience = patience
-        self.silent: dict[Door, float] = {}
+        self.silent: dict[FastAcceptProtocol, float] = {}
         "Who says nothing, and until when it may."
         self._watching = False
 
-    def __call__(self) -> "Door":
-        return Door(self)
+    def __call__(self) -> "FastAcceptProtocol":
+        return FastAcceptProtocol(self)
 
-    def watch(self, door: "Door") -> None:
+    def watch(self, door: "FastAcceptProtocol") -> None:
         self.silent[door] = asyncio.get_running_loop().time() + self._patience
         if not self._watching:
             self._look()
@@ -84,12 +84,12 @@ class Doorway:
             loop.call_later(self._patience / 8, self._look)
 
 
-class Door(asyncio.Protocol):
+class FastAcceptProtocol(asyncio.Protocol):
     """A connection that has said nothing yet; or one of aiohttp's that asked for a stream, and may say no more."""
 
     __slots__ = ("_doorway", "_handler", "transport")
 
-    def __init__(self, doorway: Doorway) -> None:
+    def __init__(self, doorway: FastAcceptFactory) -> None:
         self._doorway = doorway
         self._handler: RequestHandler | None = None
 
@@ -136,9 +136,9 @@ class Door(asyncio.Protocol):
             self._handler.connection_lost(exc)
 
 
-def _plain(data: bytes) -> tuple[Asked, dict[str, str]] | None:
+def _plain(data: bytes) -> tuple[StreamRequest, dict[str, str]] | None:
     """What a plain request asks for, and its header fields that concern a stream, by name in lower case."""
-    match = _PLAIN.fullmatch(data) if len(data) <= LONGEST else None
+    match = _PLAIN.fullmatch(data) if len(data) <= MAX_REQUEST_HEAD_BYTES else None
     if match is None:
         return None
     query, minor, lines = match.groups()
@@ -154,7 +154,7 @@ def _plain(data: bytes) -> tuple[Asked, dict[str, str]] | None:
     if parameters is None:
         return None
     last_ids = [fields.get("last-event-id", ""), *(parameters.get(name, "") for name in LAST_ID_PARAMETERS)]
-    asked = Asked(
+    asked = StreamRequest(
         deltas="deltas" in parameters,
         division_id=int(parameters["division_id"]) if "division_id" in parameters else None,
         last=next(filter(None, map(Version.parse, last_ids)), None),

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 
 from scoreboardd.model import Version
-from scoreboardd.stream.topic import Client, Feed, Frame, News, slices
+from scoreboardd.stream.topic import Frame, Subscriber, Topic, Update, slices
 from scoreboardd.telemetry.metrics import Metrics
 
 
@@ -40,11 +40,11 @@ class Broadcaster:
         self.queue = queue
         self._heartbeat = heartbeat
         self._stall_timeout = stall_timeout
-        self._clients: dict[Client, None] = {}
+        self._clients: dict[Subscriber, None] = {}
         metrics.clients.set_function(lambda: len(self._clients))
         self._per_address: dict[str, int] = {}
         self._notices = {chunked: self._feed(chunked) for chunked in (False, True)}
-        self._deltas: dict[tuple[int | None, bool], Feed] = {}
+        self._deltas: dict[tuple[int | None, bool], Topic] = {}
         "By division, None is everyone, and by whether in chunks."
         self._news = asyncio.Event()
         self._empty = asyncio.Event()
@@ -65,10 +65,10 @@ class Broadcaster:
 
     # Feeds
 
-    def notices(self, *, chunked: bool) -> Feed:
+    def notices(self, *, chunked: bool) -> Topic:
         return self._notices[chunked]
 
-    def deltas(self, division_id: int | None, *, chunked: bool) -> Feed:
+    def deltas(self, division_id: int | None, *, chunked: bool) -> Topic:
         """The feed of a division's deltas, to be joined at once: one that nobody is in does not last."""
         key = division_id, chunked
         feed = self._deltas.get(key)
@@ -76,10 +76,10 @@ class Broadcaster:
             feed = self._deltas[key] = self._feed(chunked)
         return feed
 
-    def _feed(self, chunked: bool) -> Feed:
-        return Feed(self._metrics, queue=self.queue, leave=self._leave, chunked=chunked)
+    def _feed(self, chunked: bool) -> Topic:
+        return Topic(self._metrics, queue=self.queue, leave=self._leave, chunked=chunked)
 
-    def _feeds(self) -> list[Feed]:
+    def _feeds(self) -> list[Topic]:
         return [*self._notices.values(), *self._deltas.values()]
 
     # Coming and going
@@ -98,7 +98,7 @@ class Broadcaster:
         )
 
     def join(
-        self, client: Client, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
+        self, client: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
     ) -> None:
         """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on its feed tells
         it."""
@@ -107,7 +107,7 @@ class Broadcaster:
         self._per_address[client.address] = self._per_address.get(client.address, 0) + 1
         client.feed.add(client, head, greeting, version, missed)
 
-    def _leave(self, client: Client, stalled: bool) -> None:
+    def _leave(self, client: Subscriber, stalled: bool) -> None:
         if client not in self._clients:
             return
         if stalled:
@@ -124,7 +124,7 @@ class Broadcaster:
 
     # Telling
 
-    def tell(self, notice: News, deltas: Callable[[int | None], News | None]) -> None:
+    def tell(self, notice: Update, deltas: Callable[[int | None], Update | None]) -> None:
         """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division, None if that is no more.
         Returns at once."""
         for feed in self._notices.values():

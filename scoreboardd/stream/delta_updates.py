@@ -8,7 +8,8 @@
   solves), and two to six times as long for one as full as it gets.
 - `reset` is for those to whose version the ring does not reach back, or that name one from another epoch or one that
   this node has not reached. Its `spread` is the number of seconds over which they are to spread the fetches: what it
-  takes to send the leaderboards to all who follow deltas here, at `RATE`, but no more than `LONGEST`.
+  takes to send the leaderboards to all who follow deltas here, at `REFETCH_BYTES_PER_SECOND`, but no more than
+  `MAX_SPREAD_SECONDS`.
 """
 
 from collections.abc import Callable
@@ -19,45 +20,47 @@ import orjson
 import structlog
 from zstandard import ZstdError
 
-from scoreboardd.board.delta import Step
-from scoreboardd.board.delta_log import Link, Ring
-from scoreboardd.board.document_names import Owner, leaderboard_key, ring_key
-from scoreboardd.model import Edition, Version
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.delta_log import DeltaLog, DeltaLogEntry
+from scoreboardd.board.document_names import ParticipantKind, delta_log_key, leaderboard_key
+from scoreboardd.model import Snapshot, Version
 from scoreboardd.stream.topic import Frame
 from scoreboardd.system.compression import plain
 
-RATE = 100_000_000
+REFETCH_BYTES_PER_SECOND = 100_000_000
 "Bytes a second, of boards that are fetched: most of what a link of 1 Gbit/s carries."
-LONGEST = 60.0
+MAX_SPREAD_SECONDS = 60.0
 "Seconds."
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
-class Deltas:
+class DeltaUpdates:
     """What an edition is news of to the feeds of deltas. `most` is how many steps a client gets one by one, `clients()`
     counts those who follow deltas."""
 
-    def __init__(self, edition: Edition, *, most: int, clients: Callable[[], int]) -> None:
+    def __init__(self, edition: Snapshot, *, most: int, clients: Callable[[], int]) -> None:
         self.edition = edition
         self._most = most
         self._clients = clients
-        self._news: dict[int | None, Steps] = {}
+        self._news: dict[int | None, DeltaUpdate] = {}
 
-    def news(self, division_id: int | None) -> "Steps":
+    def news(self, division_id: int | None) -> "DeltaUpdate":
         """To those who follow a division, or everyone if that is None."""
         news = self._news.get(division_id)
         if news is None:
-            news = self._news[division_id] = Steps(self.edition, division_id, most=self._most, clients=self._clients)
+            news = self._news[division_id] = DeltaUpdate(
+                self.edition, division_id, most=self._most, clients=self._clients
+            )
         return news
 
 
-class Steps:
+class DeltaUpdate:
     """What gets those who hold the boards of one division, or of everyone, to the version of an edition."""
 
     lossless = True
 
-    def __init__(self, edition: Edition, division_id: int | None, *, most: int, clients: Callable[[], int]) -> None:
+    def __init__(self, edition: Snapshot, division_id: int | None, *, most: int, clients: Callable[[], int]) -> None:
         self.version = edition.version
         self._edition = edition
         self._division_id = division_id
@@ -83,20 +86,20 @@ class Steps:
         return self._made[since]
 
     @cached_property
-    def _ring(self) -> Ring:
-        name = ring_key(self._division_id)
+    def _ring(self) -> DeltaLog:
+        name = delta_log_key(self._division_id)
         frames = self._edition.documents.get(name)
         if frames is None:
-            return Ring()
+            return DeltaLog()
         try:
-            ring = Ring.parse(plain(frames))
+            ring = DeltaLog.parse(plain(frames))
         except (ZstdError, ValueError) as error:
             log.warning("a ring cannot be read, its clients are reset", document=name, error=str(error))
-            return Ring()
+            return DeltaLog()
         # What leads elsewhere would lead clients astray.
-        return ring if ring.links and ring.links[-1].number == self.version.number else Ring()
+        return ring if ring.links and ring.links[-1].number == self.version.number else DeltaLog()
 
-    def _frame(self, links: tuple[Link, ...]) -> Frame:
+    def _frame(self, links: tuple[DeltaLogEntry, ...]) -> Frame:
         if len(links) > self._most:
             links = (merged(links),)
         epoch = self.version.epoch.encode()
@@ -111,19 +114,19 @@ class Steps:
     @cached_property
     def _size(self) -> int:
         """Bytes of the leaderboards, compressed, that whoever starts over fetches."""
-        names = (leaderboard_key(owner, self._division_id) for owner in Owner)
+        names = (leaderboard_key(owner, self._division_id) for owner in ParticipantKind)
         return sum(len(frames) for name in names for frames in self._edition.documents.get(name, ()))
 
 
 def spread(clients: int, size: int) -> float:
     """Seconds over which so many clients should fetch `size` bytes each."""
-    return round(min(LONGEST, clients * size / RATE), 1)
+    return round(min(MAX_SPREAD_SECONDS, clients * size / REFETCH_BYTES_PER_SECOND), 1)
 
 
-def merged(links: tuple[Link, ...]) -> Link:
+def merged(links: tuple[DeltaLogEntry, ...]) -> DeltaLogEntry:
     """All of them, of which there is one at least, as one."""
-    steps = [Step.parse(link.data) for link in links]
+    steps = [VersionedDelta.parse(link.data) for link in links]
     while len(steps) > 1:
         # In pairs, and pairs of pairs: one by one, all there is so far would be copied for each.
         steps = [a if b is None else a.then(b) for a, b in zip_longest(steps[::2], steps[1::2])]
-    return Link(steps[0].since, steps[0].number, steps[0].data())
+    return DeltaLogEntry(steps[0].since, steps[0].number, steps[0].data())

@@ -14,16 +14,16 @@ from typing import NamedTuple
 from aiohttp import HttpVersion11, web
 from multidict import MultiMapping
 
-from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster import wire
-from scoreboardd.model import Event, Version, now_rfc3339
+from scoreboardd.model import ChangeEvent, Version, now_rfc3339
 from scoreboardd.stream import hijack
 from scoreboardd.stream.broadcaster import Broadcaster, Full
-from scoreboardd.stream.delta_updates import Deltas
-from scoreboardd.stream.topic import Client, Feed, Frame
+from scoreboardd.stream.delta_updates import DeltaUpdates
+from scoreboardd.stream.topic import Frame, Subscriber, Topic
 from scoreboardd.web import cors, errors
-from scoreboardd.web.address import Addresses, network
-from scoreboardd.web.documents import RETRY_AFTER, positive
+from scoreboardd.web.address import ClientAddressResolver, network
+from scoreboardd.web.documents import RETRY_AFTER, parse_positive_int
 
 PATH = "/api/scoreboard/stream"
 
@@ -37,7 +37,7 @@ LAST_ID_PARAMETERS = ("last_event_id", "lastEventId")
 "Of the query: ours, and what polyfills of EventSource send."
 
 
-class Asked(NamedTuple):
+class StreamRequest(NamedTuple):
     """What a stream is asked for."""
 
     deltas: bool = False
@@ -59,7 +59,7 @@ class Notice:
     """
 
     version: Version
-    event: Event
+    event: ChangeEvent
     previous: Version | None = None
 
     lossless = False
@@ -77,14 +77,14 @@ class Notice:
         return scoreboard_frame(self.version, self.event.about_all())
 
 
-class Streams:
+class StreamEndpoint:
     """`retry_min` and `retry_max`, in seconds, bound how long a browser waits before it connects again."""
 
     def __init__(
         self,
-        memory: Memory,
+        memory: DocumentCache,
         broadcaster: Broadcaster,
-        addresses: Addresses,
+        addresses: ClientAddressResolver,
         *,
         retry_min: float,
         retry_max: float,
@@ -95,12 +95,12 @@ class Streams:
         self._addresses = addresses
         self._retry = (retry_min, retry_max)
         self.origins = cors.Origins(cors_origins)
-        self._told: Deltas | None = None
+        self._told: DeltaUpdates | None = None
         self._version: Version | None = None
         "The version that clients were told of last, by a notice or a greeting, and the one before:"
         self._previous: Version | None = None
 
-    def tell(self, version: Version, event: Event) -> None:
+    def tell(self, version: Version, event: ChangeEvent) -> None:
         """Tell everyone of `version`, which is served, and of what it was made for; returns at once."""
         news = self._deltas().news
         self._note(version)
@@ -125,21 +125,21 @@ class Streams:
         except Full:
             return errors.unavailable("too many streams", math.ceil(self._retry[1]))
 
-        def make_client(transport: asyncio.Transport, asked: Asked = asked) -> Client:
-            return Client(self._feed(asked), transport, address)
+        def make_client(transport: asyncio.Transport, asked: StreamRequest = asked) -> Subscriber:
+            return Subscriber(self._feed(asked), transport, address)
 
-        client = hijack.take(request, make_client)
+        client = hijack.hijack(request, make_client)
         self._join(client, asked, _head(asked.chunked, *request.get(cors.HEADERS, {}).items()))
-        return hijack.HandedOver()
+        return hijack.Hijacked()
 
-    def _asked(self, request: web.Request) -> Asked | web.Response:
+    def _asked(self, request: web.Request) -> StreamRequest | web.Response:
         """What a request asks for, or the answer if that cannot be had."""
         chunked = request.version >= HttpVersion11
         last = Version.parse(request.headers.get("Last-Event-ID", ""))
         if not request.rel_url.raw_query_string:
-            return Asked(last=last, chunked=chunked)
+            return StreamRequest(last=last, chunked=chunked)
         said = request.query.getall("deltas", [])
-        division_id, division_ok = positive(request, "division_id")
+        division_id, division_ok = parse_positive_int(request, "division_id")
         right = {"deltas": said in ([], ["0"], ["1"]), "division_id": division_ok}
         if not all(right.values()):
             return errors.invalid([field for field, ok in right.items() if not ok])
@@ -151,9 +151,9 @@ class Streams:
                 division_id = edition.division(division_id)
             except LookupError:
                 return errors.error(404, "no such division")
-        return Asked(said == ["1"], division_id, last or _last_of(request.query), chunked)
+        return StreamRequest(said == ["1"], division_id, last or _last_of(request.query), chunked)
 
-    def accept(self, transport: asyncio.Transport, asked: Asked, fields: Mapping[str, str]) -> bool:
+    def accept(self, transport: asyncio.Transport, asked: StreamRequest, fields: Mapping[str, str]) -> bool:
         """Make a stream of a connection that asked for one with these header fields, and for nothing else.
 
         False, and nothing done, if there is no room or no such division: `get` knows how to refuse.
@@ -161,7 +161,7 @@ class Streams:
         address = network(self._addresses.nearest(transport, fields.get("x-forwarded-for", "")))
         if not self._broadcaster.has_room(address) or not self._has(asked.division_id):
             return False
-        client = Client(self._feed(asked), transport, address)
+        client = Subscriber(self._feed(asked), transport, address)
         transport.set_protocol(client)
         self._join(client, asked, _head(asked.chunked, *self.origins.headers(fields.get("origin")).items()))
         return True
@@ -170,20 +170,22 @@ class Streams:
         edition = self._memory.edition
         return division_id is None or (edition is not None and division_id in edition.divisions)
 
-    def _feed(self, asked: Asked) -> Feed:
+    def _feed(self, asked: StreamRequest) -> Topic:
         if asked.deltas:
             return self._broadcaster.deltas(asked.division_id, chunked=asked.chunked)
         return self._broadcaster.notices(chunked=asked.chunked)
 
-    def _deltas(self) -> Deltas:
+    def _deltas(self) -> DeltaUpdates:
         """Of the edition served; there has to be one."""
         edition = self._memory.edition
         assert edition is not None
         if self._told is None or self._told.edition is not edition:
-            self._told = Deltas(edition, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following)
+            self._told = DeltaUpdates(
+                edition, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following
+            )
         return self._told
 
-    def _join(self, client: Client, asked: Asked, head: bytes = b"") -> None:
+    def _join(self, client: Subscriber, asked: StreamRequest, head: bytes = b"") -> None:
         # No await between reading the version and joining: whatever comes after it, the client is told of.
         version, last = self._memory.version, asked.last
         self._note(version)
@@ -203,7 +205,7 @@ class Streams:
         self._broadcaster.join(client, head, ready_block(greeted, retry_ms), told, missed)
 
 
-def scoreboard_frame(version: Version, event: Event) -> Frame:
+def scoreboard_frame(version: Version, event: ChangeEvent) -> Frame:
     data = wire.announcement(version, event)
     return Frame(version, b"id: %s\nevent: scoreboard\ndata: %s\n\n" % (str(version).encode(), data))
 
@@ -217,7 +219,7 @@ def ready_block(version: Version | None, retry_ms: int) -> bytes:
 @lru_cache(maxsize=2)
 def _resume(version: Version) -> Frame:
     """What tells a client that comes back that it has missed something; the same for all of them."""
-    return scoreboard_frame(version, Event("all", "resume", now_rfc3339()))
+    return scoreboard_frame(version, ChangeEvent("all", "resume", now_rfc3339()))
 
 
 def _last_of(query: MultiMapping[str]) -> Version | None:

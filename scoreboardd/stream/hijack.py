@@ -25,8 +25,8 @@ class Incompatible(Exception):
     """The installed aiohttp does not give a connection away; one line for the person who can fix it."""
 
 
-class HandedOver(web.StreamResponse):
-    """What a handler returns after `take`: aiohttp finds nothing left to do."""
+class Hijacked(web.StreamResponse):
+    """What a handler returns after `hijack`: aiohttp finds nothing left to do."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None
@@ -35,7 +35,7 @@ class HandedOver(web.StreamResponse):
         return None
 
 
-def take(request: web.BaseRequest, make_protocol: Callable[[asyncio.Transport], P]) -> P:
+def hijack(request: web.BaseRequest, make_protocol: Callable[[asyncio.Transport], P]) -> P:
     """Give the request's transport a new protocol. Raises `ConnectionResetError` if the client has left already."""
     handler = request.protocol
     transport = request.transport
@@ -77,8 +77,8 @@ async def _take_one() -> None:
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         try:
-            take(request, make_protocol)
-            return HandedOver()
+            hijack(request, make_protocol)
+            return Hijacked()
         except Exception as error:
             taken.set_exception(error)
             raise

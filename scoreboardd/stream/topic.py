@@ -8,7 +8,7 @@
   step when they can. Only a client that lags has anything in its queue. The queue is bounded: when it is full, what
   waits gives way to what leads from the version that the client was given to the newest.
 - A client that lags and takes nothing for too long is cut off. What counts as taking is the kernel's accepting bytes,
-  so a reader that stopped is found once its window and our send buffer (`SNDBUF`) are full.
+  so a reader that stopped is found once its window and our send buffer (`SEND_BUFFER_BYTES`) are full.
 - All clients of a feed speak the same HTTP: to those of HTTP/1.1 a frame is a chunk of the body (`chunked`), whose head
   is part of the shared bytes; those of HTTP/1.0 are in a feed of their own, whose frames are bare.
 - The fan-out goes in slices and lets the loop turn between them. News that comes while it is under way does not break
@@ -29,9 +29,9 @@ from scoreboardd.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
-SLICE = 256
+SEND_BATCH = 256
 "Clients written to between two turns of the loop: about 2 ms of work."
-SNDBUF = 64 * 1024
+SEND_BUFFER_BYTES = 64 * 1024
 "Bytes the kernel may hold for a client that does not read; the kernel doubles it for its own bookkeeping."
 PING = b": ping\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -58,7 +58,7 @@ class Frame:
         return chunk(self.payload)
 
 
-class News(Protocol):
+class Update(Protocol):
     """What a feed tells clients that have not reached `version`."""
 
     @property
@@ -72,7 +72,7 @@ class News(Protocol):
         """What a client gets that was last told of `told`, which `version` follows."""
 
 
-class Client(asyncio.Protocol):
+class Subscriber(asyncio.Protocol):
     """One stream: the protocol of a transport that was taken over from the HTTP server after the request."""
 
     __slots__ = (
@@ -89,7 +89,7 @@ class Client(asyncio.Protocol):
         "version",
     )
 
-    def __init__(self, feed: "Feed", transport: asyncio.Transport, address: str) -> None:
+    def __init__(self, feed: "Topic", transport: asyncio.Transport, address: str) -> None:
         self.feed = feed
         self.transport = transport
         self.address = address
@@ -159,12 +159,12 @@ class Client(asyncio.Protocol):
         self.feed.leave(self, isinstance(exc, TimeoutError))
 
 
-class Feed:
+class Topic:
     """`leave(client, stalled)` is called when the stream of one has ended, or is given up; `queue` is how many frames
     may wait for one; `chunked` says that the bodies of its clients are."""
 
     def __init__(
-        self, metrics: Metrics, *, queue: int, leave: Callable[[Client, bool], None], chunked: bool = False
+        self, metrics: Metrics, *, queue: int, leave: Callable[[Subscriber, bool], None], chunked: bool = False
     ) -> None:
         self._metrics = metrics
         self._queue = queue
@@ -172,21 +172,21 @@ class Feed:
         self.chunked = chunked
         self.heartbeat = chunk(PING) if chunked else PING
         # Every client is in one of these two.
-        self._in_step: dict[Callable[[bytes], int], Client] = {}
-        self._others: dict[Client, None] = {}
+        self._in_step: dict[Callable[[bytes], int], Subscriber] = {}
+        self._others: dict[Subscriber, None] = {}
         self._told: Version | None = None
         "What those in step were told last, and when:"
         self._told_at = 0.0
         self._telling = False
         "A fan-out is under way."
-        self._lagging: dict[Client, None] = {}
-        self._news: News | None = None
+        self._lagging: dict[Subscriber, None] = {}
+        self._news: Update | None = None
         "The newest that is not yet fanned out."
 
     def __len__(self) -> int:
         return len(self._in_step) + len(self._others)
 
-    def __contains__(self, client: Client) -> bool:
+    def __contains__(self, client: Subscriber) -> bool:
         return client in self._others or (client.socket is not None and client.socket.send in self._in_step)
 
     @property
@@ -195,7 +195,9 @@ class Feed:
 
     # Coming and going
 
-    def add(self, client: Client, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None) -> None:
+    def add(
+        self, client: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None
+    ) -> None:
         """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on it is told of
         others.
 
@@ -203,7 +205,7 @@ class Feed:
         """
         sock = client.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SNDBUF)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             client.passable = client.transport.get_protocol() is client
         # The transport calls `pause_writing` as soon as it has to keep a byte, and `resume_writing` when it has none.
         client.transport.set_write_buffer_limits(high=0)
@@ -217,7 +219,7 @@ class Feed:
     def _rendered(self, frame: Frame) -> bytes:
         return frame.chunk if self.chunked else frame.payload
 
-    def remove(self, client: Client) -> None:
+    def remove(self, client: Subscriber) -> None:
         self._fall_out(client)
         self._others.pop(client, None)
         if client.socket is not None:
@@ -225,7 +227,7 @@ class Feed:
             client.socket.detach()
         self._lagging.pop(client, None)
 
-    def end(self, client: Client) -> None:
+    def end(self, client: Subscriber) -> None:
         """End its stream after what its transport holds, and tell it nothing more."""
         self._fall_out(client)
         self._others.pop(client, None)
@@ -241,7 +243,7 @@ class Feed:
 
     # Telling
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: Update) -> None:
         """Have the next `fan_out` tell everyone who is not there yet."""
         if self._news is not None and not news.lossless:
             self._metrics.dropped.labels("coalesced").inc(len(self))
@@ -260,7 +262,7 @@ class Feed:
         finally:
             self._telling = False
 
-    async def _send_in_step(self, news: News) -> int:
+    async def _send_in_step(self, news: Update) -> int:
         if not news.version.follows(self._told):
             return 0
         frame = news.since(self._told)
@@ -282,7 +284,7 @@ class Feed:
             await asyncio.sleep(0)
         return sent * frame.events
 
-    async def _send_to_others(self, news: News) -> int:
+    async def _send_to_others(self, news: Update) -> int:
         sent = 0
         for part in slices(list(self._others)):
             now = asyncio.get_running_loop().time()
@@ -293,7 +295,7 @@ class Feed:
             await asyncio.sleep(0)
         return sent
 
-    def _offer(self, client: Client, news: News, now: float) -> int:
+    def _offer(self, client: Subscriber, news: Update, now: float) -> int:
         """How many events went to its transport."""
         if not client.blocked:
             frame = news.since(client.version)
@@ -310,18 +312,18 @@ class Feed:
         client.queue.append(news.since(client.told))
         return 0
 
-    def _fall_in(self, client: Client) -> None:
+    def _fall_in(self, client: Subscriber) -> None:
         if client.socket is None:
             client.socket = socket.socket(fileno=client.transport.get_extra_info("socket").fileno())
             client.socket.setblocking(False)
         del self._others[client]
         self._in_step[client.socket.send] = client
 
-    def _fall_out(self, client: Client) -> bool:
+    def _fall_out(self, client: Subscriber) -> bool:
         """Whether it was in step."""
         return client.socket is not None and self._in_step.pop(client.socket.send, None) is not None
 
-    def lags(self, client: Client) -> None:
+    def lags(self, client: Subscriber) -> None:
         if self._fall_out(client):
             client.version = self._told
             self._others[client] = None
@@ -330,7 +332,7 @@ class Feed:
             client.progress_at = asyncio.get_running_loop().time()
             self._lagging[client] = None
 
-    def caught_up(self, client: Client) -> None:
+    def caught_up(self, client: Subscriber) -> None:
         """Its transport is empty again: give it what waits, as one write."""
         self._lagging.pop(client, None)
         if client.queue:
@@ -372,7 +374,7 @@ class Feed:
                 self.leave(client, True)
 
 
-def slices(everyone: list[T], size: int = SLICE) -> Iterator[list[T]]:
+def slices(everyone: list[T], size: int = SEND_BATCH) -> Iterator[list[T]]:
     remaining = iter(everyone)
     while part := list(islice(remaining, size)):
         yield part

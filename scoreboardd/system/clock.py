@@ -15,7 +15,7 @@ END_OF_TIME = 253_402_300_799.0
 "Unix time of the last second of the year 9999, the last one that a document can show."
 
 
-class Reading(NamedTuple):
+class ClockReading(NamedTuple):
     """What a database answered when it was asked for the time; both are in seconds."""
 
     offset: float
@@ -46,7 +46,7 @@ class Clock:
         """Seconds by which this machine's time of day is ahead of the database's; 0 while that is not known."""
         return self._wall() - self.now() if self.known else 0.0
 
-    def learn(self, reading: Reading) -> None:
+    def learn(self, reading: ClockReading) -> None:
         if self._offset is None or reading.error <= MAX_ERROR_SECONDS:
             self._offset = reading.offset
 

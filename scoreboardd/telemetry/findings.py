@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import structlog
 
 from scoreboardd.platforms.findings import Finding
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
 REPEAT_SECONDS = 60.0
@@ -20,7 +20,7 @@ class FindingsReporter:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._seldom = Seldom(REPEAT_SECONDS, MAX_REMEMBERED)
+        self._seldom = LogThrottle(REPEAT_SECONDS, MAX_REMEMBERED)
         self._counted: set[str] = set()
 
     def report(self, findings: Iterable[Finding], *, whole: bool) -> None:

@@ -43,7 +43,7 @@ def configure(level: str, format: str) -> None:
         )
     )
     # aiohttp logs a traceback for every request that it cannot parse, and strangers send those as they please.
-    seldom = Seldom()
+    seldom = LogThrottle()
     # By what it says, and not of whom: they may have many addresses.
     logging.getLogger("aiohttp.server").addFilter(lambda record: seldom(str(record.msg)[:40]))
     root = logging.getLogger()
@@ -73,7 +73,7 @@ def _log_what_nobody_caught() -> None:
     )
 
 
-class Seldom:
+class LogThrottle:
     """Says yes once a `period` (seconds) for each key: for what may go wrong a thousand times a second."""
 
     def __init__(self, period: float = 60.0, keys: int = 64) -> None:

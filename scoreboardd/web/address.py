@@ -17,7 +17,7 @@ _IPV4_AND_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}", re.ASCII)
 _BRACKETED = re.compile(r"\[([^\[\]]+)\](?::[0-9]{1,5})?", re.ASCII)
 
 
-class Addresses:
+class ClientAddressResolver:
     """`trusted` are the networks whose `X-Forwarded-For` is believed."""
 
     def __init__(self, trusted: Iterable[Network]) -> None:

@@ -7,7 +7,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors
@@ -24,7 +24,7 @@ class Admin:
         self,
         runner: Runner,
         builder: BuilderProcess,
-        memory: Memory,
+        memory: DocumentCache,
         metrics: Metrics,
         *,
         store: str,

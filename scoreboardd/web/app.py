@@ -4,15 +4,15 @@ from aiohttp import web
 
 from scoreboardd.stream import endpoint
 from scoreboardd.web import cors, documents, errors, info, rebuild
-from scoreboardd.web.frontend import Page
+from scoreboardd.web.frontend import Frontend
 
 
 def make(
-    reads: documents.Documents,
-    streams: endpoint.Streams,
-    rebuilds: rebuild.Rebuild,
-    abouts: info.About,
-    page: Page | None,
+    reads: documents.DocumentEndpoint,
+    streams: endpoint.StreamEndpoint,
+    rebuilds: rebuild.RebuildEndpoint,
+    abouts: info.InfoEndpoint,
+    page: Frontend | None,
 ) -> web.Application:
     """`page` is None where it is switched off."""
     app = web.Application()

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class NextFlight(Generic[T]):
+class CoalescedCall(Generic[T]):
     """However many call at once, `work` runs twice at most: one run at a time, and one that the others wait for.
 
     A run is done in the task of one of those who share it, so that there is never work without a caller. If that caller

@@ -11,7 +11,7 @@ from typing import cast
 import structlog
 from aiohttp import web
 
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
 OVERFLOW = 8
@@ -20,7 +20,7 @@ OVERFLOW = 8
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
-class Room:
+class ConnectionLimit:
     """Makes protocols with `make`, as long as there is room. `http` has the connections that aiohttp serves, and
     `others()` is how many more there are; `end_silent()` ends one that has sent nothing, if there is any."""
 
@@ -40,7 +40,7 @@ class Room:
         self._max_connections = max_connections
         self._others = others
         self._end_silent = end_silent
-        self._seldom = Seldom()
+        self._seldom = LogThrottle()
 
     def __call__(self) -> asyncio.Protocol:
         others = self._others()

@@ -12,19 +12,19 @@ from collections.abc import Callable
 from aiohttp import web
 from multidict import CIMultiDict
 
-from scoreboardd.board.document_names import Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import ParticipantKind, leaderboard_key, timeline_key
 from scoreboardd.board.times import micros
-from scoreboardd.cache.document_cache import Memory
-from scoreboardd.model import Edition
+from scoreboardd.cache.document_cache import DocumentCache
+from scoreboardd.model import Snapshot
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors, negotiation
 from scoreboardd.web.windows import CutFailed, TooMany, Windows
 
 PATHS = {
-    "/api/leaderboard": (leaderboard_key, Owner.USERS),
-    "/api/leaderboard/teams": (leaderboard_key, Owner.TEAMS),
-    "/api/timeline": (timeline_key, Owner.USERS),
-    "/api/timeline/teams": (timeline_key, Owner.TEAMS),
+    "/api/leaderboard": (leaderboard_key, ParticipantKind.USERS),
+    "/api/leaderboard/teams": (leaderboard_key, ParticipantKind.TEAMS),
+    "/api/timeline": (timeline_key, ParticipantKind.USERS),
+    "/api/timeline/teams": (timeline_key, ParticipantKind.TEAMS),
 }
 
 RETRY_AFTER = 2
@@ -40,23 +40,25 @@ _POSITIVE = re.compile(r"0*[1-9][0-9]{0,18}", re.ASCII)
 _FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
 
 
-class Documents:
+class DocumentEndpoint:
     """Answers for the documents. `stale()` says whether what is served is known to be out of date."""
 
-    def __init__(self, memory: Memory, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float) -> None:
+    def __init__(
+        self, memory: DocumentCache, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float
+    ) -> None:
         self._memory = memory
         self.windows = Windows(metrics)
         self._stale = stale
         self._write_timeout = write_timeout
-        self._described: tuple[Edition | None, CIMultiDict[str]] = (None, CIMultiDict())
+        self._described: tuple[Snapshot | None, CIMultiDict[str]] = (None, CIMultiDict())
         "The header fields that all documents of an edition have."
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         make_key, owner = PATHS[errors.path_of(request)]
         division_id = window = None
         if request.rel_url.raw_query_string:
-            division_id, division_ok = positive(request, "division_id")
-            window, window_ok = positive(request, "window") if make_key is timeline_key else (None, True)
+            division_id, division_ok = parse_positive_int(request, "division_id")
+            window, window_ok = parse_positive_int(request, "window") if make_key is timeline_key else (None, True)
             if not (division_ok and window_ok):
                 wrong = {"division_id": division_ok, "window": window_ok}
                 return errors.invalid([field for field, ok in wrong.items() if not ok])
@@ -98,7 +100,7 @@ class Documents:
         first = _FIRST_BUCKET.match(self._memory.representations(name).beginning)
         return None if first is None or since <= micros(first[1].decode()) else since
 
-    def _headers(self, edition: Edition) -> CIMultiDict[str]:
+    def _headers(self, edition: Snapshot) -> CIMultiDict[str]:
         described, headers = self._described
         if described is not edition:
             headers = CIMultiDict(
@@ -141,7 +143,7 @@ class Documents:
         return response
 
 
-def positive(request: web.Request, field: str) -> tuple[int | None, bool]:
+def parse_positive_int(request: web.Request, field: str) -> tuple[int | None, bool]:
     """The parameter, None if absent, and whether it is well formed."""
     said = request.query.getall(field, [])
     if not said:

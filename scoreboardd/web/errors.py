@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
@@ -66,7 +66,7 @@ def as_json(handler: Handler) -> Handler:
     return answered
 
 
-_seldom = Seldom()
+_seldom = LogThrottle()
 "Strangers may repeat a request that fails as often as they like; what is logged of each fault is one line a minute."
 
 

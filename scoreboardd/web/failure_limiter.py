@@ -10,14 +10,14 @@ of the secret. To refuse unknown addresses instead would let the same stranger l
 
 from scoreboardd.web.address import network
 
-REMEMBERED = 4096
+MAX_ADDRESSES = 4096
 "Addresses, at some 200 bytes each."
 
 
-class Attempts:
+class FailureRateLimiter:
     """Each address may fail `burst` times at once, and once more every `refill` seconds."""
 
-    def __init__(self, *, burst: int, refill: float, remembered: int = REMEMBERED) -> None:
+    def __init__(self, *, burst: int, refill: float, remembered: int = MAX_ADDRESSES) -> None:
         self._burst = burst
         self._refill = refill
         self._remembered = remembered

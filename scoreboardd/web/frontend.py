@@ -66,7 +66,7 @@ class Asset:
     bodies: dict[str, bytes]
 
 
-class Page:
+class Frontend:
     """`name` is the contest's, as the page shows it."""
 
     def __init__(self, name: str) -> None:

@@ -4,16 +4,16 @@ import orjson
 from aiohttp import web
 
 from scoreboardd.board.document_names import DIVISIONS
-from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.web import errors
 
 PATH = "/api/scoreboard"
 
 
-class About:
+class InfoEndpoint:
     """`name` is the contest's."""
 
-    def __init__(self, memory: Memory, *, name: str) -> None:
+    def __init__(self, memory: DocumentCache, *, name: str) -> None:
         self._memory = memory
         self._name = name
 

@@ -1,6 +1,6 @@
 """What a request accepts: content codings (RFC 9110 §12.5.3), and what it has already (§13.1.2)."""
 
-from scoreboardd.cache.document_cache import CODINGS
+from scoreboardd.cache.document_cache import CONTENT_ENCODINGS
 
 
 def coding(accepted: str) -> str:
@@ -14,10 +14,10 @@ def coding(accepted: str) -> str:
         except ValueError:
             q = 0.0
         quality[coding.strip().lower()] = q if 0 <= q <= 1 else 0.0  # nan is neither
-    best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CODINGS), default=0.0)
+    best = max((quality.get(coding, quality.get("*", 0.0)) for coding in CONTENT_ENCODINGS), default=0.0)
     if best <= 0 or quality.get("identity", 0.0) > best:
         return "identity"
-    return next(coding for coding in CODINGS if quality.get(coding, quality.get("*", 0.0)) == best)
+    return next(coding for coding in CONTENT_ENCODINGS if quality.get(coding, quality.get("*", 0.0)) == best)
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:

@@ -16,12 +16,12 @@ from aiohttp import web
 
 from scoreboardd.backends.base import Unavailable
 from scoreboardd.board.times import rfc3339
-from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.web import errors
-from scoreboardd.web.address import Addresses
-from scoreboardd.web.coalesced_call import NextFlight
-from scoreboardd.web.failure_limiter import Attempts
+from scoreboardd.web.address import ClientAddressResolver
+from scoreboardd.web.coalesced_call import CoalescedCall
+from scoreboardd.web.failure_limiter import FailureRateLimiter
 
 PATH = "/api/leaderboard/rebuild"
 HEADER = "X-Scoreboard-Rebuild-Token"
@@ -31,15 +31,17 @@ REFILL = 6.0
 "Seconds after which it may send another."
 
 
-class Rebuild:
+class RebuildEndpoint:
     """`timeout` (seconds) bounds the wait of `?wait=1`."""
 
-    def __init__(self, runner: Runner, memory: Memory, addresses: Addresses, *, token: str, timeout: float) -> None:
+    def __init__(
+        self, runner: Runner, memory: DocumentCache, addresses: ClientAddressResolver, *, token: str, timeout: float
+    ) -> None:
         self._runner = runner
-        self._request = NextFlight(runner.request)
+        self._request = CoalescedCall(runner.request)
         self._memory = memory
         self._addresses = addresses
-        self._attempts = Attempts(burst=BURST, refill=REFILL)
+        self._attempts = FailureRateLimiter(burst=BURST, refill=REFILL)
         self._token = token.encode()
         self._timeout = timeout
 

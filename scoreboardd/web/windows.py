@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import structlog
 import zstandard
 
-from scoreboardd.board.document_names import Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import ParticipantKind, leaderboard_key, timeline_key
 from scoreboardd.board.times import Micros
-from scoreboardd.model import Edition, Version
+from scoreboardd.model import Snapshot, Version
 from scoreboardd.render import window
 from scoreboardd.system.compression import LEVEL, texts
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
 CUTS = 16
@@ -43,7 +43,7 @@ NICENESS = 10
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
-Board = tuple[Version, Owner, int | None]
+Board = tuple[Version, ParticipantKind, int | None]
 "The documents of a version that a window is cut from: its users' or teams', and of which division."
 
 
@@ -93,13 +93,20 @@ class Windows:
         self._kept: OrderedDict[tuple[Board, int, str], Cut] = OrderedDict()
         self.cuts: set[Cut] = set()
         "Those kept, and those that clients still wait for or read."
-        self._solves: OrderedDict[tuple[Board, Micros], list[window.Solve]] = OrderedDict()
+        self._solves: OrderedDict[tuple[Board, Micros], list[window.WindowSolve]] = OrderedDict()
         "Only the thread uses it."
-        self._seldom = Seldom()
+        self._seldom = LogThrottle()
 
     @asynccontextmanager
     async def cut(
-        self, edition: Edition, owner: Owner, division_id: int | None, *, minutes: int, since: Micros, coding: str
+        self,
+        edition: Snapshot,
+        owner: ParticipantKind,
+        division_id: int | None,
+        *,
+        minutes: int,
+        since: Micros,
+        coding: str,
     ) -> AsyncIterator[Windowed]:
         """The timeline of the solves at or after `since`, for as long as it is read. `minutes` is the window that was
         asked for. Raises `TooMany`, and `CutFailed`."""
@@ -120,7 +127,7 @@ class Windows:
                     self._metrics.windows.labels("abandoned").inc()
                 self._tidy(edition.version)
 
-    def _join(self, edition: Edition, board: Board, minutes: int, since: Micros, coding: str) -> Cut:
+    def _join(self, edition: Snapshot, board: Board, minutes: int, since: Micros, coding: str) -> Cut:
         key = (board, minutes, coding)
         cut = self._kept.get(key)
         if cut is None or cut.failed or (cut.made.done() and cut.since != since):
@@ -150,7 +157,7 @@ class Windows:
         kept = set(self._kept.values())
         self.cuts = {cut for cut in self.cuts if cut.clients or cut in kept}
 
-    async def _make(self, edition: Edition, cut: Cut, coding: str) -> Windowed:
+    async def _make(self, edition: Snapshot, cut: Cut, coding: str) -> Windowed:
         async with self._turn:
             unwanted = threading.Event()
             making = asyncio.get_running_loop().run_in_executor(
@@ -171,7 +178,7 @@ class Windows:
 
     # In the thread
 
-    def _work(self, edition: Edition, cut: Cut, coding: str, unwanted: threading.Event) -> Windowed:
+    def _work(self, edition: Snapshot, cut: Cut, coding: str, unwanted: threading.Event) -> Windowed:
         _, owner, division_id = cut.board
 
         def text_of(name: str) -> Iterator[bytes]:

@@ -13,18 +13,18 @@ import pytest
 import zstandard
 from redis.asyncio import Redis
 
-from scoreboardd.backends.base import Begun, Catalogue, Damaged, Lease, Subscribed
+from scoreboardd.backends.base import Begun, Damaged, Lease, SnapshotMetadata, Subscribed
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
-from scoreboardd.backends.redis.backend import RedisStore, RedisVault
-from scoreboardd.board.document_names import keys
-from scoreboardd.model import Event, Version
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.board.document_names import document_names
+from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, plain
 from tests.documents import document_of
 
 TTL = 60.0
-SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 USERS = "leaderboard:users"
 
 
@@ -47,12 +47,12 @@ class Cluster:
         lease = await self.won()
         self.solves += 1
         _, values = await self.vaults[node].stage(lease, self.documents())
-        catalogue = Catalogue(f"digest {self.solves}", 1.5, (), whole=lease.version.number, documents=values)
+        catalogue = SnapshotMetadata(f"digest {self.solves}", 1.5, (), whole=lease.version.number, documents=values)
         assert await self.store.commit(lease, catalogue, SOLVE)
         return lease.version
 
     def documents(self) -> dict[str, Document]:
-        return {name: document_of(*self._pieces(name)) for name in keys(())}
+        return {name: document_of(*self._pieces(name)) for name in document_names(())}
 
     def _pieces(self, name: str) -> list[bytes]:
         return [b"%b %d %d;" % (name.encode(), place, self.solves // 40 * (place == 7)) * 300 for place in range(40)]
@@ -65,7 +65,7 @@ class Cluster:
             return False
         assert stored.head.version == version
         assert {name: plain(value) for name, value in stored.documents} == {
-            name: b"".join(self._pieces(name)) for name in keys(())
+            name: b"".join(self._pieces(name)) for name in document_names(())
         }
         return True
 
@@ -131,13 +131,13 @@ async def cluster(server: tuple[str, str], key_prefix: str) -> AsyncIterator[Clu
         if kind == "postgres":
             connection = await asyncpg.connect(address, timeout=10, command_timeout=30)
             stack.callback(connection.terminate)
-            store: Any = PostgresStore(address, prefix=key_prefix, lock_ttl=TTL)
-            vaults: list[Any] = [PostgresVault(address, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
+            store: Any = PostgresClusterBackend(address, prefix=key_prefix, lock_ttl=TTL)
+            vaults: list[Any] = [PostgresDocumentStore(address, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
             made: Cluster = PostgresCluster(names, store, vaults, connection=connection)
         else:
             client = await stack.enter_async_context(Redis.from_url(address, socket_timeout=None))
-            store = RedisStore(address, prefix=key_prefix, lock_ttl=TTL, encoding=kind)
-            vaults = [RedisVault(address, prefix=key_prefix, encoding=kind, stage_ttl=TTL) for _ in range(2)]
+            store = RedisClusterBackend(address, prefix=key_prefix, lock_ttl=TTL, encoding=kind)
+            vaults = [RedisDocumentStore(address, prefix=key_prefix, encoding=kind, stage_ttl=TTL) for _ in range(2)]
             made = RedisCluster(names, store, vaults, client=client)
         for each in (store, *vaults):
             stack.push_async_callback(each.aclose)
@@ -259,8 +259,8 @@ class TestWhatIsKept:
     """The tier that outlives Redis."""
 
     @pytest.fixture
-    async def kept(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[PostgresVault]:
-        vault = PostgresVault(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
+    async def kept(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[PostgresDocumentStore]:
+        vault = PostgresDocumentStore(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
         await self.keep(vault, Version("e", 5))
         yield vault
         await vault.aclose()
@@ -276,17 +276,19 @@ class TestWhatIsKept:
         yield change
         connection.terminate()
 
-    async def keep(self, vault: PostgresVault, version: Version, *, as_of: float = 1000.0, quiet: float = 0) -> bool:
-        documents = [(name, compressed(b'"%b %d"' % (name.encode(), version.number))) for name in keys(())]
-        return await vault.keep(version, Catalogue(f"digest {version}", as_of, ()), documents, quiet=quiet)
+    async def keep(
+        self, vault: PostgresDocumentStore, version: Version, *, as_of: float = 1000.0, quiet: float = 0
+    ) -> bool:
+        documents = [(name, compressed(b'"%b %d"' % (name.encode(), version.number))) for name in document_names(())]
+        return await vault.keep(version, SnapshotMetadata(f"digest {version}", as_of, ()), documents, quiet=quiet)
 
-    async def holds(self, vault: PostgresVault, version: Version) -> bool:
+    async def holds(self, vault: PostgresDocumentStore, version: Version) -> bool:
         stored = await vault.load(None)
         return stored.head.version == version and all(
             plain(value) == b'"%b %d"' % (name.encode(), version.number) for name, value in stored.documents
         )
 
-    async def test_is_forgotten_when_it_is_damaged(self, kept: PostgresVault, row):
+    async def test_is_forgotten_when_it_is_damaged(self, kept: PostgresDocumentStore, row):
         await row(USERS, "payload = set_byte(payload, 10, get_byte(payload, 10) # 1)")
         with pytest.raises(Damaged, match=USERS):
             await kept.load(None)
@@ -309,7 +311,9 @@ class TestWhatIsKept:
             ("scoreboard:version", "building_until = now() + interval '1 day'"),
         ],
     )
-    async def test_is_replaced_whatever_its_rows_say(self, kept: PostgresVault, row, key: str, assignments: str):
+    async def test_is_replaced_whatever_its_rows_say(
+        self, kept: PostgresDocumentStore, row, key: str, assignments: str
+    ):
         await row(key, assignments)
         assert await self.keep(kept, Version("e", 6), quiet=15)
         assert await self.holds(kept, Version("e", 6))
@@ -335,7 +339,7 @@ def test_whole_zstd_is_its_text():
 
 @pytest.mark.parametrize("until", ["infinity", "-infinity"])
 async def test_a_lease_that_is_infinite_is_given_an_end(cache_dsn: str, key_prefix: str, until: str):
-    store = PostgresStore(cache_dsn, prefix=key_prefix, lock_ttl=TTL)
+    store = PostgresClusterBackend(cache_dsn, prefix=key_prefix, lock_ttl=TTL)
     connection = await asyncpg.connect(cache_dsn, timeout=10, command_timeout=30)
     try:
         assert isinstance(await store.acquire("one", None), Lease)
@@ -358,8 +362,8 @@ async def test_bytes_that_are_no_text_count_as_lost(postgres_dsn: str, key_prefi
         dsn = postgres_dsn.rpartition("/")[0] + f"/{name}"
         connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
         await connection.execute((files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text())
-        store = PostgresStore(dsn, prefix=key_prefix, lock_ttl=TTL)
-        vaults: list[Any] = [PostgresVault(dsn, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
+        store = PostgresClusterBackend(dsn, prefix=key_prefix, lock_ttl=TTL)
+        vaults: list[Any] = [PostgresDocumentStore(dsn, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
         cluster = PostgresCluster(Names(key_prefix), store, vaults, connection=connection)
         await cluster.commit()
         for key in (cluster.names.lock, cluster.names.version):

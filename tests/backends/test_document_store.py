@@ -8,7 +8,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from scoreboardd.backends.redis import backend
-from scoreboardd.backends.redis.backend import RedisVault
+from scoreboardd.backends.redis.backend import RedisDocumentStore
 from scoreboardd.board import document_names
 from scoreboardd.system.compression import compressed, digest_of
 
@@ -37,15 +37,15 @@ async def server():
 @pytest.fixture
 def vault(server, monkeypatch):
     monkeypatch.setattr(backend, "_connect", lambda url: server)
-    return RedisVault("redis://fake", prefix="", encoding="identity", stage_ttl=60)
+    return RedisDocumentStore("redis://fake", prefix="", encoding="identity", stage_ttl=60)
 
 
 async def commit(server: FakeAsyncRedis, number: int) -> None:
     """What `commit.lua` leaves: every document says its version."""
-    for name in document_names.keys(()):
+    for name in document_names.document_names(()):
         await server.set(name, f"{number}")
     await server.set("scoreboard:version", f"e-{number}")
-    values = {key: {"length": 1, "digest": digest_of(b"%d" % number)} for key in document_names.keys(())}
+    values = {key: {"length": 1, "digest": digest_of(b"%d" % number)} for key in document_names.document_names(())}
     catalogue = {"digest": f"digest {number}", "as_of": 1.5, "divisions": [], "whole": 1, "complete": True}
     catalogue["documents"] = values
     catalogue = {name: orjson.dumps(value) for name, value in (catalogue | {"confirmed": number}).items()}

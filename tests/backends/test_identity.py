@@ -15,11 +15,11 @@ from redis.asyncio import Redis
 from scoreboardd.backends.base import Changed, Lease, Subscribed, Unavailable
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres import backend as postgres_backend
-from scoreboardd.backends.postgres.backend import PostgresStore
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend
 from scoreboardd.backends.redis import backend
-from scoreboardd.backends.redis.backend import RedisStore, RedisVault
+from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
 from scoreboardd.backends.redis.check import acl
-from scoreboardd.board.document_names import keys
+from scoreboardd.board.document_names import document_names
 from scoreboardd.demo.servers import Valkey
 from tests.backends.test_redis import SOLVE, commit
 from tests.chaos.proxy import Proxy
@@ -40,8 +40,8 @@ def two(tmp_path: Path) -> Iterator[tuple[Valkey, Valkey]]:
 
 
 @asynccontextmanager
-async def opened(url: str, prefix: str = "") -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, prefix=prefix, lock_ttl=5, encoding="identity")
+async def opened(url: str, prefix: str = "") -> AsyncIterator[RedisClusterBackend]:
+    store = RedisClusterBackend(url, prefix=prefix, lock_ttl=5, encoding="identity")
     try:
         yield store
     finally:
@@ -55,7 +55,7 @@ def lead(proxy: Proxy, server: Valkey) -> None:
 
 class TestAfterAFailover:
     async def test_a_subscription_on_the_old_primary_ends(self, two, monkeypatch):
-        monkeypatch.setattr(backend, "ANSWER", 1.0)
+        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
         old, new = two
         async with Proxy(("127.0.0.1", old.port)) as proxy, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
             await store.acquire("before", None)
@@ -86,7 +86,7 @@ class TestAfterAFailover:
 
     @pytest.mark.parametrize("info", [True, False])
     async def test_commands_that_reach_another_server_end_the_subscription(self, two, info, monkeypatch):
-        monkeypatch.setattr(backend, "ANSWER", 1.0)
+        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
         old, new = two
         if not info:
             for server in two:
@@ -103,7 +103,7 @@ class TestAfterAFailover:
             await self._is_well(store, new)
 
     async def test_a_quiet_subscription_on_the_right_server_stays(self, own, monkeypatch):
-        monkeypatch.setattr(backend, "ANSWER", 0.3)
+        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 0.3)
         async with opened(own.url()) as store, asyncio.timeout(30), store.subscribe() as messages:
             assert isinstance(await anext(messages), Subscribed)
             with pytest.raises(TimeoutError):
@@ -111,7 +111,7 @@ class TestAfterAFailover:
                     await anext(messages)
 
     @staticmethod
-    async def _is_well(store: RedisStore, server: Valkey) -> None:
+    async def _is_well(store: RedisClusterBackend, server: Valkey) -> None:
         async with asyncio.timeout(20), store.subscribe() as messages:
             assert isinstance(await anext(messages), Subscribed)
             async with Redis.from_url(server.url()) as client:
@@ -122,15 +122,15 @@ class TestAfterAFailover:
 
 class TestPostgres:
     async def test_check_leaves_nothing(self, cache_dsn, key_prefix):
-        store = PostgresStore(cache_dsn, prefix=key_prefix, lock_ttl=5)
+        store = PostgresClusterBackend(cache_dsn, prefix=key_prefix, lock_ttl=5)
         assert await store.check() == []
         left = await store._link.run("SELECT FROM leaderboard_cache WHERE starts_with(cache_key, $1)", key_prefix)
         assert left == []
         await store.aclose()
 
     async def test_a_subscription_that_hears_nothing_of_ours_ends(self, cache_dsn, database, key_prefix, monkeypatch):
-        monkeypatch.setattr(postgres_backend, "ANSWER", 1.0)
-        store = PostgresStore(cache_dsn, prefix=key_prefix, lock_ttl=5)
+        monkeypatch.setattr(postgres_backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
+        store = PostgresClusterBackend(cache_dsn, prefix=key_prefix, lock_ttl=5)
         async with asyncio.timeout(30), store.subscribe() as messages:
             assert isinstance(await anext(messages), Subscribed)
             store._link._dsn = database  # as a name that leads to another server for new connections
@@ -140,9 +140,9 @@ class TestPostgres:
         await store.aclose()
 
     async def test_a_server_that_became_read_only_ends_the_subscription(self, database, admin, monkeypatch):
-        monkeypatch.setattr(postgres_backend, "ANSWER", 1.0)
+        monkeypatch.setattr(postgres_backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
         await admin.execute((files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text())
-        store = PostgresStore(database, prefix="", lock_ttl=5)
+        store = PostgresClusterBackend(database, prefix="", lock_ttl=5)
         async with asyncio.timeout(30), store.subscribe() as messages:
             assert isinstance(await anext(messages), Subscribed)
             name = await admin.fetchval("SELECT current_database()")
@@ -166,7 +166,7 @@ class TestRights:
         url = await user(own, *acl(prefix).split())
         async with opened(url, prefix) as store:
             assert await store.check() == []
-            vault = RedisVault(url, prefix=prefix, encoding=encoding, stage_ttl=30)
+            vault = RedisDocumentStore(url, prefix=prefix, encoding=encoding, stage_ttl=30)
             async with asyncio.timeout(20), store.subscribe() as messages:
                 assert isinstance(await anext(messages), Subscribed)
                 for _ in range(3):
@@ -227,19 +227,19 @@ class TestForeignValues:
     async def test_are_found(self, own, put: Callable[..., Any], said: str):
         names = Names("")
         async with opened(own.url()) as store, Redis.from_url(own.url()) as client:
-            await put(client, names.document(keys(())[0]), names)
+            await put(client, names.document(document_names(())[0]), names)
             assert any(said in line and "key_prefix" in line for line in await store.check())
 
 
 class TestFull:
     async def test_documents_are_loaded_and_check_says_so(self, own):
         async with opened(own.url()) as store, Redis.from_url(own.url()) as client:
-            vault = RedisVault(own.url(), prefix="", encoding="identity", stage_ttl=30)
+            vault = RedisDocumentStore(own.url(), prefix="", encoding="identity", stage_ttl=30)
             version = await commit(store, vault)
             await client.config_set("maxmemory", "1mb")
             with pytest.raises(Exception, match=r"OOM|maxmemory"):
                 await client.set("x", "y")
-            fresh = RedisVault(own.url(), prefix="", encoding="identity", stage_ttl=30)
+            fresh = RedisDocumentStore(own.url(), prefix="", encoding="identity", stage_ttl=30)
             stored = await fresh.load(None)
             assert stored.head.version == version
             assert stored.documents

@@ -21,31 +21,31 @@ from scoreboardd.backends.base import (
     Abandoned,
     Begun,
     Busy,
-    Catalogue,
     Changed,
     Confirmed,
     Damaged,
     Lease,
     Message,
     Rebuilt,
+    SnapshotMetadata,
     Subscribed,
     Unavailable,
     Value,
 )
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres import backend
-from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
-from scoreboardd.board.document_names import keys
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.board.document_names import document_names
 from scoreboardd.cluster import wire
 from scoreboardd.demo.servers import Postgres, free_port
-from scoreboardd.model import MAX_DIVISION_IDS, Event, Version
+from scoreboardd.model import MAX_DIVISION_IDS, ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import plain
 from tests.backends.relay import relay
 from tests.documents import document_of
 from tests.nodes import until
 
-SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 TTL = 60.0
 STAGE_TTL = 30.0
 TABLE = (files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text()
@@ -64,7 +64,7 @@ class Table:
     async def row(self, key: str) -> Any:
         return await self.connection.fetchrow("SELECT * FROM leaderboard_cache WHERE cache_key = $1", key)
 
-    async def keys(self, begins: str = "") -> list[str]:
+    async def document_names(self, begins: str = "") -> list[str]:
         found = await self.connection.fetch(
             "SELECT cache_key FROM leaderboard_cache WHERE starts_with(cache_key, $1) ORDER BY 1",
             self.names.prefix + begins,
@@ -139,11 +139,11 @@ async def table(cache_dsn: str, names: Names) -> AsyncIterator[Table]:
 
 
 @pytest.fixture
-async def make_store(cache_dsn: str, table: Table) -> AsyncIterator[Callable[..., PostgresStore]]:
-    made: list[PostgresStore] = []
+async def make_store(cache_dsn: str, table: Table) -> AsyncIterator[Callable[..., PostgresClusterBackend]]:
+    made: list[PostgresClusterBackend] = []
 
-    def make(dsn: str = cache_dsn, lock_ttl: float = TTL) -> PostgresStore:
-        made.append(PostgresStore(dsn, prefix=table.names.prefix, lock_ttl=lock_ttl))
+    def make(dsn: str = cache_dsn, lock_ttl: float = TTL) -> PostgresClusterBackend:
+        made.append(PostgresClusterBackend(dsn, prefix=table.names.prefix, lock_ttl=lock_ttl))
         return made[-1]
 
     yield make
@@ -152,16 +152,16 @@ async def make_store(cache_dsn: str, table: Table) -> AsyncIterator[Callable[...
 
 
 @pytest.fixture
-def store(make_store: Callable[..., PostgresStore]) -> PostgresStore:
+def store(make_store: Callable[..., PostgresClusterBackend]) -> PostgresClusterBackend:
     return make_store()
 
 
 @pytest.fixture
-async def make_vault(cache_dsn: str, table: Table) -> AsyncIterator[Callable[..., PostgresVault]]:
-    made: list[PostgresVault] = []
+async def make_vault(cache_dsn: str, table: Table) -> AsyncIterator[Callable[..., PostgresDocumentStore]]:
+    made: list[PostgresDocumentStore] = []
 
-    def make(dsn: str = cache_dsn) -> PostgresVault:
-        made.append(PostgresVault(dsn, prefix=table.names.prefix, stage_ttl=STAGE_TTL))
+    def make(dsn: str = cache_dsn) -> PostgresDocumentStore:
+        made.append(PostgresDocumentStore(dsn, prefix=table.names.prefix, stage_ttl=STAGE_TTL))
         return made[-1]
 
     yield make
@@ -170,11 +170,11 @@ async def make_vault(cache_dsn: str, table: Table) -> AsyncIterator[Callable[...
 
 
 @pytest.fixture
-def vault(make_vault: Callable[..., PostgresVault]) -> PostgresVault:
+def vault(make_vault: Callable[..., PostgresDocumentStore]) -> PostgresDocumentStore:
     return make_vault()
 
 
-async def won(store: PostgresStore, token: str = "me", seen: Version | None = None) -> Lease:
+async def won(store: PostgresClusterBackend, token: str = "me", seen: Version | None = None) -> Lease:
     lease = await store.acquire(token, seen)
     assert isinstance(lease, Lease)
     return lease
@@ -182,7 +182,7 @@ async def won(store: PostgresStore, token: str = "me", seen: Version | None = No
 
 def in_pieces(version: Version, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
     """Every one says which version it is of."""
-    return {name: document_of(text(name, version)) for name in keys(divisions)}
+    return {name: document_of(text(name, version)) for name in document_names(divisions)}
 
 
 def documents(version: Version, divisions: tuple[int, ...] = ()) -> list[tuple[str, memoryview]]:
@@ -194,19 +194,22 @@ def text(name: str, version: Version) -> bytes:
     return f'"{name} of {version}"'.encode()
 
 
-def catalogue(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> Catalogue:
+def catalogue(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> SnapshotMetadata:
     as_of = 1772215200.25 + version.number if as_of is None else as_of
     documents = in_pieces(version, divisions).items()
     values = {name: Value(len(b"".join(each.frames())), each.zstd_digest) for name, each in documents}
-    return Catalogue(f"digest of {version}", as_of, divisions, documents=values)
+    return SnapshotMetadata(f"digest of {version}", as_of, divisions, documents=values)
 
 
-async def stage(vault: PostgresVault, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
+async def stage(vault: PostgresDocumentStore, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
     await vault.stage(lease, in_pieces(lease.version, divisions))
 
 
 async def commit(
-    store: PostgresStore, vault: PostgresVault, lease: Lease | None = None, divisions: tuple[int, ...] = ()
+    store: PostgresClusterBackend,
+    vault: PostgresDocumentStore,
+    lease: Lease | None = None,
+    divisions: tuple[int, ...] = (),
 ) -> Version:
     lease = lease or await won(store)
     await stage(vault, lease, divisions)
@@ -214,18 +217,18 @@ async def commit(
     return lease.version
 
 
-async def holds(vault: PostgresVault, version: Version) -> None:
+async def holds(vault: PostgresDocumentStore, version: Version) -> None:
     """Of that version, and of nothing else."""
     stored = await vault.load(None)
     assert stored is not None
     assert stored.head.version == version
     assert stored.head.catalogue.digest == f"digest of {version}"
-    assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+    assert [name for name, _ in stored.documents] == document_names(stored.head.catalogue.divisions)
     for name, document in stored.documents:
         assert plain(document) == text(name, version)
 
 
-async def _try(store: PostgresStore, token: str) -> Lease | None:
+async def _try(store: PostgresClusterBackend, token: str) -> Lease | None:
     answer = await store.acquire(token, None)
     return answer if isinstance(answer, Lease) else None
 
@@ -239,7 +242,7 @@ class TestAcquire:
         assert await table.holder() == "me"
         assert 0 < await table.left(names.lock) <= TTL
 
-    async def test_a_held_lock_says_for_how_long(self, store: PostgresStore, table: Table):
+    async def test_a_held_lock_says_for_how_long(self, store: PostgresClusterBackend, table: Table):
         await won(store, "me")
         answer = await store.acquire("you", None)
         assert isinstance(answer, Busy)
@@ -267,7 +270,7 @@ class TestAcquire:
         await table.expire(names.lock)
         assert (await won(store, "me")).version == Version(lease.version.epoch, lease.version.number + 1)
 
-    async def test_a_failed_build_leaves_a_gap(self, store: PostgresStore):
+    async def test_a_failed_build_leaves_a_gap(self, store: PostgresClusterBackend):
         lease = await won(store)
         await store.abandon(lease)
         assert (await won(store, "you")).version.number == lease.version.number + 1
@@ -276,7 +279,9 @@ class TestAcquire:
         version = await commit(store, vault)
         assert (await won(store, "me", seen=version)).version == Version(version.epoch, version.number + 1)
 
-    async def test_the_epoch_stays_for_who_has_seen_another(self, store: PostgresStore, vault: PostgresVault):
+    async def test_the_epoch_stays_for_who_has_seen_another(
+        self, store: PostgresClusterBackend, vault: PostgresDocumentStore
+    ):
         version = await commit(store, vault)
         lease = await won(store, "me", seen=Version("other", 99))
         assert lease.version == Version(version.epoch, version.number + 1)
@@ -355,7 +360,7 @@ class TestAcquire:
         assert sorted(version.number for version in versions) == list(range(1, 11))
         assert said == [message(version) for version in versions for message in (Begun, Abandoned)]
 
-    async def test_who_was_overtaken_looks_again(self, store: PostgresStore, table: Table, names: Names):
+    async def test_who_was_overtaken_looks_again(self, store: PostgresClusterBackend, table: Table, names: Names):
         lease = await won(store)
         await store.abandon(lease)
         taken = "building_token = 'you', building_until = now() + interval '50 s', version = version + 1"
@@ -378,26 +383,26 @@ class TestAcquire:
 
 
 class TestRenew:
-    async def test_extends_our_lock(self, store: PostgresStore, table: Table, names: Names):
+    async def test_extends_our_lock(self, store: PostgresClusterBackend, table: Table, names: Names):
         lease = await won(store)
         await table.set(names.lock, "building_until = now() + interval '30 s'")
         assert await store.renew(lease)
         assert await table.left(names.lock) > 30
 
-    async def test_not_one_that_is_another_s(self, store: PostgresStore, table: Table, names: Names):
+    async def test_not_one_that_is_another_s(self, store: PostgresClusterBackend, table: Table, names: Names):
         lease = await won(store)
         await table.set(names.lock, "building_token = 'you', building_until = now() + interval '30 s'")
         assert not await store.renew(lease)
         assert await table.left(names.lock) <= 30
         assert await table.holder() == "you"
 
-    async def test_not_one_that_has_run_out(self, store: PostgresStore, table: Table, names: Names):
+    async def test_not_one_that_has_run_out(self, store: PostgresClusterBackend, table: Table, names: Names):
         lease = await won(store)
         await table.expire(names.lock)
         assert not await store.renew(lease)
         assert await table.left(names.lock) < 0
 
-    async def test_not_one_that_passes_on_meanwhile(self, store: PostgresStore, table: Table, names: Names):
+    async def test_not_one_that_passes_on_meanwhile(self, store: PostgresClusterBackend, table: Table, names: Names):
         lease = await won(store)
         assert not await table.overtake(store.renew(lease), names.lock, "building_token = 'you'")
 
@@ -436,7 +441,7 @@ class TestCommit:
         await commit(store, vault, divisions=(1, 2))
         await commit(store, vault, divisions=(2, 3))
         kept = {key for key in await table.keys() if ":div:" in key}
-        assert kept == {names.document(name) for name in keys((2, 3)) if ":div:" in name}
+        assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
 
     async def test_with_a_lock_that_ran_out_is_refused(self, store, vault, table: Table, names: Names):
         before = await commit(store, vault)
@@ -481,7 +486,7 @@ class TestCommit:
         assert not await store.commit(late, catalogue(late.version), SOLVE)
         await holds(vault, before)
 
-    @pytest.mark.parametrize("missing", keys(()))
+    @pytest.mark.parametrize("missing", document_names(()))
     @pytest.mark.parametrize("how", ["delete", "expire"])
     async def test_without_a_staged_document_is_refused(self, store, vault, table, names: Names, missing: str, how):
         before = await commit(store, vault)
@@ -492,7 +497,7 @@ class TestCommit:
         await holds(vault, before)
         assert await table.holder() == lease.token
 
-    async def test_said_twice_is_done_once(self, store: PostgresStore, vault: PostgresVault):
+    async def test_said_twice_is_done_once(self, store: PostgresClusterBackend, vault: PostgresDocumentStore):
         # As when the answer to the first try was lost.
         lease = await won(store)
         await commit(store, vault, lease)
@@ -540,7 +545,7 @@ class TestConfirm:
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.catalogue.divisions == divisions
-        assert [name for name, _ in stored.documents] == keys(divisions)
+        assert [name for name, _ in stored.documents] == document_names(divisions)
 
     @pytest.mark.parametrize("as_of", [1772215999.0, 1772215999.123456])
     async def test_seconds_are_heard_as_they_were_said(self, store, vault, as_of: float):
@@ -574,7 +579,7 @@ class TestConfirm:
 
 
 class TestAbandon:
-    async def test_frees_the_lock_and_says_so(self, store: PostgresStore, table: Table):
+    async def test_frees_the_lock_and_says_so(self, store: PostgresClusterBackend, table: Table):
         lease = await won(store)
         async with hearing(store) as heard:
             await store.abandon(lease)
@@ -582,7 +587,9 @@ class TestAbandon:
         assert await table.holder() is None
 
     @pytest.mark.parametrize("lost", ["building_token = 'you'", "building_until = now() - interval '1 ms'"])
-    async def test_not_one_that_is_ours_no_more(self, store: PostgresStore, table: Table, names: Names, lost: str):
+    async def test_not_one_that_is_ours_no_more(
+        self, store: PostgresClusterBackend, table: Table, names: Names, lost: str
+    ):
         lease = await won(store)
         await table.set(names.lock, lost)
         async with hearing(store) as heard:
@@ -593,14 +600,14 @@ class TestAbandon:
 
 
 class TestTheVault:
-    async def test_an_empty_store_has_nothing(self, vault: PostgresVault):
+    async def test_an_empty_store_has_nothing(self, vault: PostgresDocumentStore):
         assert (await vault.load(None)).documents is None
         assert (await vault.head()).version is None
 
     async def test_what_is_staged_is_not_seen_and_has_an_end(self, store, vault, table: Table, names: Names):
         lease = await won(store)
         await stage(vault, lease)
-        for name in keys(()):
+        for name in document_names(()):
             assert 0 < await table.left(names.staged(lease.token, name)) <= STAGE_TTL
         assert (await vault.load(None)).documents is None
 
@@ -609,22 +616,24 @@ class TestTheVault:
         await stage(vault, dead)
         slow = Lease("slow", Version("e", 1))
         await stage(vault, slow)
-        for name in keys(()):
+        for name in document_names(()):
             await table.expire(names.staged("dead", name))
         await table.expire(names.lock)
         version = await commit(store, vault, await won(store, "next"))
         await holds(vault, version)
-        assert await table.keys("scoreboard:staged:") == sorted(names.staged("slow", name) for name in keys(()))
+        assert await table.keys("scoreboard:staged:") == sorted(
+            names.staged("slow", name) for name in document_names(())
+        )
 
     async def test_staging_leaves_alone_what_only_looks_expired(self, store, vault, table: Table, names: Names):
         version = await commit(store, vault)
-        for key in (names.version, names.lock, *map(names.document, keys(()))):
+        for key in (names.version, names.lock, *map(names.document, document_names(()))):
             await table.expire(key)
         await stage(vault, Lease("me", Version("e", 1)))
         await holds(vault, version)
         assert await table.row(names.lock) is not None
 
-    @pytest.mark.parametrize("missing", keys((3,)))
+    @pytest.mark.parametrize("missing", document_names((3,)))
     @pytest.mark.parametrize("how", ["row", "payload"])
     async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, table, names, missing, how):
         await commit(store, vault, divisions=(3,))
@@ -646,14 +655,14 @@ class TestTheVault:
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
         parts = document_of(said[:9000], said[9000:])
         lease = await won(store)
-        written, values = await vault.stage(lease, dict.fromkeys(keys(()), parts))
+        written, values = await vault.stage(lease, dict.fromkeys(document_names(()), parts))
         assert await store.commit(lease, replace(catalogue(lease.version), documents=values), SOLVE)
         raw = (await table.row(names.document("leaderboard:users")))["payload"]
         assert raw == b"".join(parts.frames())
-        assert written == len(keys(())) * len(raw)
+        assert written == len(document_names(())) * len(raw)
         stored = await vault.load(None)
         assert stored is not None
-        assert stored.documents == [(name, raw) for name in keys(())]
+        assert stored.documents == [(name, raw) for name in document_names(())]
 
     async def test_is_not_compressed_twice(self, table: Table):
         storage = await table.connection.fetchval(
@@ -661,7 +670,7 @@ class TestTheVault:
         )
         assert storage == b"e"
 
-    async def test_reads_no_mix_of_versions(self, make_store, make_vault, vault: PostgresVault):
+    async def test_reads_no_mix_of_versions(self, make_store, make_vault, vault: PostgresDocumentStore):
         store, writer = make_store(), make_vault()
         await commit(store, vault, divisions=(1, 2))
         stop, reads, seen = asyncio.Event(), 0, set()
@@ -679,7 +688,7 @@ class TestTheVault:
                 stored = await vault.load(None)
                 assert stored is not None
                 assert all(plain(document) == text(name, stored.head.version) for name, document in stored.documents)
-                assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+                assert [name for name, _ in stored.documents] == document_names(stored.head.catalogue.divisions)
                 assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
                 reads += 1
                 seen.add(stored.head.version)
@@ -692,7 +701,7 @@ class TestKeep:
 
     @staticmethod
     async def keep(
-        vault: PostgresVault,
+        vault: PostgresDocumentStore,
         version: Version,
         divisions: tuple[int, ...] = (),
         *,
@@ -702,21 +711,23 @@ class TestKeep:
         kept = catalogue(version, divisions, as_of=as_of)
         return await vault.keep(version, kept, documents(version, divisions), quiet=quiet)
 
-    async def test_what_is_kept_can_be_read(self, vault: PostgresVault, table: Table, names: Names):
+    async def test_what_is_kept_can_be_read(self, vault: PostgresDocumentStore, table: Table, names: Names):
         version = Version("e", 5)
         assert await self.keep(vault, version, (1, 2), quiet=100)
         await holds(vault, version)
         head = await vault.head()
         assert (head.version, head.catalogue) == (version, catalogue(version, (1, 2)))
         assert await table.keys("scoreboard:staged:") == []
-        assert {row["encoding"] for row in [await table.row(names.document(name)) for name in keys((1, 2))]} == {"zstd"}
+        assert {
+            row["encoding"] for row in [await table.row(names.document(name)) for name in document_names((1, 2))]
+        } == {"zstd"}
 
     async def test_a_newer_version_replaces_it_with_all_its_divisions(self, vault, table: Table, names: Names):
         await self.keep(vault, Version("e", 5), (1, 2))
         assert await self.keep(vault, Version("e", 6), (2, 3))
         await holds(vault, Version("e", 6))
         kept = {key for key in await table.keys() if ":div:" in key}
-        assert kept == {names.document(name) for name in keys((2, 3)) if ":div:" in name}
+        assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
 
     @pytest.mark.parametrize("number", [4, 5])
     async def test_an_older_version_or_the_same_does_not_and_there_is_nothing_more_to_do(self, vault, table, number):
@@ -726,7 +737,7 @@ class TestKeep:
         await holds(vault, Version("e", 5))
         assert await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1") == before
 
-    async def test_of_another_epoch_the_younger_snapshot_wins(self, vault: PostgresVault):
+    async def test_of_another_epoch_the_younger_snapshot_wins(self, vault: PostgresDocumentStore):
         await self.keep(vault, Version("e", 5), (1,), as_of=1000.0)
         assert await self.keep(vault, Version("old", 99), (2,), as_of=999.0)
         await holds(vault, Version("e", 5))
@@ -755,7 +766,9 @@ class TestKeep:
         assert await self.keep(vault, Version("e", 6), as_of=1001.0)
         await holds(vault, Version("e", 6))
 
-    async def test_nobody_writes_while_it_is_quiet(self, vault: PostgresVault, make_vault, table: Table, names: Names):
+    async def test_nobody_writes_while_it_is_quiet(
+        self, vault: PostgresDocumentStore, make_vault, table: Table, names: Names
+    ):
         assert await self.keep(vault, Version("e", 5), quiet=100)
         for number, other in enumerate((vault, make_vault()), start=6):
             assert not await self.keep(other, Version("e", number), quiet=100)
@@ -771,7 +784,7 @@ class TestKeep:
         assert await self.keep(make_vault(), Version("e", 6), quiet=0)
         await holds(vault, Version("e", 6))
 
-    async def test_many_at_once_write_once(self, vault: PostgresVault, make_vault, table: Table):
+    async def test_many_at_once_write_once(self, vault: PostgresDocumentStore, make_vault, table: Table):
         written = await self._writes_of_the_version(table)
         vaults = [make_vault() for _ in range(10)]
         await asyncio.gather(
@@ -779,7 +792,7 @@ class TestKeep:
         )
         assert len(await written()) == 1
 
-    async def test_many_at_once_who_are_about_to_end_keep_the_newest(self, vault: PostgresVault, make_vault):
+    async def test_many_at_once_who_are_about_to_end_keep_the_newest(self, vault: PostgresDocumentStore, make_vault):
         vaults = [make_vault() for _ in range(10)]
         await asyncio.gather(
             *(self.keep(one, Version("e", 1 + number * 7 % 10), quiet=0) for number, one in enumerate(vaults))
@@ -807,7 +820,7 @@ class TestKeep:
 
 
 @asynccontextmanager
-async def hearing(store: PostgresStore) -> AsyncIterator[Callable[[int], Any]]:
+async def hearing(store: PostgresClusterBackend) -> AsyncIterator[Callable[[int], Any]]:
     """Subscribes; what it yields waits for so many messages after the first, which says that it has begun."""
     async with asyncio.timeout(20), store.subscribe() as messages:
         assert isinstance(await anext(messages), Subscribed)
@@ -819,7 +832,9 @@ async def hearing(store: PostgresStore) -> AsyncIterator[Callable[[int], Any]]:
 
 
 class TestTheBus:
-    async def test_says_everything_in_the_order_in_which_it_was_done_to_all(self, make_store, vault: PostgresVault):
+    async def test_says_everything_in_the_order_in_which_it_was_done_to_all(
+        self, make_store, vault: PostgresDocumentStore
+    ):
         store, other = make_store(), make_store()
         async with hearing(store) as heard, hearing(other) as heard_by_the_other:
             await other.publish(SOLVE, "f00")
@@ -868,7 +883,7 @@ class TestTheBus:
         assert [message.event.reason for message in said] == ["first", "second", "third"]
         assert not empty.readable
 
-    async def test_passes_over_garbage(self, store: PostgresStore, table: Table):
+    async def test_passes_over_garbage(self, store: PostgresClusterBackend, table: Table):
         payloads = ("", "\x01 \\x00 \U0001f98a", "x" * (NOTIFY_LIMIT - 1), "[" * 5000, '{"state":"begun","version":-1}')
         async with hearing(store) as heard:
             for channel in ("scoreboard_building", "scoreboard_rebuilt", "scoreboard_events"):
@@ -882,7 +897,7 @@ class TestTheBus:
                 (Changed, True),
             ]
 
-    async def test_other_prefixes_are_other_clusters(self, store: PostgresStore, table: Table):
+    async def test_other_prefixes_are_other_clusters(self, store: PostgresClusterBackend, table: Table):
         async with hearing(store) as heard:
             for prefix in ("", f"other-{table.names.prefix}", table.names.prefix.upper()):
                 await table.connection.execute("SELECT pg_notify($1, '{}')", f"{prefix}scoreboard_events")
@@ -902,7 +917,7 @@ class TestTheBus:
     @pytest.mark.parametrize("character", ["\U0001f98a", "\x01", '"', "\x00"])
     async def test_the_largest_that_is_said_fits_into_a_notification(self, store, vault, table, character: str):
         field = character * wire.MAX_FIELD
-        event = Event(field, field, field, tuple(range(2**53 - MAX_DIVISION_IDS, 2**53)))
+        event = ChangeEvent(field, field, field, tuple(range(2**53 - MAX_DIVISION_IDS, 2**53)))
         lease = Lease((await won(store)).token, Version("z" * 32, 10**18 - 1))
         catalogued = catalogue(lease.version, as_of=1.5)
         await table.set(table.names.lock, f"epoch = '{lease.version.epoch}', version = {lease.version.number}")
@@ -916,7 +931,7 @@ class TestTheBus:
 
     async def test_the_longest_prefix_has_room_for_every_channel(self, cache_dsn: str, table: Table):
         names = Names(table.names.prefix.ljust(40, "x"))
-        store = PostgresStore(cache_dsn, prefix=names.prefix, lock_ttl=TTL)
+        store = PostgresClusterBackend(cache_dsn, prefix=names.prefix, lock_ttl=TTL)
         async with hearing(store) as heard:
             lease = await won(store)
             await store.publish(SOLVE)
@@ -957,7 +972,7 @@ class TestTheBus:
             assert await heard(3) == [Begun(lease.version), Abandoned(lease.version), Changed(SOLVE)]
 
     async def test_more_than_can_be_handled_is_a_lost_subscription(self, store, table: Table, monkeypatch):
-        monkeypatch.setattr(backend, "BACKLOG", 50)
+        monkeypatch.setattr(backend, "MAX_QUEUED_NOTIFICATIONS", 50)
         async with hearing(store) as heard:
             async with table.connection.transaction():
                 for number in range(60):
@@ -1026,7 +1041,7 @@ async def _execute(dsn: str, *statements: str) -> None:
 
 class TestUnavailable:
     @staticmethod
-    def _calls(store: PostgresStore, vault: PostgresVault) -> dict[str, Any]:
+    def _calls(store: PostgresClusterBackend, vault: PostgresDocumentStore) -> dict[str, Any]:
         """Everything that a daemon asks of a server, but for `check`."""
         lease = Lease("me", Version("e", 1))
 
@@ -1075,7 +1090,7 @@ class TestUnavailable:
 
     async def test_nobody_listens(self, calls):
         dsn = f"postgresql://someone:s3cret@127.0.0.1:{free_port()}/ctf"
-        every = calls(dsn) | {"check": PostgresStore(dsn, prefix="", lock_ttl=1).check()}
+        every = calls(dsn) | {"check": PostgresClusterBackend(dsn, prefix="", lock_ttl=1).check()}
         await self._all_fail(every, "postgres.dsn is right")
 
     async def test_the_password_is_wrong(self, calls, cache_dsn: str):
@@ -1147,8 +1162,8 @@ class TestUnavailable:
         await holds(vault, lease.version)
 
     async def test_a_server_that_was_restarted_is_found_again(self, own_server: Postgres, names: Names):
-        store = PostgresStore(own_server.dsn(), prefix=names.prefix, lock_ttl=60.0)
-        vault = PostgresVault(own_server.dsn(), prefix=names.prefix, stage_ttl=STAGE_TTL)
+        store = PostgresClusterBackend(own_server.dsn(), prefix=names.prefix, lock_ttl=60.0)
+        vault = PostgresDocumentStore(own_server.dsn(), prefix=names.prefix, stage_ttl=STAGE_TTL)
         version = await commit(store, vault)
         lease = await won(store)
         async with hearing(store) as heard:
@@ -1195,7 +1210,10 @@ class TestUnavailable:
             await _execute(database, f"GRANT DELETE ON leaderboard_cache TO {role}")
             assert await make_store(dsn=dsn).check() == []
             # And those are all that it needs.
-            store, vault = make_store(dsn=dsn), PostgresVault(dsn, prefix=make_store()._names.prefix, stage_ttl=9)
+            store, vault = (
+                make_store(dsn=dsn),
+                PostgresDocumentStore(dsn, prefix=make_store()._names.prefix, stage_ttl=9),
+            )
             async with hearing(store) as heard:
                 version = await commit(store, vault)
                 assert await heard(2) == [Begun(version), Rebuilt(version.number, SOLVE)]
@@ -1240,7 +1258,7 @@ async def _answers(call: Awaitable[Any]) -> bool:
 
 
 class TestCheck:
-    async def test_finds_nothing_wrong_with_a_server_that_was_prepared(self, store: PostgresStore):
+    async def test_finds_nothing_wrong_with_a_server_that_was_prepared(self, store: PostgresClusterBackend):
         assert await store.check() == []
 
 
@@ -1307,7 +1325,7 @@ class TestNobodyCanStopInTheMiddle:
             await store.aclose()
             await vault.aclose()
 
-    async def test_who_reads_and_freezes_is_thrown_out(self, vault: PostgresVault):
+    async def test_who_reads_and_freezes_is_thrown_out(self, vault: PostgresDocumentStore):
         async with vault._link.snapshot() as connection:
             assert await connection.fetchval("SHOW transaction_read_only") == "on"
             assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "20s"

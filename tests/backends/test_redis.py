@@ -16,30 +16,30 @@ from scoreboardd.backends.base import (
     Abandoned,
     Begun,
     Busy,
-    Catalogue,
     Changed,
     Confirmed,
     Damaged,
     Lease,
     Message,
     Rebuilt,
+    SnapshotMetadata,
     Subscribed,
     Unavailable,
     Value,
 )
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.redis import backend
-from scoreboardd.backends.redis.backend import RedisStore, RedisVault
-from scoreboardd.board.document_names import keys
+from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.board.document_names import document_names
 from scoreboardd.demo.servers import free_port
-from scoreboardd.model import Event, Version
+from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, digest_of, plain
 from tests.backends.relay import relay
 from tests.documents import document_of
 from tests.nodes import until
 
-SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 TTL = 5.0
 STAGE_TTL = 30.0
 
@@ -51,11 +51,11 @@ async def names(redis_client: Redis, key_prefix: str) -> AsyncIterator[Names]:
 
 
 @pytest.fixture
-async def make_store(redis_url: str, names: Names) -> AsyncIterator[Callable[..., RedisStore]]:
-    made: list[RedisStore] = []
+async def make_store(redis_url: str, names: Names) -> AsyncIterator[Callable[..., RedisClusterBackend]]:
+    made: list[RedisClusterBackend] = []
 
-    def make(url: str = redis_url, lock_ttl: float = TTL) -> RedisStore:
-        made.append(RedisStore(url, prefix=names.prefix, lock_ttl=lock_ttl, encoding="identity"))
+    def make(url: str = redis_url, lock_ttl: float = TTL) -> RedisClusterBackend:
+        made.append(RedisClusterBackend(url, prefix=names.prefix, lock_ttl=lock_ttl, encoding="identity"))
         return made[-1]
 
     yield make
@@ -64,7 +64,7 @@ async def make_store(redis_url: str, names: Names) -> AsyncIterator[Callable[...
 
 
 @pytest.fixture
-def store(make_store: Callable[..., RedisStore]) -> RedisStore:
+def store(make_store: Callable[..., RedisClusterBackend]) -> RedisClusterBackend:
     return make_store()
 
 
@@ -74,8 +74,8 @@ def encoding(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def vault(redis_url: str, names: Names) -> AsyncIterator[RedisVault]:
-    vault = RedisVault(redis_url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
+async def vault(redis_url: str, names: Names) -> AsyncIterator[RedisDocumentStore]:
+    vault = RedisDocumentStore(redis_url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
     yield vault
     await vault.aclose()
 
@@ -87,7 +87,7 @@ async def lose(client: Redis, prefix: str) -> None:
         await client.delete(*found)
 
 
-async def won(store: RedisStore, token: str = "me", seen: Version | None = None) -> Lease:
+async def won(store: RedisClusterBackend, token: str = "me", seen: Version | None = None) -> Lease:
     lease = await store.acquire(token, seen)
     assert isinstance(lease, Lease)
     return lease
@@ -95,21 +95,23 @@ async def won(store: RedisStore, token: str = "me", seen: Version | None = None)
 
 def documents(lease: Lease, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
     """Every one says which version it is of."""
-    return {name: document_of(text(name, lease.version)) for name in keys(divisions)}
+    return {name: document_of(text(name, lease.version)) for name in document_names(divisions)}
 
 
 def text(name: str, version: Version) -> bytes:
     return f'"{name} of {version}"'.encode()
 
 
-def catalogue(lease: Lease, divisions: tuple[int, ...] = ()) -> Catalogue:
-    texts = {name: text(name, lease.version) for name in keys(divisions)}
+def catalogue(lease: Lease, divisions: tuple[int, ...] = ()) -> SnapshotMetadata:
+    texts = {name: text(name, lease.version) for name in document_names(divisions)}
     values = {name: Value(len(text), digest_of(text)) for name, text in texts.items()}
-    return Catalogue(f"digest of {lease.version}", 1772215200.25 + lease.version.number, divisions, documents=values)
+    return SnapshotMetadata(
+        f"digest of {lease.version}", 1772215200.25 + lease.version.number, divisions, documents=values
+    )
 
 
 async def commit(
-    store: RedisStore, vault: RedisVault, lease: Lease | None = None, divisions: tuple[int, ...] = ()
+    store: RedisClusterBackend, vault: RedisDocumentStore, lease: Lease | None = None, divisions: tuple[int, ...] = ()
 ) -> Version:
     lease = lease or await won(store)
     _, values = await vault.stage(lease, documents(lease, divisions))
@@ -118,7 +120,9 @@ async def commit(
 
 
 class TestAcquire:
-    async def test_a_free_lock_gives_the_first_version_of_an_epoch(self, store: RedisStore, redis_client, names: Names):
+    async def test_a_free_lock_gives_the_first_version_of_an_epoch(
+        self, store: RedisClusterBackend, redis_client, names: Names
+    ):
         lease = await won(store, "me")
         assert lease.token == "me"
         assert lease.version.number == 1
@@ -126,14 +130,16 @@ class TestAcquire:
         assert await redis_client.get(names.lock) == b"me"
         assert 0 < await redis_client.pttl(names.lock) <= TTL * 1000
 
-    async def test_a_held_lock_says_for_how_long(self, store: RedisStore, redis_client, names: Names):
+    async def test_a_held_lock_says_for_how_long(self, store: RedisClusterBackend, redis_client, names: Names):
         await won(store, "me")
         answer = await store.acquire("you", None)
         assert isinstance(answer, Busy)
         assert TTL - 2 < answer.remaining <= TTL
         assert await redis_client.get(names.lock) == b"me"
 
-    async def test_again_with_the_same_token_is_the_same_lease(self, store: RedisStore, redis_client, names: Names):
+    async def test_again_with_the_same_token_is_the_same_lease(
+        self, store: RedisClusterBackend, redis_client, names: Names
+    ):
         # As when the answer to the first try was lost.
         lease = await won(store, "me")
         await redis_client.pexpire(names.lock, 100)
@@ -149,16 +155,20 @@ class TestAcquire:
         other = await until(lambda: _try(store, "you"), "the lock runs out")
         assert other.version == Version(lease.version.epoch, lease.version.number + 1)
 
-    async def test_a_failed_build_leaves_a_gap(self, store: RedisStore):
+    async def test_a_failed_build_leaves_a_gap(self, store: RedisClusterBackend):
         lease = await won(store)
         await store.abandon(lease)
         assert (await won(store, "you")).version.number == lease.version.number + 1
 
-    async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(self, store: RedisStore, vault: RedisVault):
+    async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore
+    ):
         version = await commit(store, vault)
         assert (await won(store, "me", seen=version)).version == Version(version.epoch, version.number + 1)
 
-    async def test_the_epoch_stays_for_who_has_seen_another(self, store: RedisStore, vault: RedisVault):
+    async def test_the_epoch_stays_for_who_has_seen_another(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore
+    ):
         version = await commit(store, vault)
         lease = await won(store, "me", seen=Version("other", 99))
         assert lease.version == Version(version.epoch, version.number + 1)
@@ -170,7 +180,9 @@ class TestAcquire:
         assert lease.version.epoch != version.epoch
         assert lease.version.number == 1
 
-    async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(self, store: RedisStore, vault: RedisVault):
+    async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore
+    ):
         version = await commit(store, vault)
         lease = await won(store, "me", seen=Version(version.epoch, version.number + 5))
         assert lease.version.epoch != version.epoch
@@ -186,7 +198,9 @@ class TestAcquire:
         await redis_client.delete(names.lock)
         assert (await won(store, "b", seen=second)).version.epoch != second.epoch
 
-    async def test_a_lock_without_its_number_starts_a_new_epoch(self, store: RedisStore, redis_client, names: Names):
+    async def test_a_lock_without_its_number_starts_a_new_epoch(
+        self, store: RedisClusterBackend, redis_client, names: Names
+    ):
         lease = await won(store, "me")
         await redis_client.delete(names.fence)
         assert (await won(store, "me")).version.epoch != lease.version.epoch
@@ -198,7 +212,7 @@ class TestAcquire:
         assert [type(answer) for answer in answers].count(Busy) == 4
 
 
-async def _try(store: RedisStore, token: str) -> Lease | None:
+async def _try(store: RedisClusterBackend, token: str) -> Lease | None:
     answer = await store.acquire(token, None)
     return answer if isinstance(answer, Lease) else None
 
@@ -215,20 +229,20 @@ class TestALockOfAnother:
 
 
 class TestRenew:
-    async def test_extends_our_lock(self, store: RedisStore, redis_client, names: Names):
+    async def test_extends_our_lock(self, store: RedisClusterBackend, redis_client, names: Names):
         lease = await won(store)
         await redis_client.pexpire(names.lock, 100)
         assert await store.renew(lease)
         assert await redis_client.pttl(names.lock) > 100
 
-    async def test_not_one_that_is_another_s(self, store: RedisStore, redis_client, names: Names):
+    async def test_not_one_that_is_another_s(self, store: RedisClusterBackend, redis_client, names: Names):
         lease = await won(store)
         await redis_client.set(names.lock, "you", px=100)
         assert not await store.renew(lease)
         assert await redis_client.pttl(names.lock) <= 100
         assert await redis_client.get(names.lock) == b"you"
 
-    async def test_not_one_that_has_run_out(self, store: RedisStore, redis_client, names: Names):
+    async def test_not_one_that_has_run_out(self, store: RedisClusterBackend, redis_client, names: Names):
         lease = await won(store)
         await redis_client.delete(names.lock)
         assert not await store.renew(lease)
@@ -244,20 +258,24 @@ class TestCommit:
             assert await store.commit(lease, catalogue(lease, (1, 2)), SOLVE)
             assert await heard(1) == [Rebuilt(lease.version.number, SOLVE)]
         assert await redis_client.get(names.version) == str(lease.version).encode()
-        for name in keys((1, 2)):
+        for name in document_names((1, 2)):
             assert await redis_client.get(names.document(name)) == text(name, lease.version)
             assert await redis_client.pttl(names.document(name)) == -1, "it would expire"
         assert not await redis_client.exists(names.lock)
         assert await redis_client.keys(f"{names.prefix}scoreboard:staged:*") == []
 
-    async def test_who_hears_of_it_can_read_it(self, store: RedisStore, vault: RedisVault, redis_client, names: Names):
+    async def test_who_hears_of_it_can_read_it(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore, redis_client, names: Names
+    ):
         lease = await won(store)
         await vault.stage(lease, documents(lease))
         async with hearing(store) as heard:
             committing = asyncio.create_task(store.commit(lease, catalogue(lease), SOLVE))
             await heard(1)
             assert await redis_client.get(names.version) == str(lease.version).encode()
-            assert await redis_client.exists(*(names.document(name) for name in keys(()))) == len(keys(()))
+            assert await redis_client.exists(*(names.document(name) for name in document_names(()))) == len(
+                document_names(())
+            )
             assert not await redis_client.exists(names.lock)
             assert await committing
 
@@ -265,7 +283,7 @@ class TestCommit:
         await commit(store, vault, divisions=(1, 2))
         await commit(store, vault, divisions=(2, 3))
         kept = {key.decode() for key in await redis_client.keys(f"{names.prefix}*:div:*")}
-        assert kept == {names.document(name) for name in keys((2, 3)) if ":div:" in name}
+        assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
 
     async def test_without_the_lock_is_refused(self, store, vault, redis_client, names: Names):
         before = await commit(store, vault)
@@ -275,7 +293,9 @@ class TestCommit:
         assert not await store.commit(lease, catalogue(lease), SOLVE)
         await self._nothing_changed(vault, before)
 
-    async def test_after_a_takeover_is_refused(self, store: RedisStore, vault: RedisVault, redis_client, names: Names):
+    async def test_after_a_takeover_is_refused(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore, redis_client, names: Names
+    ):
         before = await commit(store, vault)
         late = await won(store, "late")
         await vault.stage(late, documents(late))
@@ -304,7 +324,7 @@ class TestCommit:
         assert not await store.commit(late, catalogue(late), SOLVE)
         await self._nothing_changed(vault, before)
 
-    @pytest.mark.parametrize("missing", keys(()))
+    @pytest.mark.parametrize("missing", document_names(()))
     async def test_without_a_staged_document_is_refused(self, store, vault, redis_client, names: Names, missing: str):
         before = await commit(store, vault)
         lease = await won(store)
@@ -313,7 +333,7 @@ class TestCommit:
         assert not await store.commit(lease, catalogue(lease), SOLVE)
         await self._nothing_changed(vault, before)
 
-    async def test_said_twice_is_done_once(self, store: RedisStore, vault: RedisVault):
+    async def test_said_twice_is_done_once(self, store: RedisClusterBackend, vault: RedisDocumentStore):
         # As when the answer to the first try was lost.
         lease = await won(store)
         await commit(store, vault, lease)
@@ -339,7 +359,7 @@ class TestCommit:
         assert stored is not None
         assert stored.head.version == version
 
-    async def _nothing_changed(self, vault: RedisVault, version: Version) -> None:
+    async def _nothing_changed(self, vault: RedisDocumentStore, version: Version) -> None:
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.version == version
@@ -347,7 +367,9 @@ class TestCommit:
 
 
 class TestConfirm:
-    async def test_brings_what_is_committed_up_to_date(self, store: RedisStore, vault, redis_client, names: Names):
+    async def test_brings_what_is_committed_up_to_date(
+        self, store: RedisClusterBackend, vault, redis_client, names: Names
+    ):
         version = await commit(store, vault, divisions=(7,))
         lease = await won(store)
         async with hearing(store) as heard:
@@ -361,15 +383,17 @@ class TestConfirm:
         assert stored.head.catalogue == replace(before, as_of=1772215999.5, whole=lease.version.number)
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
-    async def test_leaves_the_divisions_as_they_are(self, store: RedisStore, vault: RedisVault, divisions):
+    async def test_leaves_the_divisions_as_they_are(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore, divisions
+    ):
         await commit(store, vault, divisions=divisions)
         assert await store.confirm(await won(store), 1.5, whole=True, complete=True)
         stored = await vault.load(None)
         assert stored is not None
         assert stored.head.catalogue.divisions == divisions
-        assert [name for name, _ in stored.documents] == keys(divisions)
+        assert [name for name, _ in stored.documents] == document_names(divisions)
 
-    async def test_whole_seconds_are_heard_too(self, store: RedisStore, vault: RedisVault):
+    async def test_whole_seconds_are_heard_too(self, store: RedisClusterBackend, vault: RedisDocumentStore):
         version = await commit(store, vault)
         lease = await won(store)
         async with hearing(store) as heard:
@@ -396,14 +420,14 @@ class TestConfirm:
 
 
 class TestAbandon:
-    async def test_frees_the_lock_and_says_so(self, store: RedisStore, redis_client, names: Names):
+    async def test_frees_the_lock_and_says_so(self, store: RedisClusterBackend, redis_client, names: Names):
         lease = await won(store)
         async with hearing(store) as heard:
             await store.abandon(lease)
             assert await heard(1) == [Abandoned(lease.version)]
         assert not await redis_client.exists(names.lock)
 
-    async def test_not_one_that_is_another_s(self, store: RedisStore, redis_client, names: Names):
+    async def test_not_one_that_is_another_s(self, store: RedisClusterBackend, redis_client, names: Names):
         lease = await won(store)
         await redis_client.set(names.lock, "you")
         async with hearing(store) as heard:
@@ -414,18 +438,18 @@ class TestAbandon:
 
 
 class TestTheVault:
-    async def test_an_empty_store_has_nothing(self, vault: RedisVault):
+    async def test_an_empty_store_has_nothing(self, vault: RedisDocumentStore):
         assert (await vault.load(None)).documents is None
         assert (await vault.head()).version is None
 
     async def test_what_is_staged_expires(self, store, vault, redis_client, names: Names):
         lease = await won(store)
         await vault.stage(lease, documents(lease))
-        for name in keys(()):
+        for name in document_names(()):
             assert 0 < await redis_client.pttl(names.staged(lease.token, name)) <= STAGE_TTL * 1000
         assert (await vault.load(None)).documents is None
 
-    @pytest.mark.parametrize("missing", keys((3,)))
+    @pytest.mark.parametrize("missing", document_names((3,)))
     async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, redis_client, names, missing):
         await commit(store, vault, divisions=(3,))
         await redis_client.delete(names.document(missing))
@@ -433,32 +457,36 @@ class TestTheVault:
             await vault.load(None)
         assert (await vault.head()).version is None
 
-    async def test_what_is_committed_can_be_known_without_reading_it(self, store: RedisStore, vault: RedisVault):
+    async def test_what_is_committed_can_be_known_without_reading_it(
+        self, store: RedisClusterBackend, vault: RedisDocumentStore
+    ):
         lease = await won(store)
         await commit(store, vault, lease, divisions=(3,))
         head = await vault.head()
         assert (head.version, head.catalogue) == (lease.version, catalogue(lease, (3,)))
 
-    async def test_documents_come_back_as_they_went(self, store: RedisStore, redis_url, redis_client, names, encoding):
+    async def test_documents_come_back_as_they_went(
+        self, store: RedisClusterBackend, redis_url, redis_client, names, encoding
+    ):
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
         parts = document_of(said[:9000], said[9000:])
-        vault = RedisVault(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
+        vault = RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
         lease = await won(store)
-        written, values = await vault.stage(lease, dict.fromkeys(keys(()), parts))
+        written, values = await vault.stage(lease, dict.fromkeys(document_names(()), parts))
         assert await store.commit(lease, replace(catalogue(lease), documents=values), SOLVE)
         raw = await redis_client.get(names.document("leaderboard:users"))
-        assert written == len(keys(())) * len(raw)
+        assert written == len(document_names(())) * len(raw)
         assert raw == said if encoding == "identity" else plain(raw) == said
         stored = await vault.load(None)
         assert stored is not None
         # What is stored as text is one frame from then on.
         back = raw if encoding == "zstd" else compressed(said)
-        assert stored.documents == [(name, back) for name in keys(())]
+        assert stored.documents == [(name, back) for name in document_names(())]
         await vault.aclose()
 
-    async def test_either_coding_reads_the_other_s(self, store: RedisStore, redis_url: str, names: Names):
+    async def test_either_coding_reads_the_other_s(self, store: RedisClusterBackend, redis_url: str, names: Names):
         one, other = (
-            RedisVault(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
+            RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
             for encoding in ("identity", "zstd")
         )
         for writer, reader in ((one, other), (other, one)):
@@ -470,10 +498,10 @@ class TestTheVault:
         await one.aclose()
         await other.aclose()
 
-    async def test_reads_no_mix_of_versions(self, make_store, redis_url: str, names: Names, vault: RedisVault):
+    async def test_reads_no_mix_of_versions(self, make_store, redis_url: str, names: Names, vault: RedisDocumentStore):
         store = make_store()
         await commit(store, vault, divisions=(1, 2))
-        writer = RedisVault(redis_url, prefix=names.prefix, encoding="zstd", stage_ttl=STAGE_TTL)
+        writer = RedisDocumentStore(redis_url, prefix=names.prefix, encoding="zstd", stage_ttl=STAGE_TTL)
         stop, reads, seen = asyncio.Event(), 0, set()
 
         async def write() -> None:
@@ -491,7 +519,7 @@ class TestTheVault:
                 assert stored is not None
                 reads += 1
                 seen.add(stored.head.version)
-                assert [name for name, _ in stored.documents] == keys(stored.head.catalogue.divisions)
+                assert [name for name, _ in stored.documents] == document_names(stored.head.catalogue.divisions)
                 assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
                 for name, document in stored.documents:
                     assert plain(document) == text(name, stored.head.version)
@@ -501,7 +529,7 @@ class TestTheVault:
 
 
 @asynccontextmanager
-async def hearing(store: RedisStore) -> AsyncIterator[Callable[[int], Any]]:
+async def hearing(store: RedisClusterBackend) -> AsyncIterator[Callable[[int], Any]]:
     """Subscribes; what it yields waits for so many messages after the first, which says that it has begun."""
     async with asyncio.timeout(20), store.subscribe() as messages:
         assert isinstance(await anext(messages), Subscribed)
@@ -513,7 +541,7 @@ async def hearing(store: RedisStore) -> AsyncIterator[Callable[[int], Any]]:
 
 
 class TestTheBus:
-    async def test_says_everything_in_the_order_in_which_it_was_done(self, make_store, vault: RedisVault):
+    async def test_says_everything_in_the_order_in_which_it_was_done(self, make_store, vault: RedisDocumentStore):
         store, other = make_store(), make_store()
         async with hearing(store) as heard:
             await other.publish(SOLVE, "f00")
@@ -538,7 +566,7 @@ class TestTheBus:
                 Abandoned(third.version),
             ]
 
-    async def test_passes_over_garbage(self, store: RedisStore, redis_client, names: Names):
+    async def test_passes_over_garbage(self, store: RedisClusterBackend, redis_client, names: Names):
         async with hearing(store) as heard:
             for channel in ("scoreboard.building", "scoreboard.rebuilt", "scoreboard.events"):
                 for payload in (b"", b"\xff\xfe", b"x" * 1_000_000, b"[" * 5000, b'{"state":"begun","version":-1}'):
@@ -551,7 +579,7 @@ class TestTheBus:
                 (Changed, True),
             ]
 
-    async def test_other_prefixes_are_other_clusters(self, store: RedisStore, redis_client, names: Names):
+    async def test_other_prefixes_are_other_clusters(self, store: RedisClusterBackend, redis_client, names: Names):
         async with hearing(store) as heard:
             await redis_client.publish("scoreboard.events", "{}")
             await redis_client.publish(f"other-{names.prefix}scoreboard.events", "{}")
@@ -588,7 +616,7 @@ class TestTheBus:
             assert await heard(3) == [Begun(lease.version), Abandoned(lease.version), Changed(SOLVE)]
 
     async def test_a_connection_that_falls_silent_is_given_up(self, make_store, redis_url, names, monkeypatch):
-        monkeypatch.setattr(backend, "ANSWER", 0.3)
+        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 0.3)
         async with relay(redis_url) as (port, silence):
             store = make_store(url=f"redis://127.0.0.1:{port}/0")
             async with hearing(store) as heard:
@@ -608,7 +636,7 @@ class TestTheBus:
 
 class TestUnavailable:
     @staticmethod
-    def _calls(store: RedisStore) -> list[Any]:
+    def _calls(store: RedisClusterBackend) -> list[Any]:
         lease = Lease("me", Version("e", 1))
 
         async def subscribe() -> None:
@@ -637,7 +665,7 @@ class TestUnavailable:
 
     async def test_nobody_listens(self, make_store, names: Names):
         url = f"redis://someone:s3cret@127.0.0.1:{free_port()}/0"
-        vault = RedisVault(url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
+        vault = RedisDocumentStore(url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
         lease = Lease("me", Version("e", 1))
         staging = vault.stage(lease, documents(lease))
         await self._all_fail([*self._calls(make_store(url=url)), vault.load(None), vault.head(), staging])
@@ -654,14 +682,14 @@ class TestUnavailable:
             silence.set()
             start = time.monotonic()
             await self._all_fail(self._calls(store))
-            assert time.monotonic() - start < 2 * backend.ANSWER + 3
+            assert time.monotonic() - start < 2 * backend.COMMAND_TIMEOUT_SECONDS + 3
             silence.clear()
             assert isinstance(await store.acquire("me", None), Busy)
             assert await store.renew(lease)
 
 
 class TestCheck:
-    async def test_finds_nothing_wrong_with_a_server_as_it_comes(self, store: RedisStore):
+    async def test_finds_nothing_wrong_with_a_server_as_it_comes(self, store: RedisClusterBackend):
         assert await store.check() == []
 
 
@@ -670,8 +698,8 @@ class TestDamage:
     """Whatever is under our keys and is not what was committed is neither loaded nor taken for unchanged."""
 
     @pytest.fixture
-    async def vault(self, store: RedisStore, redis_url: str, names: Names, encoding: str):
-        vault = RedisVault(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
+    async def vault(self, store: RedisClusterBackend, redis_url: str, names: Names, encoding: str):
+        vault = RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
         await commit(store, vault)
         yield vault
         await vault.aclose()

@@ -8,17 +8,17 @@ import pytest
 import zstandard
 from redis.asyncio import Redis
 
-from scoreboardd.backends.base import Catalogue, Lease
+from scoreboardd.backends.base import Lease, SnapshotMetadata
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.redis import value_layout
-from scoreboardd.backends.redis.backend import RedisStore, RedisVault
-from scoreboardd.board.document_names import keys
-from scoreboardd.model import Event
+from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.board.document_names import document_names
+from scoreboardd.model import ChangeEvent
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, plain
 from tests.documents import document_of
 
-SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 TTL = 30.0
 FEW = 8000
 "Bytes: more than a change of one piece takes in each of the documents, and less than any of them."
@@ -33,18 +33,18 @@ async def names(redis_client: Redis, key_prefix: str) -> AsyncIterator[Names]:
 
 
 @pytest.fixture
-async def store(redis_url: str, names: Names) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="zstd")
+async def store(redis_url: str, names: Names) -> AsyncIterator[RedisClusterBackend]:
+    store = RedisClusterBackend(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="zstd")
     yield store
     await store.aclose()
 
 
 @pytest.fixture
-async def make_vault(redis_url: str, names: Names) -> AsyncIterator[Callable[..., RedisVault]]:
-    made: list[RedisVault] = []
+async def make_vault(redis_url: str, names: Names) -> AsyncIterator[Callable[..., RedisDocumentStore]]:
+    made: list[RedisDocumentStore] = []
 
-    def make(encoding: str = "zstd") -> RedisVault:
-        made.append(RedisVault(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=TTL))
+    def make(encoding: str = "zstd") -> RedisDocumentStore:
+        made.append(RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=TTL))
         return made[-1]
 
     yield make
@@ -53,7 +53,7 @@ async def make_vault(redis_url: str, names: Names) -> AsyncIterator[Callable[...
 
 
 @pytest.fixture
-def vault(make_vault: Callable[..., RedisVault]) -> RedisVault:
+def vault(make_vault: Callable[..., RedisDocumentStore]) -> RedisDocumentStore:
     return make_vault()
 
 
@@ -68,10 +68,10 @@ class Contest:
         self.solves += 1
 
     def texts(self) -> dict[str, bytes]:
-        return {name: b"".join(self._pieces(name)) for name in keys(self.divisions)}
+        return {name: b"".join(self._pieces(name)) for name in document_names(self.divisions)}
 
     def documents(self) -> dict[str, Document]:
-        return {name: document_of(*self._pieces(name)) for name in keys(self.divisions)}
+        return {name: document_of(*self._pieces(name)) for name in document_names(self.divisions)}
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         for place in range(40):
@@ -84,22 +84,22 @@ def contest() -> Contest:
     return Contest()
 
 
-async def won(store: RedisStore) -> Lease:
+async def won(store: RedisClusterBackend) -> Lease:
     lease = await store.acquire(secrets.token_hex(4), None)
     assert isinstance(lease, Lease)
     return lease
 
 
-async def commit(store: RedisStore, vault: RedisVault, contest: Contest) -> int:
+async def commit(store: RedisClusterBackend, vault: RedisDocumentStore, contest: Contest) -> int:
     """Returns the bytes that were written."""
     lease = await won(store)
     written, values = await vault.stage(lease, contest.documents())
-    catalogue = Catalogue(f"digest {lease.version}", 1.5, contest.divisions, documents=values)
+    catalogue = SnapshotMetadata(f"digest {lease.version}", 1.5, contest.divisions, documents=values)
     assert await store.commit(lease, catalogue, SOLVE)
     return written
 
 
-async def begin(store: RedisStore, vault: RedisVault, contest: Contest) -> int:
+async def begin(store: RedisClusterBackend, vault: RedisDocumentStore, contest: Contest) -> int:
     """Twice, so that there are documents to write over. Returns how much it is to write them whole."""
     await commit(store, vault, contest)
     contest.solve()
@@ -114,7 +114,7 @@ def stored(redis_client: Redis, names: Names) -> Callable[[], Any]:
         found = {}
         async for key in redis_client.scan_iter(match=f"{names.prefix}*:*"):
             name = key.decode().removeprefix(names.prefix)
-            if name in keys((1, 2)):
+            if name in document_names((1, 2)):
                 found[name] = plain(await redis_client.get(key))
         return found
 
@@ -147,10 +147,10 @@ async def test_what_is_staged_is_not_seen_and_expires(store, vault, contest, sto
     written, values = await vault.stage(lease, contest.documents())
     assert written < FEW
     assert await stored() == before
-    for name in keys(()):
+    for name in document_names(()):
         assert 0 < await redis_client.pttl(names.staged(lease.token, name)) <= TTL * 1000
-    assert await store.commit(lease, Catalogue("", 1.5, (), documents=values), SOLVE)
-    for name in keys(()):
+    assert await store.commit(lease, SnapshotMetadata("", 1.5, (), documents=values), SOLVE)
+    for name in document_names(()):
         assert await redis_client.pttl(names.document(name)) == -1
 
 
@@ -226,7 +226,7 @@ class TestWhatIsNotAsItWasLeft:
         contest.solve()
         await vault.stage(lease, contest.documents())
         await redis_client.delete(names.lock)
-        assert not await store.commit(lease, Catalogue("", 1.5, ()), SOLVE)
+        assert not await store.commit(lease, SnapshotMetadata("", 1.5, ()), SOLVE)
         assert await stored() == before
         await healed()
 
@@ -248,7 +248,7 @@ class TestWhatIsNotAsItWasLeft:
         await redis_client.delete(names.lock)
         await commit(store, make_vault(), Contest())
         await vault.stage(late, contest.documents())
-        assert not await store.commit(late, Catalogue("", 1.5, ()), SOLVE)
+        assert not await store.commit(late, SnapshotMetadata("", 1.5, ()), SOLVE)
         await healed()
 
     async def test_the_store_is_empty(self, redis_client, names, healed):
@@ -262,7 +262,7 @@ class TestWhatIsNotAsItWasLeft:
 
     async def test_a_document_is_gone(self, store, vault, contest, stored, redis_client, names, healed):
         """Then the one before it is written over all the same; but it leaves nothing to write over in its turn."""
-        await redis_client.delete(names.document(keys(())[0]))
+        await redis_client.delete(names.document(document_names(())[0]))
         assert await commit(store, vault, contest) < FEW
         assert await stored() == contest.texts()
         contest.solve()
@@ -270,21 +270,21 @@ class TestWhatIsNotAsItWasLeft:
 
     @pytest.mark.parametrize("place", [0, 3])
     async def test_a_previous_document_is_gone(self, redis_client, names, healed, place):
-        await redis_client.delete(names.previous(keys(())[place]))
+        await redis_client.delete(names.previous(document_names(())[place]))
         await healed(whole=1)
 
     @pytest.mark.parametrize("by_hand", [b"", b'{"challenges":[],"entries":[]}', compressed(b"{}"), bytes(10**6)])
     async def test_a_previous_document_is_another(self, redis_client, names, healed, by_hand):
-        await redis_client.set(names.previous(keys(())[0]), by_hand)
+        await redis_client.set(names.previous(document_names(())[0]), by_hand)
         await healed(whole=1)
 
     async def test_a_previous_document_is_longer(self, redis_client, names, healed):
-        await redis_client.append(names.previous(keys(())[0]), b"\n")
+        await redis_client.append(names.previous(document_names(())[0]), b"\n")
         await healed(whole=1)
 
     async def test_a_previous_document_is_no_string(self, redis_client, names, healed):
-        await redis_client.delete(names.previous(keys(())[0]))
-        await redis_client.rpush(names.previous(keys(())[0]), "a", "b")
+        await redis_client.delete(names.previous(document_names(())[0]))
+        await redis_client.rpush(names.previous(document_names(())[0]), "a", "b")
         await healed(whole=1)
 
 
@@ -319,7 +319,7 @@ async def test_staging_twice_under_one_lease_leaves_the_last(store, vault, conte
     for _ in range(2):
         contest.solve()
         _, values = await vault.stage(lease, contest.documents())
-    assert await store.commit(lease, Catalogue("", 1.5, (), documents=values), SOLVE)
+    assert await store.commit(lease, SnapshotMetadata("", 1.5, (), documents=values), SOLVE)
     assert await stored() == contest.texts()
     for _ in range(3):
         contest.solve()
@@ -337,7 +337,7 @@ async def test_staging_that_fails_half_way_leaves_nothing_to_go_on_from(store, v
     first, *_ = contest.documents().items()
     with pytest.raises(RuntimeError, match="enough"):
         await vault.stage(lease, Failing([first]))
-    assert await store.commit(lease, Catalogue("", 1.5, ()), SOLVE)
+    assert await store.commit(lease, SnapshotMetadata("", 1.5, ()), SOLVE)
     for whole in (False, True, False):
         contest.solve()
         assert (await commit(store, vault, contest) > FEW) == whole
@@ -353,7 +353,7 @@ class Failing(dict[str, Document]):
 async def test_plain_documents_are_always_written_whole_and_kept_once(
     redis_url, make_vault, contest, redis_client, names
 ):
-    store = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
+    store = RedisClusterBackend(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
     vault = make_vault("identity")
     for _ in range(4):
         texts = contest.texts()
@@ -368,7 +368,7 @@ async def test_plain_documents_are_always_written_whole_and_kept_once(
 async def test_who_stores_them_plain_from_now_on_keeps_no_others(redis_url, store, vault, contest, redis_client, names):
     await begin(store, vault, contest)
     assert len(await redis_client.keys(f"{names.prefix}scoreboard:previous:*")) == len(contest.documents())
-    plainly = RedisStore(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
+    plainly = RedisClusterBackend(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
     await commit(plainly, vault, contest)
     assert await redis_client.keys(f"{names.prefix}scoreboard:previous:*") == []
     await plainly.aclose()

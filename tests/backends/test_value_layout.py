@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoreboardd.backends.redis import value_layout
-from scoreboardd.backends.redis.value_layout import Layout, lay, patch, size, value
-from scoreboardd.render.chunked_document import DIGEST, Document
+from scoreboardd.backends.redis.value_layout import Layout, new_layout, patch, size, value
+from scoreboardd.render.chunked_document import DIGEST_BYTES, Document
 from scoreboardd.system.compression import beginning, plain
-from tests.documents import document_of, pieces
+from tests.documents import document_of, segments
 
 HEADER = 8
 "Bytes: the least that a skippable frame may have."
@@ -47,7 +47,7 @@ def check(made: bytes, layout: Layout, of: Document) -> None:
     assert made == value(layout, of), "a value is a matter of its layout and its pieces"
     assert len(made) == size(layout)
     assert all(room == 0 or room >= HEADER for room in layout.slots["room"])
-    assert plain(made) == b"".join(plain(piece.frame) for piece in of)
+    assert plain(made) == b"".join(plain(segment.frame) for segment in of)
 
 
 class Value:
@@ -56,7 +56,7 @@ class Value:
     def __init__(self, of: Document) -> None:
         self.anew = 0
         "How often it was made anew, the first time not counted."
-        self.layout = lay(of)
+        self.layout = new_layout(of)
         self.bytes = value(self.layout, of)
         check(self.bytes, self.layout, of)
 
@@ -108,7 +108,7 @@ def test_every_write_begins_where_something_is_new(versions: list[list[bytes]]):
     for old, new in pairwise(
         list(dict.fromkeys((*version, b"]}"))) for version in versions
     ):  # equal pieces are mixed up
-        layout = lay(document_of(*old))
+        layout = new_layout(document_of(*old))
         made = patch(layout, document_of(*new))
         if made is not None:
             before, after = at(layout), at(made[0])
@@ -120,7 +120,7 @@ def test_every_write_begins_where_something_is_new(versions: list[list[bytes]]):
 def at(layout: Layout) -> dict[int, bytes]:
     """What is where."""
     offsets = accumulate((layout.slots["used"] + layout.slots["room"]).tolist(), initial=0)
-    digests = (layout.digests[at : at + DIGEST] for at in range(0, len(layout.digests), DIGEST))
+    digests = (layout.digests[at : at + DIGEST_BYTES] for at in range(0, len(layout.digests), DIGEST_BYTES))
     return dict(zip(offsets, digests, strict=False))
 
 
@@ -134,18 +134,18 @@ class TestWhatOneChangeCosts:
         before, after = texts_of(range(50)), texts_of(range(50))
         after[at] = text(1000)
         kept = Value(document_of(*before))
-        (piece,) = pieces(text(1000))
-        assert kept.change(document_of(*after)) <= len(piece.frame) + value_layout.ROOM
+        (segment,) = segments(text(1000))
+        assert kept.change(document_of(*after)) <= len(segment.frame) + value_layout.ROOM
         assert not kept.anew
 
     def test_a_piece_that_does_not_fit_takes_room_from_those_behind_it(self):
         before, after = texts_of(range(50)), texts_of(range(50))
         after[20] = text(1000, 3700)
-        longer = len(pieces(after[20])[0].frame) - len(pieces(before[20])[0].frame)
+        longer = len(segments(after[20])[0].frame) - len(segments(before[20])[0].frame)
         assert longer > value_layout.ROOM
         kept = Value(document_of(*before))
-        behind = pieces(*before[21 : 22 + longer // value_layout.ROOM])
-        most = sum(len(piece.frame) + value_layout.ROOM for piece in (*pieces(after[20]), *behind))
+        behind = segments(*before[21 : 22 + longer // value_layout.ROOM])
+        most = sum(len(segment.frame) + value_layout.ROOM for segment in (*segments(after[20]), *behind))
         assert kept.change(document_of(*after)) <= most
         assert not kept.anew
 
@@ -154,13 +154,13 @@ class TestWhatOneChangeCosts:
         kept = Value(document_of(*before))
         kept.change(document_of(*before[:20], *before[21:]))
         assert not kept.anew
-        assert pieces(before[20])[0].frame[10:40] not in kept.bytes
+        assert segments(before[20])[0].frame[10:40] not in kept.bytes
 
     def test_several_changes_are_as_many_writes(self):
         before, after = texts_of(range(50)), texts_of(range(50))
         for at in (3, 4, 20, 40):
             after[at] = text(1000 + at)
-        made = patch(lay(document_of(*before)), document_of(*after))
+        made = patch(new_layout(document_of(*before)), document_of(*after))
         assert made is not None
         assert len(made[1]) == 3
 
@@ -170,7 +170,7 @@ class TestWhatOneChangeCosts:
         kept = Value(document_of(*parts, end))
         for number in range(4):
             parts.append(text(2000 + number))
-            assert kept.change(document_of(*parts, end)) < 3 * len(pieces(parts[-1])[0].frame)
+            assert kept.change(document_of(*parts, end)) < 3 * len(segments(parts[-1])[0].frame)
         assert not kept.anew
 
     def test_one_that_grows_all_over_is_made_anew_once_in_a_while(self):

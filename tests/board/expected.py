@@ -4,19 +4,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.board.source_rows import Rows
+from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.board.source_rows import SourceRows
 from scoreboardd.system import compression as zstd
 from scoreboardd.system.compression import Frames
 from tests import oracle
 
 
-def rendered(rows: Rows) -> dict[str, bytes]:
+def rendered(rows: SourceRows) -> dict[str, bytes]:
     """Every document of these rows that the contract knows, by name."""
-    return plain(Scoreboard(rows))
+    return plain(ScoreboardState(rows))
 
 
-def plain(scoreboard: Scoreboard) -> dict[str, bytes]:
+def plain(scoreboard: ScoreboardState) -> dict[str, bytes]:
     return {name: b"".join(document.text()) for name, document in scoreboard.documents.items() if _is_board(name)}
 
 

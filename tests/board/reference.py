@@ -10,13 +10,13 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.board.document_names import BUCKET, Owner, leaderboard_key, timeline_key
-from scoreboardd.board.scoring import points
-from scoreboardd.board.source_rows import Challenge, Roster, Rows, Team, User
+from scoreboardd.board.document_names import BUCKET, ParticipantKind, leaderboard_key, timeline_key
+from scoreboardd.board.scoring import challenge_points
+from scoreboardd.board.source_rows import ChallengeRow, Roster, SourceRows, TeamRow, UserRow
 from scoreboardd.board.times import Micros, rfc3339
 
 
-def documents(rows: Rows) -> dict[str, bytes]:
+def documents(rows: SourceRows) -> dict[str, bytes]:
     """Every document of these rows, by name."""
     found = dict(render(build(rows), None))
     for division_id in rows.roster.division_ids:
@@ -47,22 +47,22 @@ class Standing:
 class Board:
     """The standings of everyone, or of one division."""
 
-    challenges: list[Challenge]
+    challenges: list[ChallengeRow]
     points: dict[int, int]
     users: list[Standing]
     teams: list[Standing]
 
 
-def division(rows: Rows, division_id: int) -> Rows:
+def division(rows: SourceRows, division_id: int) -> SourceRows:
     """The contest as seen from one division: its teams, their users. Their solves are told by the users."""
     roster = rows.roster
     teams = [team for team in roster.teams if team.division_id == division_id]
     team_ids = {team.id for team in teams}
     users = [user for user in roster.users if user.team_id in team_ids]
-    return Rows(Roster(roster.challenges, teams, users, roster.divisions), rows.solves)
+    return SourceRows(Roster(roster.challenges, teams, users, roster.divisions), rows.solves)
 
 
-def build(rows: Rows) -> Board:
+def build(rows: SourceRows) -> Board:
     """The board of all `rows`. Solves by users or of challenges that `rows` does not list count for nothing."""
     roster = rows.roster
     team_of = {user.id: user.team_id for user in roster.users}
@@ -83,7 +83,9 @@ def build(rows: Rows) -> Board:
     for mine in by_team.values():
         for challenge_id in mine:
             solves[challenge_id] += 1
-    worth = {c.id: points(c.initial, c.minimum, decay=competing, solves=solves[c.id]) for c in roster.challenges}
+    worth = {
+        c.id: challenge_points(c.initial, c.minimum, decay=competing, solves=solves[c.id]) for c in roster.challenges
+    }
 
     return Board(
         challenges=sorted(roster.challenges, key=lambda challenge: challenge.id),
@@ -103,7 +105,7 @@ def _take(mine: dict[int, Held], new: Held) -> None:
 
 
 def _standings(
-    owners: Iterable[User] | Iterable[Team], having: dict[int, dict[int, Held]], worth: dict[int, int]
+    owners: Iterable[UserRow] | Iterable[TeamRow], having: dict[int, dict[int, Held]], worth: dict[int, int]
 ) -> Iterable[Standing]:
     for owner in owners:
         mine = having[owner.id]
@@ -116,7 +118,7 @@ def render(board: Board, division_id: int | None) -> Iterator[tuple[str, bytes]]
     challenges = [
         {"id": c.id, "title": c.title, "category": c.category, "points": board.points[c.id]} for c in board.challenges
     ]
-    for owner, standings in ((Owner.USERS, board.users), (Owner.TEAMS, board.teams)):
+    for owner, standings in ((ParticipantKind.USERS, board.users), (ParticipantKind.TEAMS, board.teams)):
         entries = [_entry(owner, standing) for standing in standings]
         yield (
             leaderboard_key(owner, division_id),
@@ -126,7 +128,7 @@ def render(board: Board, division_id: int | None) -> Iterator[tuple[str, bytes]]
         yield timeline_key(owner, division_id), timeline(owner, scored)
 
 
-def _entry(owner: Owner, standing: Standing) -> dict[str, Any]:
+def _entry(owner: ParticipantKind, standing: Standing) -> dict[str, Any]:
     return {
         owner.id_field: standing.id,
         owner.name_field: standing.name,
@@ -148,7 +150,7 @@ class Scored:
     points: int
 
 
-def timeline(owner: Owner, scored: Iterable[Scored]) -> bytes:
+def timeline(owner: ParticipantKind, scored: Iterable[Scored]) -> bytes:
     """The timeline document of these solves, in UTC buckets of ten minutes."""
     sums: defaultdict[tuple[Micros, int], list[int]] = defaultdict(lambda: [0, 0])
     names: dict[int, str] = {}
@@ -160,7 +162,7 @@ def timeline(owner: Owner, scored: Iterable[Scored]) -> bytes:
 
     def order(row: tuple[tuple[Micros, int], list[int]]) -> tuple[Micros, str, int]:
         (bucket, owner_id), _ = row
-        return bucket, names[owner_id] if owner is Owner.TEAMS else "", owner_id
+        return bucket, names[owner_id] if owner is ParticipantKind.TEAMS else "", owner_id
 
     return orjson.dumps(
         {

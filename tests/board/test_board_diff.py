@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoreboardd.board import delta
-from scoreboardd.board.document_names import Owner, leaderboard_key
-from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
+from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.render import chunked_document, rows
 from scoreboardd.render.board_diff import Boards, between
 from scoreboardd.render.chunked_document import Document
@@ -20,13 +20,13 @@ from tests.contests import to_rows
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small contests have many."""
     monkeypatch.setattr(rows, "ENTRIES", 2)
-    monkeypatch.setattr(chunked_document, "BATCH", 3)
+    monkeypatch.setattr(chunked_document, "CHUNKS_PER_RENDER", 3)
 
 
 def boards(tables: oracle.Tables, *, as_one: bool) -> Boards:
     """In pieces, as one that made them has them, or `as_one`, as one that was given them has."""
-    documents = Scoreboard(to_rows(tables)).documents
-    made = {owner: documents[leaderboard_key(owner)] for owner in Owner}
+    documents = ScoreboardState(to_rows(tables)).documents
+    made = {owner: documents[leaderboard_key(owner)] for owner in ParticipantKind}
     if as_one:
         made = {owner: Document.of(b"".join(document.text())) for owner, document in made.items()}
     return {owner: list(document) for owner, document in made.items()}

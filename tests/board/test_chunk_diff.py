@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoreboardd.render.chunk_diff import Run, differing
-from scoreboardd.render.chunked_document import DIGEST
+from scoreboardd.render.chunked_document import DIGEST_BYTES
 from tests.documents import document_of
 
 
 def runs(before: str, after: str) -> list[Run]:
     """Of versions with a piece for each letter."""
-    old, new = (b"".join(letter.encode().rjust(DIGEST) for letter in version) for version in (before, after))
+    old, new = (b"".join(letter.encode().rjust(DIGEST_BYTES) for letter in version) for version in (before, after))
     return list(differing(old, new))
 
 
@@ -34,9 +34,9 @@ def test_what_differs_is_a_run_each():
 
 
 def test_of_a_document_every_piece_counts():
-    before, after = (document_of(b"[", b"1,", text, b"]").all_digests for text in (b"2", b"3"))
+    before, after = (document_of(b"[", b"1,", text, b"]").segment_digests for text in (b"2", b"3"))
     assert list(differing(before, after)) == [(2, 3, 2, 3)]
     for number in range(4):
         texts = [b"[", b"1,", b"2", b"]"]
         texts[number] = b"X"
-        assert list(differing(before, document_of(*texts).all_digests)) == [(number, number + 1) * 2]
+        assert list(differing(before, document_of(*texts).segment_digests)) == [(number, number + 1) * 2]

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Challenges, Delta, Owners, Step
-from scoreboardd.board.document_names import Owner, leaderboard_key
-from scoreboardd.board.leaderboards import NOTHING, Entry, Listed, Solve, View, parse, render
+from scoreboardd.board.delta import Challenges, Delta, Owners, VersionedDelta
+from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
+from scoreboardd.board.leaderboards import NOTHING, Challenge, Entry, Leaderboards, Solve, parse, render
 from scoreboardd.model import Version
 from tests import oracle
 from tests.board.expected import rendered
@@ -23,10 +23,10 @@ MOST = 400
 def leaderboards(tables: oracle.Tables) -> tuple[bytes, bytes]:
     """The real documents of users and of teams."""
     documents = rendered(to_rows(tables))
-    return documents[leaderboard_key(Owner.USERS)], documents[leaderboard_key(Owner.TEAMS)]
+    return documents[leaderboard_key(ParticipantKind.USERS)], documents[leaderboard_key(ParticipantKind.TEAMS)]
 
 
-def view_of(tables: oracle.Tables) -> View:
+def view_of(tables: oracle.Tables) -> Leaderboards:
     return parse(*leaderboards(tables))
 
 
@@ -80,35 +80,35 @@ def test_composed_it_may_be_taken_anywhere_on_the_way(history: list[oracle.Table
 def test_json_says_all_of_it(history: list[oracle.Tables]):
     views = [view_of(tables) for tables in history]
     for one in map(delta.diff, views, views[1:]):
-        step = Step(41, 42, one)
-        assert Step.parse(step.data()) == step
+        step = VersionedDelta(41, 42, one)
+        assert VersionedDelta.parse(step.data()) == step
         assert Delta.from_dict(orjson.loads(orjson.dumps(one.as_dict()))) == one
 
 
 class TestSteps:
     def test_two_are_one_that_says_both(self):
-        first = Step(41, 42, Delta(Challenges(points={1: 9})))
-        second = Step(42, 47, Delta(teams=Owners(drop={3})))
-        assert first.then(second) == Step(41, 47, Delta(Challenges(points={1: 9}), teams=Owners(drop={3})))
+        first = VersionedDelta(41, 42, Delta(Challenges(points={1: 9})))
+        second = VersionedDelta(42, 47, Delta(teams=Owners(drop={3})))
+        assert first.then(second) == VersionedDelta(41, 47, Delta(Challenges(points={1: 9}), teams=Owners(drop={3})))
 
     def test_empty_parts_are_left_out(self):
-        step = Step(41, 42, Delta(teams=Owners(drop={3})))
+        step = VersionedDelta(41, 42, Delta(teams=Owners(drop={3})))
         assert orjson.loads(step.data()) == {"from": 41, "version": 42, "teams": {"drop": [3]}}
 
 
 class TestAway:
     """Whoever is dropped and comes back comes back with nothing but what the delta says."""
 
-    before = View({1: Listed("c", "web", 5)}, {}, {7: Entry("t", {1: Solve("2026-02-27T18:00:00Z", False)})})
+    before = Leaderboards({1: Challenge("c", "web", 5)}, {}, {7: Entry("t", {1: Solve("2026-02-27T18:00:00Z", False)})})
 
     def test_an_owner(self):
-        after = View(self.before.challenges, {}, {7: Entry("t", {})})
+        after = Leaderboards(self.before.challenges, {}, {7: Entry("t", {})})
         whole = delta.compose(delta.diff(self.before, NOTHING), delta.diff(NOTHING, after))
         assert delta.apply(whole, self.before) == after
 
     def test_a_challenge(self):
-        without = View({}, {}, {7: Entry("t", {})})
-        after = View(self.before.challenges, {}, {7: Entry("t", {})})
+        without = Leaderboards({}, {}, {7: Entry("t", {})})
+        after = Leaderboards(self.before.challenges, {}, {7: Entry("t", {})})
         whole = delta.compose(delta.diff(self.before, without), delta.diff(without, after))
         assert delta.apply(whole, self.before) == after
         assert "unsolves" not in delta.diff(self.before, without).as_dict().get("teams", {})
@@ -118,15 +118,17 @@ def test_one_solve_among_ten_thousand_teams_is_small():
     def entries(prefix: str) -> dict[int, Entry]:
         return {id: Entry(f"{prefix} {id}", {}) for id in range(2_000_000_000, 2_000_010_000)}
 
-    before = View({id: Listed(f"challenge {id}", "web", 500) for id in range(1000, 1100)}, entries("u"), entries("t"))
+    before = Leaderboards(
+        {id: Challenge(f"challenge {id}", "web", 500) for id in range(1000, 1100)}, entries("u"), entries("t")
+    )
     solve = Solve("2026-02-27T18:00:00.123456Z", True)
-    after = View(
-        before.challenges | {1007: Listed("challenge 1007", "web", 499)},
+    after = Leaderboards(
+        before.challenges | {1007: Challenge("challenge 1007", "web", 499)},
         before.users | {2_000_000_003: Entry("u 2000000003", {1007: solve})},
         before.teams | {2_000_000_003: Entry("t 2000000003", {1007: solve})},
     )
     # A version as long as they get: after a restart of Redis numbers go on from the time in milliseconds.
     version = Version("7f3a9c02", 1_772_215_200_123)
-    step = Step(version.number - 1, version.number, delta.diff(before, after))
+    step = VersionedDelta(version.number - 1, version.number, delta.diff(before, after))
     frame = b"id: %s\nevent: delta\ndata: %s\n\n" % (str(version).encode(), step.data())
     assert len(frame) <= MOST

@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoreboardd.board import delta_log
-from scoreboardd.board.delta import Delta, Owners, Step
-from scoreboardd.board.delta_log import Ring
+from scoreboardd.board.delta import Delta, Owners, VersionedDelta
+from scoreboardd.board.delta_log import DeltaLog
 
 
 def step(since: int, number: int, name: str = "") -> bytes:
-    return Step(since, number, Delta(teams=Owners(put={1: name}))).data()
+    return VersionedDelta(since, number, Delta(teams=Owners(put={1: name}))).data()
 
 
-def ring_of(*numbers: int) -> Ring:
+def ring_of(*numbers: int) -> DeltaLog:
     """With steps from each of these to the next."""
-    made = Ring()
+    made = DeltaLog()
     for since, number in pairwise(numbers):
         made = made.then(since, step(since, number))
     return made
@@ -37,31 +37,31 @@ def test_whoever_has_missed_some_takes_just_those(numbers: set[int], held: int):
 
 @given(st.lists(st.text(), max_size=5))
 def test_as_text_it_is_the_same(names: list[str]):
-    made = Ring()
+    made = DeltaLog()
     for number, name in enumerate(names):
         made = made.then(number, step(number, number + 1, name))
-    assert Ring.parse(made.text()) == made
+    assert DeltaLog.parse(made.text()) == made
 
 
 def test_it_holds_so_many_steps():
-    made = ring_of(*range(delta_log.MOST + 10))
-    assert [link.since for link in made.links] == list(range(9, delta_log.MOST + 9))
+    made = ring_of(*range(delta_log.MAX_ENTRIES + 10))
+    assert [link.since for link in made.links] == list(range(9, delta_log.MAX_ENTRIES + 9))
 
 
 def test_it_holds_so_many_bytes():
-    made = Ring()
+    made = DeltaLog()
     for number in range(20):
-        made = made.then(number, step(number, number + 1, "x" * (delta_log.LARGEST - 100)))
+        made = made.then(number, step(number, number + 1, "x" * (delta_log.MAX_DELTA_BYTES - 100)))
     assert [link.number for link in made.links] == [19, 20]
-    assert len(made.text()) <= delta_log.SIZE
+    assert len(made.text()) <= delta_log.MAX_BYTES
 
 
 def test_a_step_too_large_leaves_nothing_that_could_be_taken():
-    made = ring_of(1, 2, 3).then(3, step(3, 4, "x" * delta_log.LARGEST))
-    assert made == Ring()
+    made = ring_of(1, 2, 3).then(3, step(3, 4, "x" * delta_log.MAX_DELTA_BYTES))
+    assert made == DeltaLog()
     assert made.after(3) is None
 
 
 def test_garbage_is_no_ring():
     with pytest.raises(ValueError, match="not a step"):
-        Ring.parse(b'{"version":3}\n')
+        DeltaLog.parse(b'{"version":3}\n')

@@ -7,26 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.document_names import DIVISIONS, keys
-from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.board.source_rows import Challenge, Division, Roster, Rows, Team, User, solves_of
+from scoreboardd.board.document_names import DIVISIONS, document_names
+from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.board.source_rows import ChallengeRow, DivisionRow, Roster, SourceRows, TeamRow, UserRow, solves_of
 from scoreboardd.board.times import micros, rfc3339
 from tests import oracle
 from tests.board import reference
 from tests.board.expected import expected, parsed, rendered
 from tests.contests import EPOCH, MICROSECOND, contests, to_rows
 
-NOTHING = Rows(Roster(challenges=[], teams=[], users=[], divisions=[]), solves_of([]))
+NOTHING = SourceRows(Roster(challenges=[], teams=[], users=[], divisions=[]), solves_of([]))
 
 
 def rows(
-    challenges: list[Challenge],
-    teams: list[Team],
-    users: list[User],
+    challenges: list[ChallengeRow],
+    teams: list[TeamRow],
+    users: list[UserRow],
     solves: list[tuple],
-    divisions: list[Division] = (),
-) -> Rows:
-    return Rows(Roster(challenges, teams, users, list(divisions)), solves_of(solves))
+    divisions: list[DivisionRow] = (),
+) -> SourceRows:
+    return SourceRows(Roster(challenges, teams, users, list(divisions)), solves_of(solves))
 
 
 @given(contests())
@@ -45,7 +45,7 @@ def test_to_the_byte_they_are_the_plain_way_s(tables: oracle.Tables):
 def test_the_order_in_which_rows_are_read_does_not_matter(data: st.DataObject):
     ordered = to_rows(data.draw(contests()))
     roster = ordered.roster
-    shuffled = Rows(
+    shuffled = SourceRows(
         Roster(
             challenges=data.draw(st.permutations(roster.challenges)),
             teams=data.draw(st.permutations(roster.teams)),
@@ -55,28 +55,30 @@ def test_the_order_in_which_rows_are_read_does_not_matter(data: st.DataObject):
         solves_of(data.draw(st.permutations(ordered.solves.tolist()))),
     )
     assert rendered(shuffled) == rendered(ordered)
-    assert Scoreboard(shuffled).digest == Scoreboard(ordered).digest
+    assert ScoreboardState(shuffled).digest == ScoreboardState(ordered).digest
 
 
 class TestNames:
     BOARD = ("leaderboard:teams", "leaderboard:users", "scoreboard:ring", "timeline:teams", "timeline:users")
 
     def test_without_divisions(self):
-        assert sorted(keys([])) == sorted([*self.BOARD, DIVISIONS])
+        assert sorted(document_names([])) == sorted([*self.BOARD, DIVISIONS])
 
     def test_with_divisions_there_are_as_many_more_of_each(self):
-        assert sorted(keys([3, 12])) == sorted(
-            [*keys([]), *(f"{name}:div:{division_id}" for name in self.BOARD for division_id in (3, 12))]
+        assert sorted(document_names([3, 12])) == sorted(
+            [*document_names([]), *(f"{name}:div:{division_id}" for name in self.BOARD for division_id in (3, 12))]
         )
 
     def test_are_those_of_the_documents(self):
-        made = Scoreboard(rows([], [Team(1, "a", 3)], [], [], divisions=[Division(3, "x"), Division(12, "y")]))
-        rings = {name for name in keys([3, 12]) if name.startswith("scoreboard:ring")}
-        assert {*made.documents, *rings} == set(keys([3, 12]))
+        made = ScoreboardState(
+            rows([], [TeamRow(1, "a", 3)], [], [], divisions=[DivisionRow(3, "x"), DivisionRow(12, "y")])
+        )
+        rings = {name for name in document_names([3, 12]) if name.startswith("scoreboard:ring")}
+        assert {*made.documents, *rings} == set(document_names([3, 12]))
 
 
 def test_the_divisions_are_named():
-    made = Scoreboard(rows([], [], [], [], divisions=[Division(3, "students"), Division(12, "öpen")]))
+    made = ScoreboardState(rows([], [], [], [], divisions=[DivisionRow(3, "students"), DivisionRow(12, "öpen")]))
     text = b"".join(made.documents[DIVISIONS].text())
     assert orjson.loads(text) == [{"id": 3, "name": "students"}, {"id": 12, "name": "öpen"}]
 
@@ -91,16 +93,16 @@ class TestEmptiness:
         }
 
     def test_a_team_without_anybody_is_listed_at_zero(self):
-        contest = rows([], [Team(1, "ghosts")], [], [])
+        contest = rows([], [TeamRow(1, "ghosts")], [], [])
         assert parsed(rendered(contest))["leaderboard:teams"]["entries"] == [
             {"team_id": 1, "team_name": "ghosts", "score": 0, "solves": []}
         ]
 
     def test_solves_of_strangers_and_of_challenges_that_are_gone_count_for_nothing(self):
         contest = rows(
-            [Challenge(1, "c", "web", 500, 100)],
-            [Team(1, "t")],
-            [User(1, "u", 1), User(2, "no team"), User(3, "a team that is gone", 99)],
+            [ChallengeRow(1, "c", "web", 500, 100)],
+            [TeamRow(1, "t")],
+            [UserRow(1, "u", 1), UserRow(2, "no team"), UserRow(3, "a team that is gone", 99)],
             [(7, 1, 0, False), (1, 7, 0, False), (3, 1, 0, False)],
             [],
         )
@@ -115,7 +117,9 @@ class TestText:
         "text", ["<script>alert(1)</script>", "\"'\\", "😀", "\\u0000", "\u202eמלום", "a\nb\t\x1f\x7f", "\u2028", ""]
     )
     def test_is_exact(self, text: str):
-        contest = rows([Challenge(1, text, text, 5, 1)], [Team(1, text)], [User(1, text, 1)], [(1, 1, 0, False)], [])
+        contest = rows(
+            [ChallengeRow(1, text, text, 5, 1)], [TeamRow(1, text)], [UserRow(1, text, 1)], [(1, 1, 0, False)], []
+        )
         found = parsed(rendered(contest))
         assert found["leaderboard:users"]["entries"][0]["username"] == text
         assert found["leaderboard:teams"]["entries"][0]["team_name"] == text
@@ -125,7 +129,7 @@ class TestText:
 
     def test_is_ordered_bytewise(self):
         names = ["b", "a", "B", "é", "z", "😀", "～", "10", "9", ""]
-        contest = rows([], [Team(id, name) for id, name in enumerate(names)], [], [], [])
+        contest = rows([], [TeamRow(id, name) for id, name in enumerate(names)], [], [], [])
         ordered = [entry["team_name"] for entry in parsed(rendered(contest))["leaderboard:teams"]["entries"]]
         assert ordered == sorted(names, key=lambda name: name.encode())
 
@@ -156,9 +160,9 @@ class TestTimes:
         start = datetime(2026, 2, 27, 18, 0, tzinfo=UTC)
         moments = [start, start + timedelta(minutes=10) - MICROSECOND, start + timedelta(minutes=10)]
         contest = rows(
-            [Challenge(number, "c", "web", 100, 100) for number in range(3)],
+            [ChallengeRow(number, "c", "web", 100, 100) for number in range(3)],
             [],
-            [User(1, "u")],
+            [UserRow(1, "u")],
             [(1, number, (at - EPOCH) // MICROSECOND, False) for number, at in enumerate(moments)],
             [],
         )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoreboardd.board.scoring import points
+from scoreboardd.board.scoring import challenge_points
 from tests import oracle
 from tests.contests import MOST_POINTS
 
@@ -34,7 +34,7 @@ teams = st.integers(1, 10_000)
     ],
 )
 def test_by_hand(initial: int, minimum: int, decay: int, solves: int, worth: int):
-    assert points(initial, minimum, decay=decay, solves=solves) == worth
+    assert challenge_points(initial, minimum, decay=decay, solves=solves) == worth
 
 
 @given(initials, minimums, st.data())
@@ -42,25 +42,25 @@ def test_is_what_exact_arithmetic_says(initial: int, minimum: int, data: st.Data
     decay = data.draw(st.integers(0, 10_000))
     solves = data.draw(st.integers(0, decay))
     expected = oracle.current_points(initial, minimum, decay, solves)
-    assert points(initial, minimum, decay=decay, solves=solves) == expected
+    assert challenge_points(initial, minimum, decay=decay, solves=solves) == expected
 
 
 @given(initials, minimums, teams, st.data())
 def test_never_rises_when_another_team_has_it(initial: int, minimum: int, decay: int, data: st.DataObject):
     solves = data.draw(st.integers(0, decay - 1))
-    fewer, more = (points(initial, minimum, decay=decay, solves=n) for n in (solves, solves + 1))
+    fewer, more = (challenge_points(initial, minimum, decay=decay, solves=n) for n in (solves, solves + 1))
     assert more <= fewer
 
 
 @given(initials, minimums, teams, st.data())
 def test_stays_between_minimum_and_initial(initial: int, minimum: int, decay: int, data: st.DataObject):
     solves = data.draw(st.integers(0, decay))
-    worth = points(initial, minimum, decay=decay, solves=solves)
+    worth = challenge_points(initial, minimum, decay=decay, solves=solves)
     assert isinstance(worth, int)
     assert min(minimum, initial) <= worth <= initial
 
 
 @given(initials, minimums, teams)
 def test_begins_at_initial_and_ends_at_minimum(initial: int, minimum: int, decay: int):
-    assert points(initial, minimum, decay=decay, solves=0) == initial
-    assert points(initial, minimum, decay=decay, solves=decay) == min(minimum, initial)
+    assert challenge_points(initial, minimum, decay=decay, solves=0) == initial
+    assert challenge_points(initial, minimum, decay=decay, solves=decay) == min(minimum, initial)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.document_names import BUCKET, Owner, leaderboard_key, timeline_key
+from scoreboardd.board.document_names import BUCKET, ParticipantKind, leaderboard_key, timeline_key
 from scoreboardd.render import window
 from tests import oracle
 from tests.board.expected import rendered
@@ -17,7 +17,7 @@ def chunks(text: bytes, size: int) -> Iterator[bytes]:
     return (text[start : start + size] for start in range(0, len(text), size))
 
 
-def cut(owner: Owner, leaderboard: bytes, timeline: bytes, since: int, size: int) -> bytes:
+def cut(owner: ParticipantKind, leaderboard: bytes, timeline: bytes, since: int, size: int) -> bytes:
     solves = window.solves_in(window.bucket_of(since), owner, chunks(leaderboard, size))
     return b"".join(window.timeline(since, owner, chunks(timeline, size), solves))
 
@@ -35,7 +35,7 @@ def test_every_window_of_every_board_is_what_the_oracle_says(data: st.DataObject
     since = (edge - EPOCH) // MICROSECOND
     theirs = oracle.documents(tables, division_id=division_id, window=minutes, now=now)
     size = data.draw(st.sampled_from([1, 7, 100, 1 << 20]))
-    for owner in Owner:
+    for owner in ParticipantKind:
         name = timeline_key(owner, division_id)
         text = cut(owner, mine[leaderboard_key(owner, division_id)], mine[name], since, size)
         assert json.loads(text) == theirs[timeline_key(owner)]
@@ -46,7 +46,7 @@ def test_every_window_of_every_board_is_what_the_oracle_says(data: st.DataObject
 def test_at_the_edge_of_a_bucket_it_is_the_end_of_the_document_to_the_byte(tables: oracle.Tables):
     mine = rendered(to_rows(tables))
     moments = [(submission.submitted_at - EPOCH) // MICROSECOND for submission in tables.submissions] or [0]
-    for owner in Owner:
+    for owner in ParticipantKind:
         leaderboard, timeline = mine[leaderboard_key(owner)], mine[timeline_key(owner)]
         for moment in moments[:5]:
             text = cut(owner, leaderboard, timeline, window.bucket_of(moment), 100)
@@ -75,6 +75,6 @@ def test_a_name_that_looks_like_a_field_is_a_name(name: str, after: int):
     since = 2000 * BUCKET + after
     now = EPOCH + (since + 60_000_000) * MICROSECOND
     theirs = oracle.documents(tables, window=1, now=now)
-    for owner in Owner:
+    for owner in ParticipantKind:
         text = cut(owner, mine[leaderboard_key(owner)], mine[timeline_key(owner)], since, 11)
         assert json.loads(text) == theirs[timeline_key(owner)]

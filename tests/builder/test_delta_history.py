@@ -6,16 +6,16 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.backends.base import Catalogue, Head, Stored
+from scoreboardd.backends.base import Head, SnapshotMetadata, StoredSnapshot
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
-from scoreboardd.board.delta_log import LARGEST, Ring
-from scoreboardd.board.document_names import Owner, leaderboard_key, ring_key
-from scoreboardd.board.leaderboards import View, parse
-from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.board.source_rows import Rows, solves_of
-from scoreboardd.builder.delta_history import Chain
-from scoreboardd.builder.loader import Followed, News
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.delta_log import MAX_DELTA_BYTES, DeltaLog
+from scoreboardd.board.document_names import ParticipantKind, delta_log_key, leaderboard_key
+from scoreboardd.board.leaderboards import Leaderboards, parse
+from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.board.source_rows import SourceRows, solves_of
+from scoreboardd.builder.delta_history import DeltaHistory
+from scoreboardd.builder.loader import ChangeSet, LoadResult
 from scoreboardd.model import Version
 from scoreboardd.system.compression import compressed, plain
 from tests import oracle
@@ -27,26 +27,26 @@ from tests.contests import contests, to_rows
 class Shelf:
     """The half of a vault that is read, and what was committed."""
 
-    stored: Stored = field(default_factory=lambda: Stored(Head(None, None), None))
-    views: dict[int, dict[int | None, View]] = field(default_factory=dict)
+    stored: StoredSnapshot = field(default_factory=lambda: StoredSnapshot(Head(None, None), None))
+    views: dict[int, dict[int | None, Leaderboards]] = field(default_factory=dict)
     "Of every version committed in this epoch."
 
-    async def load(self, have: Version | None) -> Stored:
+    async def load(self, have: Version | None) -> StoredSnapshot:
         return self.stored
 
-    def put(self, version: Version, made: Followed, documents: dict[str, bytes]) -> None:
+    def put(self, version: Version, made: LoadResult, documents: dict[str, bytes]) -> None:
         if self.stored.head.version and self.stored.head.version.epoch != version.epoch:
             self.views.clear()
-        catalogue = Catalogue(made.digest, made.as_of, made.scoreboard.roster.division_ids)
-        self.stored = Stored(Head(version, catalogue), list(documents.items()))
+        catalogue = SnapshotMetadata(made.digest, made.as_of, made.scoreboard.roster.division_ids)
+        self.stored = StoredSnapshot(Head(version, catalogue), list(documents.items()))
         self.views[version.number] = {
-            id: parse(*(plain(documents[leaderboard_key(owner, id)]) for owner in Owner))
+            id: parse(*(plain(documents[leaderboard_key(owner, id)]) for owner in ParticipantKind))
             for id in (None, *catalogue.divisions)
         }
 
-    def ring(self, division: int | None = None) -> Ring:
+    def ring(self, division: int | None = None) -> DeltaLog:
         assert self.stored.documents is not None
-        return Ring.parse(plain(dict(self.stored.documents)[ring_key(division)]))
+        return DeltaLog.parse(plain(dict(self.stored.documents)[delta_log_key(division)]))
 
 
 class Node:
@@ -54,22 +54,22 @@ class Node:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        self.chain = Chain(shelf)  # type: ignore[arg-type]
-        self.kept: tuple[Rows, Scoreboard] | None = None
+        self.chain = DeltaHistory(shelf)  # type: ignore[arg-type]
+        self.kept: tuple[SourceRows, ScoreboardState] | None = None
 
-    def follow(self, rows: Rows) -> Followed:
+    def follow(self, rows: SourceRows) -> LoadResult:
         if self.kept and self.kept[0].roster == rows.roster:
             known, scoreboard = self.kept
             old = {tuple(solve) for solve in known.solves.tolist()}
             if old <= {tuple(solve) for solve in rows.solves.tolist()}:
                 since = scoreboard.digest
-                news = News(since, scoreboard.add(rows.solves))
+                news = ChangeSet(since, scoreboard.add(rows.solves))
                 self.kept = rows, scoreboard
-                return Followed(scoreboard, 1.0, {}, scoreboard.digest, news)
-        self.kept = rows, Scoreboard(rows)
-        return Followed(self.kept[1], 1.0, {}, self.kept[1].digest)
+                return LoadResult(scoreboard, 1.0, {}, scoreboard.digest, news)
+        self.kept = rows, ScoreboardState(rows)
+        return LoadResult(self.kept[1], 1.0, {}, self.kept[1].digest)
 
-    async def build(self, version: Version, rows: Rows, *, commit: bool = True) -> Followed:
+    async def build(self, version: Version, rows: SourceRows, *, commit: bool = True) -> LoadResult:
         made = self.follow(rows)
         rings = await self.chain.rings(version, made, self.shelf.stored.head.version)
         documents = {**made.scoreboard.documents, **rings}
@@ -88,21 +88,21 @@ def leads_here(shelf: Shelf) -> None:
             if missed is not None:
                 view = views[division]
                 for link in missed:
-                    view = delta.apply(Step.parse(link.data).delta, view)
+                    view = delta.apply(VersionedDelta.parse(link.data).delta, view)
                 assert view == now
 
 
 @st.composite
-def growing(draw: st.DrawFn) -> list[Rows]:
+def growing(draw: st.DrawFn) -> list[SourceRows]:
     """A contest in which nothing happens but solves."""
     rows = to_rows(draw(contests()))
     upto = sorted(draw(st.lists(st.integers(0, len(rows.solves)), min_size=2, max_size=8)))
-    return [Rows(rows.roster, rows.solves[:number]) for number in upto]
+    return [SourceRows(rows.roster, rows.solves[:number]) for number in upto]
 
 
 @given(histories(length=6).map(lambda history: list(map(to_rows, history))) | growing(), st.data())
 @settings(max_examples=300)
-async def test_whoever_builds_and_whatever_fails(history: list[Rows], data: st.DataObject):
+async def test_whoever_builds_and_whatever_fails(history: list[SourceRows], data: st.DataObject):
     shelf = Shelf()
     nodes = [Node(shelf) for _ in range(2)]
     last = None
@@ -120,7 +120,7 @@ async def test_whoever_builds_and_whatever_fails(history: list[Rows], data: st.D
 async def test_what_was_built_again_alike_is_gone_on_from():
     shelf = Shelf()
     node = Node(shelf)
-    first, second = (Rows(ROSTER, solves_of([(n, 1, 10, False) for n in range(1, upto + 1)])) for upto in (1, 2))
+    first, second = (SourceRows(ROSTER, solves_of([(n, 1, 10, False) for n in range(1, upto + 1)])) for upto in (1, 2))
     await node.build(Version("e", 1), first)
     node.kept = None
     again = node.follow(first)
@@ -138,7 +138,7 @@ async def run(*made: tuple[str, int, list[tuple[int, int]]], roster: Any) -> She
     shelf = Shelf()
     node = Node(shelf)
     for epoch, number, solved in made:
-        await node.build(Version(epoch, number), Rows(roster, solves_of([(*who, 10, False) for who in solved])))
+        await node.build(Version(epoch, number), SourceRows(roster, solves_of([(*who, 10, False) for who in solved])))
     return shelf
 
 
@@ -161,30 +161,32 @@ async def test_a_division_is_told_only_of_its_own():
 
 async def test_another_epoch_begins_with_nothing_behind_it():
     shelf = await run(("e", 1, []), ("e", 2, [(1, 1)]), ("f", 3, [(1, 1), (2, 1)]), roster=ROSTER)
-    assert shelf.ring() == Ring()
+    assert shelf.ring() == DeltaLog()
 
 
 async def test_what_is_none_of_ours_is_not_gone_on_from():
     shelf = await run(("e", 1, []), roster=ROSTER)
     assert shelf.stored is not None
     for garbage in (b"garbage", compressed(b"garbage")):
-        shelf.stored = Stored(shelf.stored.head, [(name, garbage) for name, _ in shelf.stored.documents])
-        await Node(shelf).build(Version("e", 2), Rows(ROSTER, solves_of([])))
-        assert shelf.ring() == Ring()
+        shelf.stored = StoredSnapshot(shelf.stored.head, [(name, garbage) for name, _ in shelf.stored.documents])
+        await Node(shelf).build(Version("e", 2), SourceRows(ROSTER, solves_of([])))
+        assert shelf.ring() == DeltaLog()
 
 
 async def test_a_change_too_large_leaves_no_step():
     shelf = await run(("e", 1, []), roster=ROSTER)
-    long = ROSTER.__class__(ROSTER.challenges, [ROSTER.teams[0]._replace(name="x" * LARGEST)], [], ROSTER.divisions)
-    await Node(shelf).build(Version("e", 2), Rows(long, solves_of([])))
+    long = ROSTER.__class__(
+        ROSTER.challenges, [ROSTER.teams[0]._replace(name="x" * MAX_DELTA_BYTES)], [], ROSTER.divisions
+    )
+    await Node(shelf).build(Version("e", 2), SourceRows(long, solves_of([])))
     assert shelf.ring().after(1) is None
 
 
 async def test_a_ring_that_leads_elsewhere_is_not_gone_on_from():
     shelf = await run(("e", 1, []), ("e", 2, [(1, 1)]), roster=ROSTER)
     assert shelf.stored is not None
-    shelf.stored = Stored(
+    shelf.stored = StoredSnapshot(
         Head(Version("e", 3), shelf.stored.head.catalogue), shelf.stored.documents
     )  # by one without rings
-    await Node(shelf).build(Version("e", 4), Rows(ROSTER, solves_of([])))
+    await Node(shelf).build(Version("e", 4), SourceRows(ROSTER, solves_of([])))
     assert [(step.since, step.number) for step in shelf.ring().links] == [(3, 4)]

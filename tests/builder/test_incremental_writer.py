@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoreboardd.builder import incremental_writer as module
-from scoreboardd.builder.incremental_writer import Packer
+from scoreboardd.builder.incremental_writer import IncrementalWriter
 from scoreboardd.render.chunked_document import Document
 from tests.documents import document_of
 from tests.snapshots import joined, received
@@ -54,8 +54,8 @@ def histories(draw: st.DrawFn) -> list[Version]:
 @given(history=histories(), most=st.sampled_from((1, 2, 100)))
 def test_after_any_history_every_version_reads_as_it_was_packed(history: list[Version], most: int):
     with pytest.MonkeyPatch.context() as constants:
-        constants.setattr(module, "MOST", most)
-        packer = Packer()
+        constants.setattr(module, "MAX_GARBAGE_RATIO", most)
+        packer = IncrementalWriter()
         kept = [(received(*packer.pack(version)), frames(version)) for version in map(documents, history)]
     for parcel, expected in kept:
         assert joined(parcel) == expected
@@ -72,29 +72,29 @@ def changed(*places: int, by: bytes = b"X") -> Version:
 
 class TestAVersion:
     def test_takes_what_is_new_in_it(self):
-        packer = Packer()
+        packer = IncrementalWriter()
         log, _ = packer.pack(documents(changed()))
         sizes = [log.size]
         for version in (changed(), changed(7), changed(7, 100), changed(7, 100)):
             assert packer.pack(documents(version))[0] is log
             sizes.append(log.size)
-        piece = document_of(b"X").opening
+        segment = document_of(b"X").opening
         # The index of a document says where its stretches are, 16 bytes each.
         assert [after - before for before, after in pairwise(sizes)] == [
             0,
-            len(piece.frame) + 3 * 16,
-            len(piece.frame) + 5 * 16,
+            len(segment.frame) + 3 * 16,
+            len(segment.frame) + 5 * 16,
             0,
         ]
 
     def test_needs_no_other_to_have_been_received(self):
-        packer = Packer()
+        packer = IncrementalWriter()
         packer.pack(documents(changed()))
         packer.pack(documents(changed(7)))
         assert joined(received(*packer.pack(documents(changed(7, 8))))) == frames(documents(changed(7, 8)))
 
     def test_that_could_not_be_written_is_no_loss_to_the_next(self):
-        packer = Packer()
+        packer = IncrementalWriter()
         log, manifest = packer.pack(documents(changed()))
         first = received(log, manifest)
         with no_file_longer_than(log.size + 1), pytest.raises(OSError, match="no room"):
@@ -116,7 +116,7 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 
 class TestALog:
     def test_is_replaced_before_most_of_it_is_of_the_past(self):
-        packer, chance = Packer(), random.Random(0.5)
+        packer, chance = IncrementalWriter(), random.Random(0.5)
         sizes = []
         for number in range(1000):
             log, _ = packer.pack(documents(changed(number % 200, by=chance.randbytes(999))))

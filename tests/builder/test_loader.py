@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.scoreboard import Scoreboard
+from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.builder.ledger import MEMORY_SECONDS
-from scoreboardd.builder.loader import Asked, Committed, Followed, Follower
-from scoreboardd.builder.timings import Stages
+from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadRequest, LoadResult
+from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms import tail
 from scoreboardd.platforms.postgres import PostgresSource
@@ -35,13 +35,13 @@ class Node:
     def __init__(self, source: PostgresSource, store: "Shelf | None" = None) -> None:
         self.source = source
         self.now = 0.0
-        self.follower = Follower(source, lambda: self.now)
+        self.follower = IncrementalLoader(source, lambda: self.now)
         self.store = store or Shelf()
 
-    async def build(self, solves: int = 0, *, whole: bool = False, announced: bool = False) -> Followed:
-        asked = Asked(self.store.next(), whole, solves, announced, committed=self.store.committed)
-        made = await self.follower.follow(Stages(), asked)
-        self.store.committed = Committed(made.digest, made.whole)
+    async def build(self, solves: int = 0, *, whole: bool = False, announced: bool = False) -> LoadResult:
+        asked = LoadRequest(self.store.next(), whole, solves, announced, committed=self.store.committed)
+        made = await self.follower.follow(Timings(), asked)
+        self.store.committed = CommittedSnapshot(made.digest, made.whole)
         return made
 
 
@@ -50,7 +50,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.number = 0
-        self.committed: Committed | None = None
+        self.committed: CommittedSnapshot | None = None
 
     def next(self) -> Version:
         self.number += 1
@@ -76,10 +76,10 @@ async def solve(admin: Any, id: int, user: int = 30, challenge: int = 2) -> None
     await admin.execute("INSERT INTO submissions VALUES ($1, $2, $3, true, false, '2026-02-28Z')", id, user, challenge)
 
 
-async def is_true(node: Node, made: Followed) -> bool:
+async def is_true(node: Node, made: LoadResult) -> bool:
     """Whether it is what a whole read makes."""
     rows, *_ = await node.source.read()
-    return Scoreboard(rows).digest == made.digest
+    return ScoreboardState(rows).digest == made.digest
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,6 @@ async def test_what_one_node_found_no_other_hides_again(admin, contest: str, tur
             shown = now
 
 
-def _solved(made: Followed) -> set[Any]:
+def _solved(made: LoadResult) -> set[Any]:
     entries = parsed(plain(made.scoreboard))["leaderboard:users"]["entries"]
     return {(entry["user_id"], solve["challenge_id"]) for entry in entries for solve in entry["solves"]}

@@ -20,11 +20,11 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Lease
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.redis.backend import RedisStore
+from scoreboardd.backends.redis.backend import RedisClusterBackend
 from scoreboardd.builder import process
-from scoreboardd.builder.process import Build, BuilderError, BuilderProcess
+from scoreboardd.builder.process import BuilderError, BuilderProcess, FinishedBuild
 from scoreboardd.demo.servers import free_port
-from scoreboardd.model import Edition, Event, Version
+from scoreboardd.model import ChangeEvent, Snapshot, Version
 from scoreboardd.system.clock import Clock
 from scoreboardd.system.compression import plain
 from scoreboardd.telemetry.metrics import Metrics
@@ -76,8 +76,8 @@ async def builder(options: dict[str, Any]) -> AsyncIterator[BuilderProcess]:
 
 
 @pytest.fixture
-async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_url, prefix=key_prefix, lock_ttl=30, encoding="identity")
+async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIterator[RedisClusterBackend]:
+    store = RedisClusterBackend(redis_url, prefix=key_prefix, lock_ttl=30, encoding="identity")
     yield store
     await store.aclose()
     found = [key async for key in redis_client.scan_iter(match=f"{key_prefix}*")]
@@ -85,16 +85,16 @@ async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIt
         await redis_client.delete(*found)
 
 
-def build(builder: BuilderProcess, lease: Lease | None = None, **options: Any) -> Awaitable[Build]:
+def build(builder: BuilderProcess, lease: Lease | None = None, **options: Any) -> Awaitable[FinishedBuild]:
     how = {"quiet": False, "whole": True, "timeout": TIMEOUT} | options
     return builder.build(lease or Lease("token", Version("e", 1)), **how)
 
 
-async def commit(builder: BuilderProcess, store: RedisStore) -> Version:
+async def commit(builder: BuilderProcess, store: RedisClusterBackend) -> Version:
     lease = await store.acquire("token", None)
     assert isinstance(lease, Lease)
     built = await build(builder, lease)
-    assert await store.commit(lease, built.catalogue, Event.updated())
+    assert await store.commit(lease, built.catalogue, ChangeEvent.updated())
     return lease.version
 
 
@@ -174,7 +174,7 @@ class TestABuildThatIsNotWhole:
         assert joined(second.documents) == joined(first.documents)
         assert second.catalogue.digest == first.catalogue.digest
 
-    async def test_quietly_finds_what_is_committed(self, builder: BuilderProcess, store: RedisStore, admin):
+    async def test_quietly_finds_what_is_committed(self, builder: BuilderProcess, store: RedisClusterBackend, admin):
         version = await commit(builder, store)
         lease = Lease("next", Version(version.epoch, version.number + 1))
         built = await build(builder, lease, whole=False, quiet=True)
@@ -244,7 +244,7 @@ class TestWhatWasAnnounced:
 
 
 class TestWhatOtherNodesRead:
-    async def test_is_read_here_too(self, builder: BuilderProcess, options, store: RedisStore, admin):
+    async def test_is_read_here_too(self, builder: BuilderProcess, options, store: RedisClusterBackend, admin):
         """A row that increments do not see stays on the board once another node has found it."""
         await commit(builder, store)
         async with running(BuilderProcess(**options)) as other:
@@ -253,13 +253,13 @@ class TestWhatOtherNodesRead:
             built = await build(other, lease)
             assert built.whole
             assert built.catalogue.whole == lease.version.number
-            assert await store.commit(lease, built.catalogue, Event.updated())
+            assert await store.commit(lease, built.catalogue, ChangeEvent.updated())
         lease = await store.acquire("token", None)
         assert isinstance(lease, Lease)
         built = await build(builder, lease, whole=False)
         assert built.whole
         assert built.catalogue.whole == lease.version.number
-        assert await store.commit(lease, built.catalogue, Event.updated())
+        assert await store.commit(lease, built.catalogue, ChangeEvent.updated())
         lease = await store.acquire("token", None)
         assert isinstance(lease, Lease)
         again = await build(builder, lease, whole=False)
@@ -267,7 +267,7 @@ class TestWhatOtherNodesRead:
         assert again.catalogue.whole == built.catalogue.whole
 
 
-def texts(built: Build) -> dict[str, bytes]:
+def texts(built: FinishedBuild) -> dict[str, bytes]:
     assert built.documents is not None
     return {name: plain(document) for name, document in built.documents.items()}
 
@@ -276,7 +276,7 @@ class TestLoad:
     async def test_nothing(self, builder: BuilderProcess):
         assert (await builder.load(None))[1] is None
 
-    async def test_what_is_committed(self, builder: BuilderProcess, store: RedisStore):
+    async def test_what_is_committed(self, builder: BuilderProcess, store: RedisClusterBackend):
         version = await commit(builder, store)
         edition = (await builder.load(None))[1]
         assert edition is not None
@@ -284,7 +284,9 @@ class TestLoad:
         assert edition.divisions == (1, 2)
         assert parsed(edition.documents) == EXPECTED
 
-    async def test_goes_on_beside_a_build_that_does_not(self, builder, store: RedisStore, admin, database: str):
+    async def test_goes_on_beside_a_build_that_does_not(
+        self, builder, store: RedisClusterBackend, admin, database: str
+    ):
         version = await commit(builder, store)
         async with asyncio.TaskGroup() as tasks, locked(database):
             building = tasks.create_task(build(builder))
@@ -309,11 +311,13 @@ class TestKeep:
         await connection.execute("DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1)", key_prefix)
         await connection.close()
 
-    async def test_nothing_is_kept_at_first(self, builder: BuilderProcess, store: RedisStore):
+    async def test_nothing_is_kept_at_first(self, builder: BuilderProcess, store: RedisClusterBackend):
         await commit(builder, store)
         assert await builder.restore() is None
 
-    async def test_what_is_kept_comes_back(self, builder: BuilderProcess, store: RedisStore, redis_client, key_prefix):
+    async def test_what_is_kept_comes_back(
+        self, builder: BuilderProcess, store: RedisClusterBackend, redis_client, key_prefix
+    ):
         await commit(builder, store)
         served = (await builder.load(None))[1]
         assert await builder.keep(served, quiet=100)
@@ -561,9 +565,9 @@ def _gone(pid: int) -> bool:
 class TestMemory:
     """Documents live as long as somebody holds one of them, and not longer."""
 
-    async def test_is_freed_when_the_documents_are_dropped(self, builder: BuilderProcess, store: RedisStore):
+    async def test_is_freed_when_the_documents_are_dropped(self, builder: BuilderProcess, store: RedisClusterBackend):
         before = held()
-        editions: list[Edition | None] = []
+        editions: list[Snapshot | None] = []
         for _ in range(5):
             await commit(builder, store)
             editions.append((await builder.load(None))[1])
@@ -584,7 +588,7 @@ class TestMemory:
         del builds, built
         await until(lambda: held() == before, "all memory is freed")
 
-    async def test_of_one_document_outlives_the_others(self, builder: BuilderProcess, store: RedisStore):
+    async def test_of_one_document_outlives_the_others(self, builder: BuilderProcess, store: RedisClusterBackend):
         before = held()
         await commit(builder, store)
         edition = (await builder.load(None))[1]
@@ -601,7 +605,7 @@ class TestMemory:
             with pytest.raises(TypeError):
                 stretch[0] = 0
 
-    async def test_is_freed_if_nobody_waits_for_the_answer(self, builder: BuilderProcess, store: RedisStore):
+    async def test_is_freed_if_nobody_waits_for_the_answer(self, builder: BuilderProcess, store: RedisClusterBackend):
         before = held()
         await commit(builder, store)
         for _ in range(20):
@@ -613,7 +617,7 @@ class TestMemory:
         assert (await builder.load(None))[1] is not None
         await until(lambda: held() == before and held(builder.pid) == 1, "all memory is freed")
 
-    async def test_is_freed_if_who_waits_leaves_as_the_answer_comes(self, options, builder, store: RedisStore):
+    async def test_is_freed_if_who_waits_leaves_as_the_answer_comes(self, options, builder, store: RedisClusterBackend):
         before = held()
 
         class Leaving(BuilderProcess):
@@ -630,7 +634,7 @@ class TestMemory:
                 await other.leaver
             await until(lambda: held() == before, "all memory is freed")
 
-    async def test_is_ours_if_the_child_is_killed(self, builder: BuilderProcess, store: RedisStore):
+    async def test_is_ours_if_the_child_is_killed(self, builder: BuilderProcess, store: RedisClusterBackend):
         await commit(builder, store)
         edition = (await builder.load(None))[1]
         first = builder.pid

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scoreboardd.board.document_names import keys
+from scoreboardd.board.document_names import document_names
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import (
     CACHE,
@@ -206,7 +206,7 @@ async def write_a_number_that_is_none_to_valkey(world: RedisWorld, rng: random.R
 @fault
 async def damage_a_document_in_valkey(world: RedisWorld, rng: random.Random) -> None:
     async with world.redis() as redis:
-        key, other = rng.sample([f"{PREFIX}{name}" for name in keys(())], 2)
+        key, other = rng.sample([f"{PREFIX}{name}" for name in document_names(())], 2)
         value = await redis.get(key) or b"{}"
         match rng.randrange(5):
             case 0:
@@ -363,7 +363,7 @@ async def write_a_number_that_is_none(world: PostgresWorld, rng: random.Random) 
 
 @fault
 async def damage_a_row(world: World, rng: random.Random) -> None:
-    key = f"{PREFIX}{rng.choice(keys(()))}"
+    key = f"{PREFIX}{rng.choice(document_names(()))}"
     damage = rng.choice(
         (
             "payload = set_byte(payload, length(payload) / 2, get_byte(payload, length(payload) / 2) # 1)",

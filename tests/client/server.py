@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from scoreboardd.board.delta import Step, diff
-from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, render
+from scoreboardd.board.delta import VersionedDelta, diff
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, render
 from scoreboardd.model import Version
 
 USERS, TEAMS = "/api/leaderboard", "/api/leaderboard/teams"
@@ -18,12 +18,12 @@ EPOCH = "7f3a"
 Answer = Callable[[], web.Response]
 
 
-def view(solves: int) -> View:
+def view(solves: int) -> Leaderboards:
     """Team 1 and its user have the first so many challenges."""
     held = {id: Solve(f"2026-02-27T18:00:0{id}Z", False) for id in range(1, solves + 1)}
-    challenges = {id: Listed(f"challenge {id}", "misc", 500 - 10 * (id <= solves)) for id in range(1, 9)}
+    challenges = {id: Challenge(f"challenge {id}", "misc", 500 - 10 * (id <= solves)) for id in range(1, 9)}
     owners = {id: Entry(name, held if id == 1 else {}) for id, name in {1: "one", 2: "two"}.items()}
-    return View(challenges, owners, owners)
+    return Leaderboards(challenges, owners, owners)
 
 
 class Server:
@@ -94,9 +94,9 @@ class Server:
         for stream in self._streams:
             await stream.write(b"id: %s\nevent: %s\ndata: %s\n\n" % (str(version).encode(), event.encode(), data))
 
-    async def step(self, to: int, view: View) -> None:
+    async def step(self, to: int, view: Leaderboards) -> None:
         """Serve `view` from now on, and tell everyone of the delta that leads to it."""
-        step = Step(self.version.number, to, diff(self.view, view))
+        step = VersionedDelta(self.version.number, to, diff(self.view, view))
         self.version, self.view = Version(EPOCH, to), view
         await self.say("delta", self.version, step.data())
 
@@ -106,7 +106,7 @@ class Server:
             await self.asking.wait_for(condition)
 
 
-def document(path: str, version: Version, view: View) -> web.Response:
+def document(path: str, version: Version, view: Leaderboards) -> web.Response:
     headers = {"ETag": f'W/"{version}"', "X-Scoreboard-Version": str(version)}
     body = render(view)[path == TEAMS]
     return web.Response(body=body, headers=headers, content_type="application/json")

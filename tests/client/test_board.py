@@ -5,7 +5,7 @@ import random
 import orjson
 import pytest
 
-from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, parse, render
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, parse, render
 from scoreboardd.client import Board, Row
 from scoreboardd.model import Version
 from tests.client.views import view
@@ -33,6 +33,6 @@ def test_rows_are_in_the_order_of_the_documents_which_are_the_servers(seed: int)
 
 def test_a_row():
     solve = Solve("2026-02-27T18:00:00Z", True)
-    board = Board(VERSION, View({7: Listed("baby rop", "pwn", 490)}, {}, {3: Entry("one", {7: solve})}))
+    board = Board(VERSION, Leaderboards({7: Challenge("baby rop", "pwn", 490)}, {}, {3: Entry("one", {7: solve})}))
     assert board.teams == (Row(rank=1, id=3, name="one", score=490, solves={7: solve}),)
     assert board.challenges[7].points == 490

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoreboardd.client.events import MOST, Event, Parser, TooLong
+from scoreboardd.client.events import MOST, Parser, StreamEvent, TooLong
 
 CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("event_streams.json").read_text())
 """From the parsing algorithm of the standard; scoreboard.js is tested with them too. `stream` has a character for each
@@ -19,7 +19,7 @@ byte, `retry` is in milliseconds."""
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
 def test_streams_are_interpreted_as_the_standard_says_wherever_they_are_split(case: dict[str, Any]):
     stream = case["stream"].encode("latin-1")
-    expected = [Event(event["id"], event["event"], event["data"].encode()) for event in case["events"]]
+    expected = [StreamEvent(event["id"], event["event"], event["data"].encode()) for event in case["events"]]
     retry = None if case["retry"] is None else case["retry"] / 1000
     splits = [[stream], [stream[at : at + 1] for at in range(len(stream))]]
     splits += [[stream[:at], b"", stream[at:]] for at in range(len(stream) + 1)]
@@ -41,8 +41,8 @@ def test_events_do_not_depend_on_how_the_bytes_come(cuts: list[int]):
 
 def test_an_event_is_dispatched_by_a_cr_without_waiting_for_the_byte_after_it():
     parser = Parser()
-    assert parser.feed(b"data: a\r\n\r") == [Event("", "message", b"a")]
-    assert parser.feed(b"\ndata: b\r\r") == [Event("", "message", b"b")]
+    assert parser.feed(b"data: a\r\n\r") == [StreamEvent("", "message", b"a")]
+    assert parser.feed(b"\ndata: b\r\r") == [StreamEvent("", "message", b"b")]
 
 
 @given(st.binary())

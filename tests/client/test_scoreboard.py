@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from scoreboardd.board.delta import Step, diff
+from scoreboardd.board.delta import VersionedDelta, diff
 from scoreboardd.board.leaderboards import render
 from scoreboardd.client import Board, ClientError, Scoreboard, documents, http, scoreboard, stream, sync_state
 from scoreboardd.demo.servers import free_port
@@ -367,7 +367,7 @@ class TestFraming:
     async def test_streams_and_documents(self, framing: str, size: int):
         board, next_board = view(1), view(2)
         documents = dict(zip(BOTH, render(board), strict=True))
-        step = Step(1, 2, diff(board, next_board))
+        step = VersionedDelta(1, 2, diff(board, next_board))
         ready = f"retry: 100\nid: {EPOCH}-1\nevent: ready\ndata: {{}}\n\n"
         events = f"{ready}id: {EPOCH}-2\nevent: delta\ndata: ".encode() + step.data() + b"\n\n"
         last = asyncio.Event()

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, parse, render
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, parse, render
 from scoreboardd.client.board import Board
-from scoreboardd.client.events import Event
-from scoreboardd.client.sync_state import GRACE, JITTER, PATIENCE, Keeper
+from scoreboardd.client.events import StreamEvent
+from scoreboardd.client.sync_state import GRACE, JITTER, PATIENCE, SyncState
 from scoreboardd.model import Version
 from tests.client.views import step, view
 
@@ -20,8 +20,8 @@ EPOCHS = ("b", "a")
 "In the order of time: an epoch says nothing by itself."
 
 
-def names(*names: str) -> View:
-    return View({}, {}, {id: Entry(name, {}) for id, name in enumerate(names)})
+def names(*names: str) -> Leaderboards:
+    return Leaderboards({}, {}, {id: Entry(name, {}) for id, name in enumerate(names)})
 
 
 HISTORY = [names(*"abcdefgh"[:n]) for n in range(9)]
@@ -32,15 +32,15 @@ def board(number: int, epoch: str = "a") -> Board:
     return Board(Version(epoch, number), HISTORY[number])
 
 
-def event(name: str, number: int, data: bytes = b"{}", epoch: str = "a") -> Event:
-    return Event(f"{epoch}-{number}", name, data)
+def event(name: str, number: int, data: bytes = b"{}", epoch: str = "a") -> StreamEvent:
+    return StreamEvent(f"{epoch}-{number}", name, data)
 
 
-def delta(since: int, number: int) -> Event:
+def delta(since: int, number: int) -> StreamEvent:
     return event("delta", number, step(HISTORY, since, number).data())
 
 
-def number(keeper: Keeper) -> int | None:
+def number(keeper: SyncState) -> int | None:
     return keeper.board and keeper.board.version.number
 
 
@@ -65,36 +65,36 @@ NO_CHALLENGES = (
 
 
 @pytest.fixture
-def keeper() -> Keeper:
+def keeper() -> SyncState:
     """At version 1, at time 0, and unlucky: it waits as long as it may."""
-    keeper = Keeper(random=lambda: 1.0)
+    keeper = SyncState(random=lambda: 1.0)
     keeper.fetched(board(1), 0.0)
     return keeper
 
 
 def test_without_a_board_it_is_due_at_once():
-    assert Keeper().due == -math.inf
+    assert SyncState().due == -math.inf
 
 
 class TestDeltas:
-    def test_one_that_leads_on_is_applied(self, keeper: Keeper):
+    def test_one_that_leads_on_is_applied(self, keeper: SyncState):
         keeper.hear(delta(1, 2), 0.0)
         assert keeper.board.view == HISTORY[2]
         assert keeper.due == math.inf
 
-    def test_one_that_began_before_leads_on_too(self, keeper: Keeper):
+    def test_one_that_began_before_leads_on_too(self, keeper: SyncState):
         keeper.hear(delta(0, 4), 0.0)
         assert keeper.board.view == HISTORY[4]
 
-    def test_one_that_is_known_is_ignored(self, keeper: Keeper):
+    def test_one_that_is_known_is_ignored(self, keeper: SyncState):
         keeper.hear(delta(0, 1), 0.0)
         assert (number(keeper), keeper.due) == (1, math.inf)
 
-    def test_after_a_gap_the_documents_are_due_soon(self, keeper: Keeper):
+    def test_after_a_gap_the_documents_are_due_soon(self, keeper: SyncState):
         keeper.hear(delta(2, 3), 10.0)
         assert (number(keeper), keeper.due) == (1, 10.0 + JITTER)
 
-    def test_those_that_wait_lead_on_from_what_is_fetched(self, keeper: Keeper):
+    def test_those_that_wait_lead_on_from_what_is_fetched(self, keeper: SyncState):
         for since, to in ((2, 3), (3, 4), (4, 6)):
             keeper.hear(delta(since, to), 0.0)
         keeper.fetched(board(3), 1.0)
@@ -102,15 +102,15 @@ class TestDeltas:
         assert keeper.due == math.inf
 
     @pytest.mark.parametrize("first", [event("delta", 3, step(HISTORY, 2, 3).data(), "old"), delta(1, 2)])
-    def test_those_that_do_not_lead_on_from_each_other_do_not_wait_as_one(self, first: Event):
-        keeper = Keeper()
+    def test_those_that_do_not_lead_on_from_each_other_do_not_wait_as_one(self, first: StreamEvent):
+        keeper = SyncState()
         keeper.hear(first, 0.0)
         keeper.hear(delta(3, 4), 0.0)
         keeper.fetched(board(2), 1.0)
         assert number(keeper) == 2
         assert keeper.due < math.inf
 
-    def test_a_gap_that_is_filled_needs_no_fetch(self, keeper: Keeper):
+    def test_a_gap_that_is_filled_needs_no_fetch(self, keeper: SyncState):
         """As when a stream is resumed from what is held."""
         keeper.hear(delta(2, 3), 0.0)
         keeper.hear(delta(1, 2), 0.0)
@@ -138,7 +138,7 @@ class TestDeltas:
             ),
         ],
     )
-    def test_one_that_is_none_is_a_gap(self, keeper: Keeper, data: bytes):
+    def test_one_that_is_none_is_a_gap(self, keeper: SyncState, data: bytes):
         keeper.hear(event("delta", 2, data), 0.0)
         assert (number(keeper), keeper.due) == (1, JITTER)
         keeper.fetched(board(2), 1.0)
@@ -148,8 +148,8 @@ class TestDeltas:
 def test_ids_and_points_are_exact_beyond_what_a_float_holds():
     large = (2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1)
     facts = [
-        View(
-            {id: Listed(f"challenge {id}", "misc", id - solves) for id in large},
+        Leaderboards(
+            {id: Challenge(f"challenge {id}", "misc", id - solves) for id in large},
             {id: Entry(f"user {id}", {}) for id in large},
             {
                 id: Entry(f"team {id}", {c: Solve("2026-02-27T18:00:00Z", False) for c in large[:solves]})
@@ -158,7 +158,7 @@ def test_ids_and_points_are_exact_beyond_what_a_float_holds():
         )
         for solves in (0, 1, 2)
     ]
-    keeper = Keeper()
+    keeper = SyncState()
     keeper.fetched(Board(Version("a", 0), parse(*render(facts[0]))), 0.0)
     for number in (1, 2):
         keeper.hear(event("delta", number, step(facts, number - 1, number).data()), 0.0)
@@ -170,45 +170,45 @@ def test_ids_and_points_are_exact_beyond_what_a_float_holds():
 
 
 class TestOtherEvents:
-    def test_a_scoreboard_is_fetched_soon(self, keeper: Keeper):
+    def test_a_scoreboard_is_fetched_soon(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 2), 10.0)
         assert keeper.due == 10.0 + JITTER
 
-    def test_ready_leaves_what_was_missed_the_time_to_come(self, keeper: Keeper):
+    def test_ready_leaves_what_was_missed_the_time_to_come(self, keeper: SyncState):
         keeper.hear(event("ready", 2), 10.0)
         assert keeper.due == 10.0 + GRACE + JITTER
         keeper.hear(delta(1, 2), 10.1)
         assert keeper.due == math.inf
 
-    def test_a_reset_says_over_which_time(self, keeper: Keeper):
+    def test_a_reset_says_over_which_time(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 2), 0.0)
         keeper.hear(event("reset", 3, b'{"version":3,"spread":60}'), 0.0)
         keeper.hear(event("scoreboard", 4), 0.0)
         keeper.hear(delta(4, 5), 0.0)
         assert keeper.due == 60.0
 
-    def test_a_reset_that_comes_while_fetching_is_heeded(self, keeper: Keeper):
+    def test_a_reset_that_comes_while_fetching_is_heeded(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 2), 0.0)
         keeper.hear(event("reset", 3, b'{"version":3,"spread":60}'), 1.0)
         keeper.fetched(board(2), 2.0)
         assert keeper.due == 61.0
 
     @pytest.mark.parametrize("spread", [None, -1, "long", [], {}])
-    def test_a_spread_that_is_none_is_a_short_one(self, keeper: Keeper, spread: object):
+    def test_a_spread_that_is_none_is_a_short_one(self, keeper: SyncState, spread: object):
         keeper.hear(event("reset", 3, orjson.dumps({"spread": spread})), 0.0)
         assert keeper.due == JITTER
 
     @pytest.mark.parametrize("name", ["scoreboard", "delta", "reset", "ready"])
-    def test_what_is_held_needs_no_fetch(self, keeper: Keeper, name: str):
+    def test_what_is_held_needs_no_fetch(self, keeper: SyncState, name: str):
         keeper.hear(event(name, 1), 0.0)
         assert keeper.due == math.inf
 
-    @pytest.mark.parametrize("heard", [Event("", "scoreboard", b"{}"), Event("a-9", "message", b"{}")])
-    def test_what_is_none_of_ours_is_ignored(self, keeper: Keeper, heard: Event):
+    @pytest.mark.parametrize("heard", [StreamEvent("", "scoreboard", b"{}"), StreamEvent("a-9", "message", b"{}")])
+    def test_what_is_none_of_ours_is_ignored(self, keeper: SyncState, heard: StreamEvent):
         keeper.hear(heard, 0.0)
         assert keeper.due == math.inf
 
-    def test_a_new_epoch_is_fetched_however_small_its_number(self, keeper: Keeper):
+    def test_a_new_epoch_is_fetched_however_small_its_number(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 0, epoch="b"), 0.0)
         assert keeper.due == JITTER
         keeper.fetched(board(0, "b"), 1.0)
@@ -216,7 +216,7 @@ class TestOtherEvents:
 
 
 class TestAnswers:
-    def test_a_node_that_lags_is_asked_again_more_and_more_slowly(self, keeper: Keeper):
+    def test_a_node_that_lags_is_asked_again_more_and_more_slowly(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 5), 0.0)
         for attempt, lagging in enumerate((None, board(0), board(2), board(1)), 1):
             keeper.fetched(lagging, 10.0 * attempt)
@@ -225,17 +225,17 @@ class TestAnswers:
         keeper.fetched(board(5), 50.0)
         assert keeper.due == math.inf
 
-    def test_one_of_an_epoch_that_is_over_is_not_shown(self, keeper: Keeper):
+    def test_one_of_an_epoch_that_is_over_is_not_shown(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 3), 0.0)
         keeper.fetched(board(8, "old"), 1.0)
         assert number(keeper) == 1
 
-    def test_an_epoch_that_was_told_of_in_between_is_forgotten(self, keeper: Keeper):
+    def test_an_epoch_that_was_told_of_in_between_is_forgotten(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 7, epoch="b"), 0.0)
         keeper.hear(delta(1, 2), 0.0)
         assert (number(keeper), keeper.due) == (2, math.inf)
 
-    def test_what_nobody_has_is_given_up(self, keeper: Keeper):
+    def test_what_nobody_has_is_given_up(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 5), 0.0)
         for _ in range(PATIENCE):
             keeper.fetched(board(2, "b"), 0.0)
@@ -245,12 +245,12 @@ class TestAnswers:
         assert keeper.due == math.inf
 
     def test_before_the_first_board_it_never_gives_up(self):
-        keeper = Keeper(random=lambda: 1.0)
+        keeper = SyncState(random=lambda: 1.0)
         for _ in range(100):
             keeper.fetched(None, 0.0)
             assert 0.0 < keeper.due <= PATIENCE / 2
 
-    def test_who_fails_is_left_alone_whatever_is_told(self, keeper: Keeper):
+    def test_who_fails_is_left_alone_whatever_is_told(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 2), 0.0)
         keeper.failed(1.0)
         assert keeper.due == 2.0
@@ -275,7 +275,7 @@ HAPPENING = st.one_of(
 @given(st.tuples(*(st.lists(HAPPENING, max_size=20) for _ in EPOCHS)), st.randoms(use_true_random=False))
 def test_whatever_happens_it_holds_what_was_and_reaches_what_is(happenings: tuple[list[Any], ...], chance: Any):
     """A server with two epochs, whose deltas, notices and answers come late, twice, in any order or never."""
-    keeper = Keeper(chance.random)
+    keeper = SyncState(chance.random)
     now, told = 0.0, None
 
     def fetched(epoch: str, number: int) -> None:
@@ -286,10 +286,10 @@ def test_whatever_happens_it_holds_what_was_and_reaches_what_is(happenings: tupl
         match happening:
             case ("delta", (since, number)):
                 told = Version(epoch, number)
-                keeper.hear(Event(str(told), "delta", step(BOTH[epoch], since, number).data()), now)
+                keeper.hear(StreamEvent(str(told), "delta", step(BOTH[epoch], since, number).data()), now)
             case (("scoreboard" | "reset" | "ready") as name, number):
                 told = Version(epoch, number)
-                keeper.hear(Event(str(told), name, b"{}"), now)
+                keeper.hear(StreamEvent(str(told), name, b"{}"), now)
             case (what, number) if keeper.due < math.inf:
                 now = max(now, keeper.due)
                 if what == "fetched":

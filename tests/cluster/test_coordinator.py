@@ -11,47 +11,47 @@ from hypothesis import strategies as st
 
 from scoreboardd.backends.base import Abandoned, Begun, Confirmed, Rebuilt
 from scoreboardd.cluster.coordinator import (
-    LOOKS,
+    LOOK_AGAIN_SECONDS,
     NEVER,
     Abandon,
     Action,
+    Announce,
     Build,
     BuildFailed,
     Built,
-    Busy,
     CancelBuild,
+    ChangeReported,
     Commit,
     CommitFailed,
+    CommitRefused,
     Committed,
     Confirm,
     Coordinator,
-    Damaged,
-    Heard,
+    DocumentsDamaged,
     Input,
     LeaseLost,
     Load,
     Loaded,
     LoadFailed,
-    Noted,
+    LockAcquired,
+    LockBusy,
+    LockFailed,
+    MessageReceived,
     Phase,
-    Refused,
     Renew,
     Restored,
-    Resumed,
-    Tell,
+    SubscriptionStarted,
     Tick,
     Timing,
-    TryFailed,
     TryLock,
     Unchanged,
-    Won,
 )
-from scoreboardd.model import Event, Version
+from scoreboardd.model import ChangeEvent, Version
 
 TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=9.0, reconcile=60.0, backoff_min=0.5, backoff_max=4.0)
-HANDICAP = TIMING.handicap
-SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
-BAN = Event("all", "user_blocked", "2026-02-27T18:00:01Z")
+HANDICAP = TIMING.non_builder_delay
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
+BAN = ChangeEvent("all", "user_blocked", "2026-02-27T18:00:01Z")
 
 
 def v(number: int, epoch: str = "e") -> Version:
@@ -82,7 +82,7 @@ class Machine:
 
 def won(node: Machine, number: int) -> bool:
     """Give it the lock; whether its build reads everything."""
-    (build, *_) = node(Won(v(number)))
+    (build, *_) = node(LockAcquired(v(number)))
     assert isinstance(build, Build)
     return build.whole
 
@@ -91,13 +91,13 @@ def won(node: Machine, number: int) -> bool:
 def node() -> Machine:
     """Connected, serves version 1, which it made, and knows of no change; its clock stands at 10."""
     node = Machine()
-    assert node(Resumed()) == [Load()]
+    assert node(SubscriptionStarted()) == [Load()]
     assert node(Loaded(None)) == []
     assert node.wake() == [TryLock(None)]
-    assert node(Won(v(1))) == [Build(v(1), quiet=True, whole=True)]
-    assert node(Heard(Begun(v(1)))) == []
+    assert node(LockAcquired(v(1))) == [Build(v(1), quiet=True, whole=True)]
+    assert node(MessageReceived(Begun(v(1)))) == []
     assert node(Built()) == [Commit(None, changes=1)]
-    assert node(Committed()) == [Tell(v(1), None)]
+    assert node(Committed()) == [Announce(v(1), None)]
     assert node(Tick(), at=10) == []
     return node
 
@@ -106,13 +106,13 @@ def node() -> Machine:
 def follower() -> Machine:
     """Connected, serves version 1, which another made, and knows of no change; its clock stands at 10."""
     node = Machine()
-    assert node(Resumed()) == [Load()]
-    assert node(Loaded(v(1))) == [Tell(v(1), None)]
+    assert node(SubscriptionStarted()) == [Load()]
+    assert node(Loaded(v(1))) == [Announce(v(1), None)]
     assert node.wake() == [TryLock(v(1))]
-    assert node(Won(v(2))) == [Build(v(2), quiet=True, whole=True)]
-    assert node(Heard(Begun(v(2)))) == []
+    assert node(LockAcquired(v(2))) == [Build(v(2), quiet=True, whole=True)]
+    assert node(MessageReceived(Begun(v(2)))) == []
     assert node(Unchanged(v(1))) == [Confirm()]
-    assert node(Heard(Confirmed(v(2), v(1), 0.0))) == []
+    assert node(MessageReceived(Confirmed(v(2), v(1), 0.0))) == []
     assert node(Committed()) == []
     assert node(Tick(), at=10) == []
     return node
@@ -121,30 +121,30 @@ def follower() -> Machine:
 @pytest.fixture
 def builder(node: Machine) -> Machine:
     """Has heard of one solve, and builds version 3 for it; its clock stands at 10.3."""
-    node(Noted(SOLVE))
+    node(ChangeReported(SOLVE))
     node.at_wake(TryLock(v(1)), at=10.3)
-    assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
-    assert node(Heard(Begun(v(3)))) == []
+    assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, solves=1)]
+    assert node(MessageReceived(Begun(v(3)))) == []
     return node
 
 
 @pytest.fixture
 def loser(node: Machine) -> Machine:
     """Has heard of one solve, and that another node builds version 3 since; its clock stands at 10.2."""
-    node(Noted(SOLVE))
-    assert node(Heard(Begun(v(3))), at=10.2) == []
+    node(ChangeReported(SOLVE))
+    assert node(MessageReceived(Begun(v(3))), at=10.2) == []
     return node
 
 
 class TestNoted:
     def test_waits_until_nothing_more_comes(self, node: Machine):
-        assert node(Noted(SOLVE)) == []
-        assert node(Noted(SOLVE), at=10.2) == []
+        assert node(ChangeReported(SOLVE)) == []
+        assert node(ChangeReported(SOLVE), at=10.2) == []
         node.at_wake(TryLock(v(1)), at=10.5)
 
     def test_but_not_longer_than_max_wait(self, node: Machine):
         for number in range(10):
-            assert node(Noted(SOLVE), at=10 + number * 0.2) == []
+            assert node(ChangeReported(SOLVE), at=10 + number * 0.2) == []
         node.at_wake(TryLock(v(1)), at=12.0)
 
     def test_tells_of_one_cause_or_of_a_batch(self, builder: Machine):
@@ -152,28 +152,28 @@ class TestNoted:
 
     def test_a_batch(self, node: Machine):
         for event in (SOLVE, BAN, None):
-            node(Noted(event))
+            node(ChangeReported(event))
         node.wake()
-        node(Won(v(3)))
-        assert node(Built()) == [Commit(Event("all", "batch", BAN.ts), changes=3)]
+        node(LockAcquired(v(3)))
+        assert node(Built()) == [Commit(ChangeEvent("all", "batch", BAN.ts), changes=3)]
 
     def test_makes_what_is_served_stale(self, node: Machine):
         assert not node.coordinator.stale
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert node.coordinator.stale
 
     def test_nothing_in_particular_does_not(self, node: Machine):
-        node(Noted(None))
+        node(ChangeReported(None))
         assert not node.coordinator.stale
         node.wake()
-        assert node(Won(v(3))) == [Build(v(3), quiet=True, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=True, whole=True)]
 
     def test_during_a_build_waits_for_the_next(self, builder: Machine):
-        builder(Noted(BAN))
+        builder(ChangeReported(BAN))
         assert builder(Built()) == [Commit(SOLVE, changes=1)]
-        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder(Committed()) == [Announce(v(3), SOLVE)]
         builder.at_wake(TryLock(v(3)), at=10.6)
-        assert builder(Won(v(4))) == [Build(v(4), quiet=False, whole=True, announced=True)]
+        assert builder(LockAcquired(v(4))) == [Build(v(4), quiet=False, whole=True, announced=True)]
         assert builder(Built()) == [Commit(BAN, changes=1)]
 
 
@@ -181,21 +181,21 @@ class TestResumed:
     def test_looks_for_a_version_and_builds_quietly(self):
         node = Machine()
         assert node.coordinator.wake == NEVER
-        assert node(Resumed()) == [Load()]
+        assert node(SubscriptionStarted()) == [Load()]
         node.at_wake(TryLock(None), at=0.3)
-        assert node(Won(v(1))) == [Build(v(1), quiet=True, whole=True)]
+        assert node(LockAcquired(v(1))) == [Build(v(1), quiet=True, whole=True)]
         assert not node.coordinator.stale
 
     def test_again_is_the_same(self, node: Machine):
-        assert node(Resumed()) == [Load()]
+        assert node(SubscriptionStarted()) == [Load()]
         assert node(Loaded(v(1))) == []
         node.at_wake(TryLock(v(1)), at=10.3)
 
     def test_wakes_who_waits_for_the_lock(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        node(Busy(5.0))
-        assert node(Resumed()) == [Load()]
+        node(LockBusy(5.0))
+        assert node(SubscriptionStarted()) == [Load()]
         node.at_wake(TryLock(v(1)), at=10.6)
 
 
@@ -205,222 +205,222 @@ class TestBegun:
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
 
     def test_and_nothing_that_came_after(self, loser: Machine):
-        loser(Noted(BAN))
+        loser(ChangeReported(BAN))
         loser.at_wake(TryLock(v(1)), at=10.5)
-        assert loser(Busy(8.7)) == []
-        assert loser(Heard(Rebuilt(3, SOLVE)), at=11) == [Load()]
-        assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+        assert loser(LockBusy(8.7)) == []
+        assert loser(MessageReceived(Rebuilt(3, SOLVE)), at=11) == [Load()]
+        assert loser(Loaded(v(3))) == [Announce(v(3), SOLVE)]
         loser.at_wake(TryLock(v(3)), at=11 + HANDICAP)
-        assert loser(Won(v(4))) == [Build(v(4), quiet=False, whole=True, solves=1, announced=True)]
+        assert loser(LockAcquired(v(4))) == [Build(v(4), quiet=False, whole=True, solves=1, announced=True)]
         assert loser(Built()) == [Commit(BAN, changes=1)]
 
     def test_is_said_while_we_ask_for_the_lock_ourselves(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        node(Heard(Begun(v(3))))
-        node(Busy(8.9))
+        node(MessageReceived(Begun(v(3))))
+        node(LockBusy(8.9))
         node.at_wake(TryLock(v(1)), at=10.3 + 8.9)
 
     def test_said_twice_covers_nothing_new(self, loser: Machine):
-        loser(Noted(BAN))
-        loser(Heard(Begun(v(3))))
+        loser(ChangeReported(BAN))
+        loser(MessageReceived(Begun(v(3))))
         loser.at_wake(TryLock(v(1)), at=10.5)
 
     def test_of_a_new_epoch_counts(self, loser: Machine):
-        loser(Noted(BAN))
-        loser(Heard(Begun(v(1, "f"))))
+        loser(ChangeReported(BAN))
+        loser(MessageReceived(Begun(v(1, "f"))))
         assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.lock_ttl)
 
     def test_of_our_own_build_may_come_before_the_answer(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        node(Heard(Begun(v(3))))
-        assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1)]
+        node(MessageReceived(Begun(v(3))))
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, solves=1)]
         assert node(Built()) == [Commit(SOLVE, changes=1)]
 
     def test_does_not_put_off_reading_everything(self, node: Machine):
         due = node.coordinator.wake
-        node(Heard(Begun(v(3))), at=50)
+        node(MessageReceived(Begun(v(3))), at=50)
         assert node.coordinator.wake == due
 
     def test_puts_off_no_look_after_the_builder_that_came_first(self, loser: Machine):
         # Or somebody who says so again and again could keep everybody from asking.
-        loser(Heard(Begun(v(4))), at=15)
+        loser(MessageReceived(Begun(v(4))), at=15)
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
 
     def test_of_a_number_given_out_before_the_subscription_covers_nothing(self, node: Machine):
-        node(Resumed(given=v(4)))
-        node(Noted(SOLVE))
-        node(Heard(Begun(v(3))))
-        node(Heard(Begun(v(4))))
+        node(SubscriptionStarted(given=v(4)))
+        node(ChangeReported(SOLVE))
+        node(MessageReceived(Begun(v(3))))
+        node(MessageReceived(Begun(v(4))))
         assert node.coordinator.covered < node.coordinator.changes
-        node(Heard(Begun(v(5))))
+        node(MessageReceived(Begun(v(5))))
         assert node.coordinator.covered == node.coordinator.changes
 
     def test_of_a_number_that_the_store_has_not_given_out_is_found_out(self, node: Machine):
-        node(Heard(Begun(v(10**15))))
-        node(Heard(Rebuilt(3, SOLVE)))
+        node(MessageReceived(Begun(v(10**15))))
+        node(MessageReceived(Rebuilt(3, SOLVE)))
         # What is old is not known any more, and asked for again.
-        assert node(Loaded(v(3), confirmed=3, given=v(3))) == [Tell(v(3), SOLVE), Load()]
+        assert node(Loaded(v(3), confirmed=3, given=v(3))) == [Announce(v(3), SOLVE), Load()]
         node(Loaded(v(3), confirmed=3, given=v(3)))
-        node(Noted(SOLVE))
-        node(Heard(Begun(v(4))))
+        node(ChangeReported(SOLVE))
+        node(MessageReceived(Begun(v(4))))
         assert node.coordinator.covered == node.coordinator.changes
 
     def test_of_a_higher_number_is_not_true_when_the_lock_is_ours(self, loser: Machine):
-        loser(Heard(Begun(v(10**15))))
-        loser(Noted(BAN))
+        loser(MessageReceived(Begun(v(10**15))))
+        loser(ChangeReported(BAN))
         loser.wake()
-        assert loser(Won(v(4)))[0] == Build(v(4), quiet=False, whole=True, solves=1, announced=True)
+        assert loser(LockAcquired(v(4)))[0] == Build(v(4), quiet=False, whole=True, solves=1, announced=True)
         loser(Built())
-        assert loser(Committed()) == [Tell(v(4), Event("all", "batch", BAN.ts))]
+        assert loser(Committed()) == [Announce(v(4), ChangeEvent("all", "batch", BAN.ts))]
         assert loser.coordinator.contained == loser.coordinator.changes
 
 
 class TestRebuilt:
     def test_is_loaded_and_told(self, loser: Machine):
-        assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
+        assert loser(MessageReceived(Rebuilt(3, SOLVE))) == [Load()]
         assert loser.coordinator.stale
-        assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+        assert loser(Loaded(v(3))) == [Announce(v(3), SOLVE)]
         assert not loser.coordinator.stale
         assert loser.coordinator.contained == loser.coordinator.changes
 
     def test_the_cause_is_told_only_of_the_version_it_belongs_to(self, loser: Machine):
-        loser(Heard(Rebuilt(3, SOLVE)))
-        assert loser(Loaded(v(5))) == [Tell(v(5), None)]
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
+        assert loser(Loaded(v(5))) == [Announce(v(5), None)]
 
     def test_of_a_version_that_is_passed_over_is_told_with_the_next(self, loser: Machine):
         # Some clients care only about the first of them.
-        loser(Heard(Rebuilt(3, Event("division", "user_blocked", BAN.ts, (1,)))))
-        loser(Heard(Begun(v(4))))
-        loser(Heard(Rebuilt(4, Event("division", "user_blocked", BAN.ts, (2,)))))
-        told = Event("division", "user_blocked", BAN.ts, (1, 2))
-        assert loser(Loaded(v(4), confirmed=4)) == [Tell(v(4), told), Load()]
+        loser(MessageReceived(Rebuilt(3, ChangeEvent("division", "user_blocked", BAN.ts, (1,)))))
+        loser(MessageReceived(Begun(v(4))))
+        loser(MessageReceived(Rebuilt(4, ChangeEvent("division", "user_blocked", BAN.ts, (2,)))))
+        told = ChangeEvent("division", "user_blocked", BAN.ts, (1, 2))
+        assert loser(Loaded(v(4), confirmed=4)) == [Announce(v(4), told), Load()]
 
     def test_while_loading_is_loaded_after_that(self, loser: Machine):
-        loser(Heard(Rebuilt(3, SOLVE)))
-        loser(Heard(Begun(v(4))))
-        assert loser(Heard(Rebuilt(4, BAN))) == []
-        assert loser(Loaded(v(3))) == [Tell(v(3), None), Load()]
-        assert loser(Loaded(v(4))) == [Tell(v(4), Event("all", "batch", BAN.ts))]
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
+        loser(MessageReceived(Begun(v(4))))
+        assert loser(MessageReceived(Rebuilt(4, BAN))) == []
+        assert loser(Loaded(v(3))) == [Announce(v(3), None), Load()]
+        assert loser(Loaded(v(4))) == [Announce(v(4), ChangeEvent("all", "batch", BAN.ts))]
 
     def test_without_having_heard_it_begin_is_loaded_and_settles_nothing(self, node: Machine):
-        node(Noted(SOLVE))
-        assert node(Heard(Rebuilt(3, BAN))) == [Load()]
-        assert node(Loaded(v(3))) == [Tell(v(3), BAN)]
+        node(ChangeReported(SOLVE))
+        assert node(MessageReceived(Rebuilt(3, BAN))) == [Load()]
+        assert node(Loaded(v(3))) == [Announce(v(3), BAN)]
         assert node.coordinator.stale
         node.at_wake(TryLock(v(3)), at=10.3 + HANDICAP)
 
     def test_of_our_own_commit_is_an_echo(self, builder: Machine):
         builder(Built())
-        assert builder(Heard(Rebuilt(3, SOLVE))) == []
-        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder(MessageReceived(Rebuilt(3, SOLVE))) == []
+        assert builder(Committed()) == [Announce(v(3), SOLVE)]
 
     def test_of_our_own_commit_after_its_answer_is_no_news(self, builder: Machine):
         builder(Built())
         builder(Committed())
-        assert builder(Heard(Rebuilt(3, SOLVE))) == []
+        assert builder(MessageReceived(Rebuilt(3, SOLVE))) == []
 
     def test_of_a_version_before_the_one_that_covers_us_does_not_settle_ours(self, loser: Machine):
-        loser(Noted(BAN))
-        loser(Heard(Begun(v(4))))
-        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(ChangeReported(BAN))
+        loser(MessageReceived(Begun(v(4))))
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
         loser(Loaded(v(3)))
         assert loser.coordinator.stale
 
     def test_is_word_for_who_was_told_that_the_lock_is_busy(self, loser: Machine):
-        loser(Noted(BAN))
+        loser(ChangeReported(BAN))
         loser.wake()
         # The word overtakes the answer: that the lock was busy is out of date.
-        assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
-        assert loser(Busy(8.0)) == []
+        assert loser(MessageReceived(Rebuilt(3, SOLVE))) == [Load()]
+        assert loser(LockBusy(8.0)) == []
         assert loser.coordinator.wake == pytest.approx(10.5 + TIMING.debounce)
 
 
 class TestConfirmed:
     def test_settles_nothing_before_the_store_says_so(self, loser: Machine):
-        assert loser(Heard(Confirmed(v(3), v(1), 0.0))) == [Load()]
+        assert loser(MessageReceived(Confirmed(v(3), v(1), 0.0))) == [Load()]
         assert loser.coordinator.stale
         assert loser(Loaded(v(1), confirmed=3)) == []
         assert not loser.coordinator.stale
 
     def test_that_the_store_knows_nothing_of_settles_nothing(self, loser: Machine):
-        loser(Heard(Confirmed(v(9), v(1), 1e308)))
+        loser(MessageReceived(Confirmed(v(9), v(1), 1e308)))
         assert loser(Loaded(v(1), confirmed=1)) == []
         assert loser.coordinator.stale
 
     def test_of_a_version_that_we_do_not_serve_is_loaded(self, loser: Machine):
         # The announcement was lost. Until it is loaded, nothing of it is contained in what we serve.
-        assert loser(Heard(Confirmed(v(4), v(3), 0.0))) == [Load()]
+        assert loser(MessageReceived(Confirmed(v(4), v(3), 0.0))) == [Load()]
         assert loser.coordinator.stale
-        assert loser(Loaded(v(3), confirmed=4)) == [Tell(v(3), None)]
+        assert loser(Loaded(v(3), confirmed=4)) == [Announce(v(3), None)]
         assert not loser.coordinator.stale
 
     def test_says_nothing_of_what_came_after(self, loser: Machine):
-        loser(Noted(BAN))
-        loser(Heard(Confirmed(v(3), v(1), 0.0)))
+        loser(ChangeReported(BAN))
+        loser(MessageReceived(Confirmed(v(3), v(1), 0.0)))
         loser(Loaded(v(1), confirmed=3))
         assert loser.coordinator.stale
         loser.at_wake(TryLock(v(1)), at=10.5)
 
     def test_of_our_own_build_is_an_echo(self, node: Machine):
-        node(Noted(None))
+        node(ChangeReported(None))
         node.wake()
-        node(Won(v(3)))
+        node(LockAcquired(v(3)))
         node(Unchanged(v(1)))
-        assert node(Heard(Confirmed(v(3), v(1), 0.0))) == []
+        assert node(MessageReceived(Confirmed(v(3), v(1), 0.0))) == []
         node(Committed())
-        assert node(Heard(Confirmed(v(3), v(1), 0.0))) == []
+        assert node(MessageReceived(Confirmed(v(3), v(1), 0.0))) == []
 
 
 class TestAbandoned:
     def test_is_taken_over_at_once(self, loser: Machine):
-        assert loser(Heard(Abandoned(v(3))), at=11) == [TryLock(v(1))]
-        assert loser(Won(v(4))) == [Build(v(4), quiet=False, solves=1)]
+        assert loser(MessageReceived(Abandoned(v(3))), at=11) == [TryLock(v(1))]
+        assert loser(LockAcquired(v(4))) == [Build(v(4), quiet=False, solves=1)]
         assert loser(Built()) == [Commit(SOLVE, changes=1)]
 
     def test_but_not_by_who_has_failed_just_now(self, loser: Machine):
-        loser(Heard(Abandoned(v(3))), at=11)
-        loser(TryFailed())
-        loser(Heard(Begun(v(4))))
-        assert loser(Heard(Abandoned(v(4)))) == []
+        loser(MessageReceived(Abandoned(v(3))), at=11)
+        loser(LockFailed())
+        loser(MessageReceived(Begun(v(4))))
+        assert loser(MessageReceived(Abandoned(v(4)))) == []
         loser.at_wake(TryLock(v(1)), at=11 + TIMING.backoff_min)
 
     def test_that_is_not_true_costs_one_attempt_for_the_lock(self, loser: Machine):
-        assert loser(Heard(Abandoned(v(3))), at=11) == [TryLock(v(1))]
-        loser(Busy(5.0))
-        assert loser(Heard(Abandoned(v(3))), at=11.1) == []
-        loser(Heard(Rebuilt(3, SOLVE)))
+        assert loser(MessageReceived(Abandoned(v(3))), at=11) == [TryLock(v(1))]
+        loser(LockBusy(5.0))
+        assert loser(MessageReceived(Abandoned(v(3))), at=11.1) == []
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
         loser(Loaded(v(3), confirmed=3))
         assert not loser.coordinator.stale
 
     def test_of_another_than_the_one_that_covers_us_changes_nothing(self, loser: Machine):
-        loser(Heard(Begun(v(4))))
-        assert loser(Heard(Abandoned(v(3)))) == []
+        loser(MessageReceived(Begun(v(4))))
+        assert loser(MessageReceived(Abandoned(v(3)))) == []
         assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.lock_ttl)
 
 
 class TestTheLock:
     def test_busy_is_tried_again_when_it_could_have_run_out(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        assert node(Busy(4.0)) == []
+        assert node(LockBusy(4.0)) == []
         node.at_wake(TryLock(v(1)), at=10.3 + 4.0)
 
     @pytest.mark.parametrize("remaining", [86_400.0, float("inf")])
     def test_busy_for_longer_than_any_lock_is_not_believed(self, node: Machine, remaining: float):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        assert node(Busy(remaining)) == []
+        assert node(LockBusy(remaining)) == []
         node.at_wake(TryLock(v(1)), at=10.3 + TIMING.lock_ttl)
 
     def test_is_asked_for_once_a_debounce_whatever_is_said(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
         for number in range(100):
-            node(Busy(0.0))
+            node(LockBusy(0.0))
             for message in (Rebuilt(number + 2, SOLVE), Abandoned(v(number)), Confirmed(v(number), v(1), 0.0)):
-                node(Heard(message))
+                node(MessageReceived(message))
             node.at_wake(TryLock(v(1)), at=10.3 + (number + 1) * TIMING.debounce) if not number else None
             if number:
                 assert node.coordinator.wake <= node.now + TIMING.debounce
@@ -429,10 +429,10 @@ class TestTheLock:
         assert node.now >= 10.3 + 99 * TIMING.debounce
 
     def test_failing_is_tried_ever_more_seldom(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
         for pause in (0.5, 1, 2, 4, 4):
-            node(TryFailed())
+            node(LockFailed())
             node.at_wake(TryLock(v(1)), at=node.now + pause)
         assert node.coordinator.failing
 
@@ -440,10 +440,10 @@ class TestTheLock:
         wakes = set()
         for jitter in (0.0, 0.5, 0.99):
             node = Machine(jitter)
-            node(Resumed())
+            node(SubscriptionStarted())
             node(Loaded(None))
             node.wake()
-            node(TryFailed())
+            node(LockFailed())
             wakes.add(round(node.coordinator.wake - node.now, 3))
         assert len(wakes) == 3
         assert all(TIMING.backoff_min / 2 <= wake <= TIMING.backoff_min for wake in wakes)
@@ -461,7 +461,7 @@ class TestTheLock:
         builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
 
     def test_lost_to_a_node_whose_build_covers_us_is_no_reason_to_go_again(self, builder: Machine):
-        builder(Heard(Begun(v(4))), at=12)
+        builder(MessageReceived(Begun(v(4))), at=12)
         assert builder(LeaseLost()) == [CancelBuild()]
         builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.lock_ttl)
 
@@ -470,123 +470,125 @@ class TestTheHandicap:
     """Who made the last version goes first. `node` made version 1, `follower` did not."""
 
     def test_is_for_who_did_not_make_the_last_version(self, node: Machine, follower: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.at_wake(TryLock(v(1)), at=10 + TIMING.debounce)
-        follower(Noted(SOLVE))
+        follower(ChangeReported(SOLVE))
         follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP)
 
     def test_is_time_to_hear_that_the_other_has_begun(self, follower: Machine):
-        follower(Noted(SOLVE))
-        assert follower(Heard(Begun(v(3))), at=10.31) == []
+        follower(ChangeReported(SOLVE))
+        assert follower(MessageReceived(Begun(v(3))), at=10.31) == []
         follower.at_wake(TryLock(v(1)), at=10.31 + TIMING.lock_ttl)
 
     def test_comes_on_top_of_max_wait(self, node: Machine, follower: Machine):
         for number in range(10):
             for each in (node, follower):
-                assert each(Noted(SOLVE), at=10 + number * 0.2) == []
+                assert each(ChangeReported(SOLVE), at=10 + number * 0.2) == []
         node.at_wake(TryLock(v(1)), at=10 + TIMING.max_wait)
         follower.at_wake(TryLock(v(1)), at=10 + TIMING.max_wait + HANDICAP)
 
     def test_is_not_for_a_node_that_has_seen_no_version(self):
         node = Machine()
-        node(Resumed())
+        node(SubscriptionStarted())
         node(Loaded(None))
         node.at_wake(TryLock(None), at=TIMING.debounce)
 
     def test_ends_with_the_first_commit(self, follower: Machine):
-        follower(Noted(SOLVE))
+        follower(ChangeReported(SOLVE))
         follower.wake()
-        follower(Won(v(3)))
+        follower(LockAcquired(v(3)))
         follower(Built())
         follower(Committed())
-        follower(Noted(SOLVE), at=20)
+        follower(ChangeReported(SOLVE), at=20)
         follower.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
 
     def test_begins_when_another_version_is_out_though_it_is_not_loaded_yet(self, loser: Machine):
-        assert loser(Heard(Rebuilt(3, SOLVE))) == [Load()]
-        loser(Noted(SOLVE), at=12)
+        assert loser(MessageReceived(Rebuilt(3, SOLVE))) == [Load()]
+        loser(ChangeReported(SOLVE), at=12)
         loser.at_wake(TryLock(v(1)), at=12 + TIMING.debounce + HANDICAP)
 
     @pytest.mark.parametrize("found", [v(3), v(1, "f")])
     def test_begins_when_another_version_is_found(self, node: Machine, found: Version):
-        node(Resumed())
+        node(SubscriptionStarted())
         node(Loaded(found))
         node.at_wake(TryLock(found), at=10 + TIMING.debounce + HANDICAP)
 
     def test_stays_where_it_is_when_a_version_is_confirmed(self, loser: Machine, follower: Machine):
         # `follower` has confirmed version 1 itself, and still did not make it.
-        loser(Heard(Confirmed(v(3), v(1), 0.0)))
+        loser(MessageReceived(Confirmed(v(3), v(1), 0.0)))
         loser(Loaded(v(1), confirmed=3))
-        loser(Noted(SOLVE), at=20)
+        loser(ChangeReported(SOLVE), at=20)
         loser.at_wake(TryLock(v(1)), at=20 + TIMING.debounce)
-        follower(Noted(SOLVE), at=20)
+        follower(ChangeReported(SOLVE), at=20)
         follower.at_wake(TryLock(v(1)), at=20 + TIMING.debounce + HANDICAP)
 
     @pytest.mark.parametrize("echoes", [[], [Rebuilt(3, SOLVE)], [Rebuilt(1, SOLVE), Rebuilt(3, SOLVE)]])
     @pytest.mark.parametrize("early", [False, True])
     def test_is_not_for_who_hears_of_its_own_commits(self, builder: Machine, echoes: list[Rebuilt], early: bool):
         builder(Built())
-        for received in [*map(Heard, echoes), Committed()] if early else [Committed(), *map(Heard, echoes)]:
+        for received in (
+            [*map(MessageReceived, echoes), Committed()] if early else [Committed(), *map(MessageReceived, echoes)]
+        ):
             builder(received)
-        builder(Noted(SOLVE), at=20)
+        builder(ChangeReported(SOLVE), at=20)
         builder.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
 
     def test_is_not_for_who_finds_that_its_own_commit_was_done(self, builder: Machine):
         builder(Built())
         builder(CommitFailed())
-        builder(Heard(Rebuilt(3, SOLVE)))
+        builder(MessageReceived(Rebuilt(3, SOLVE)))
         builder(Loaded(v(3)))
-        builder(Heard(Begun(v(4))))
-        builder(Heard(Confirmed(v(4), v(3), 0.0)))
+        builder(MessageReceived(Begun(v(4))))
+        builder(MessageReceived(Confirmed(v(4), v(3), 0.0)))
         builder(Loaded(v(3), confirmed=4))
-        builder(Noted(SOLVE), at=20)
+        builder(ChangeReported(SOLVE), at=20)
         builder.at_wake(TryLock(v(3)), at=20 + TIMING.debounce)
 
     def test_is_for_who_finds_that_another_was_faster(self, builder: Machine):
-        builder(Heard(Begun(v(4))))
+        builder(MessageReceived(Begun(v(4))))
         builder(Built())
-        builder(Refused())
-        builder(Heard(Rebuilt(4, SOLVE)))
+        builder(CommitRefused())
+        builder(MessageReceived(Rebuilt(4, SOLVE)))
         builder(Loaded(v(4)))
-        builder(Noted(SOLVE), at=20)
+        builder(ChangeReported(SOLVE), at=20)
         builder.at_wake(TryLock(v(4)), at=20 + TIMING.debounce + HANDICAP)
 
     @pytest.mark.parametrize("end", [Rebuilt(2, SOLVE), Confirmed(v(2), v(1), 0.0)])
     def test_begins_anew_with_the_word_that_the_lock_is_free(self, end: Rebuilt | Confirmed, follower: Machine):
         # Who made that version may have as much waiting, and hears of it no earlier.
-        follower(Noted(SOLVE))
+        follower(ChangeReported(SOLVE))
         follower.wake()
-        follower(Busy(8.0))
-        assert TryLock(v(1)) not in follower(Heard(end), at=12)
+        follower(LockBusy(8.0))
+        assert TryLock(v(1)) not in follower(MessageReceived(end), at=12)
         follower.at_wake(TryLock(v(1)), at=12 + HANDICAP)
 
     def test_is_not_for_who_was_busy_with_the_last_version_itself(self, builder: Machine):
-        builder(Noted(SOLVE))
+        builder(ChangeReported(SOLVE))
         builder(Built(), at=12)
-        builder(Heard(Rebuilt(3, SOLVE)), at=12.01)
-        assert builder(Committed(), at=12.02) == [Tell(v(3), SOLVE), TryLock(v(3))]
+        builder(MessageReceived(Rebuilt(3, SOLVE)), at=12.01)
+        assert builder(Committed(), at=12.02) == [Announce(v(3), SOLVE), TryLock(v(3))]
 
     def test_is_not_for_what_an_abandoned_build_covered(self, follower: Machine):
-        follower(Noted(SOLVE))
-        follower(Heard(Begun(v(3))))
-        follower(Noted(SOLVE))
-        assert follower(Heard(Abandoned(v(3)))) == [TryLock(v(1))]
+        follower(ChangeReported(SOLVE))
+        follower(MessageReceived(Begun(v(3))))
+        follower(ChangeReported(SOLVE))
+        assert follower(MessageReceived(Abandoned(v(3)))) == [TryLock(v(1))]
 
     def test_puts_off_no_look_after_a_builder(self, follower: Machine):
-        follower(Noted(SOLVE))
-        follower(Heard(Begun(v(3))))
-        follower(Noted(SOLVE))
+        follower(ChangeReported(SOLVE))
+        follower(MessageReceived(Begun(v(3))))
+        follower(ChangeReported(SOLVE))
         follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP)
-        follower(Busy(6.0))
+        follower(LockBusy(6.0))
         follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP + 6.0)
 
     @pytest.mark.parametrize("failure", [BuildFailed(), LeaseLost()])
     def test_puts_off_no_retry(self, follower: Machine, failure: Input):
-        follower(Noted(SOLVE))
+        follower(ChangeReported(SOLVE))
         follower.wake()
-        follower(TryFailed())
+        follower(LockFailed())
         follower.at_wake(TryLock(v(1)), at=10 + TIMING.debounce + HANDICAP + TIMING.backoff_min)
-        follower(Won(v(3)))
+        follower(LockAcquired(v(3)))
         follower(failure)
         follower.at_wake(TryLock(v(1)), at=follower.now + 2 * TIMING.backoff_min)
 
@@ -594,39 +596,39 @@ class TestTheHandicap:
 class TestTheBuild:
     def test_that_failed_is_abandoned_and_tried_again_for_the_same_cause(self, builder: Machine):
         assert builder(BuildFailed()) == [Abandon()]
-        assert builder(Heard(Abandoned(v(3)))) == []
+        assert builder(MessageReceived(Abandoned(v(3)))) == []
         assert builder.coordinator.failing
         builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
-        assert builder(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert builder(LockAcquired(v(4))) == [Build(v(4), quiet=False)]
         assert builder(Built()) == [Commit(SOLVE, changes=1)]
-        assert builder(Committed()) == [Tell(v(4), SOLVE)]
+        assert builder(Committed()) == [Announce(v(4), SOLVE)]
         assert not builder.coordinator.failing
 
     def test_that_found_what_is_committed_confirms_it(self, node: Machine):
-        node(Noted(None))
+        node(ChangeReported(None))
         node.wake()
-        node(Won(v(3)))
+        node(LockAcquired(v(3)))
         assert node(Unchanged(v(1))) == [Confirm()]
         assert node(Committed()) == []
         assert node.coordinator.contained == node.coordinator.changes
 
     def test_that_found_what_is_committed_but_not_served_loads_it(self, node: Machine):
-        node(Noted(None))
+        node(ChangeReported(None))
         node.wake()
-        node(Won(v(4)))
+        node(LockAcquired(v(4)))
         assert node(Unchanged(v(3))) == [Confirm(), Load()]
         assert node(Committed()) == []
         assert node.coordinator.contained < node.coordinator.changes
-        assert node(Loaded(v(3), confirmed=4)) == [Tell(v(3), None)]
+        assert node(Loaded(v(3), confirmed=4)) == [Announce(v(3), None)]
         assert node.coordinator.contained == node.coordinator.changes
 
     def test_of_a_lock_won_after_others_began_is_theirs(self, node: Machine):
         # The answer was slow: our lock has run out, and another node is at it. We learn so when we renew.
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        node(Heard(Begun(v(3))))
-        node(Heard(Begun(v(4))), at=20)
-        assert node(Won(v(3))) == [Build(v(3), quiet=False, solves=1), Load()]
+        node(MessageReceived(Begun(v(3))))
+        node(MessageReceived(Begun(v(4))), at=20)
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, solves=1), Load()]
         assert node(LeaseLost()) == [CancelBuild()]
         node.at_wake(TryLock(v(1)), at=20 + TIMING.backoff_min)
 
@@ -646,7 +648,7 @@ class TestWhole:
         node(Built())
         node(Committed())
 
-    @pytest.mark.parametrize("first", [Resumed(), Noted(SOLVE)])
+    @pytest.mark.parametrize("first", [SubscriptionStarted(), ChangeReported(SOLVE)])
     def test_is_our_first_build_whatever_it_is_for(self, first: Input):
         node = Machine()
         node(first)
@@ -655,100 +657,106 @@ class TestWhole:
 
     def test_is_none_for_solves_alone(self, node: Machine):
         for number in (3, 4, 5):
-            node(Noted(SOLVE))
-            node(Noted(SOLVE))
+            node(ChangeReported(SOLVE))
+            node(ChangeReported(SOLVE))
             assert not self.builds(node, number)
             self.commits(node)
 
     @pytest.mark.parametrize(
         "odd",
-        [Noted(BAN), Noted(None), Noted(Event.updated()), Noted(Event("all", "batch", SOLVE.ts)), Resumed()],
+        [
+            ChangeReported(BAN),
+            ChangeReported(None),
+            ChangeReported(ChangeEvent.updated()),
+            ChangeReported(ChangeEvent("all", "batch", SOLVE.ts)),
+            SubscriptionStarted(),
+        ],
         ids=["ban", "unknown", "no reason", "batch", "resumed"],
     )
     @pytest.mark.parametrize("solves", [(0, 0), (1, 0), (0, 1), (2, 2)])
     def test_is_a_build_for_anything_else_and_the_next_for_solves_is_not(self, node: Machine, odd: Input, solves):
-        inputs = [Noted(SOLVE)] * solves[0] + [odd] + [Noted(SOLVE)] * solves[1]
+        inputs = [ChangeReported(SOLVE)] * solves[0] + [odd] + [ChangeReported(SOLVE)] * solves[1]
         for received in inputs:
             node(received)
-        if isinstance(odd, Resumed):
+        if isinstance(odd, SubscriptionStarted):
             node(Loaded(v(1)))
         assert self.builds(node, 3)
         self.commits(node)
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert not self.builds(node, 4)
 
     def test_is_the_look_for_what_nobody_told(self, node: Machine):
         assert self.builds(node, 3)
 
     def test_is_the_look_after_the_store_lost_state(self, node: Machine):
-        node(Resumed())
+        node(SubscriptionStarted())
         node(Loaded(None))
         assert self.builds(node, 3)
 
     def test_is_the_next_for_what_comes_while_we_build(self, builder: Machine):
-        builder(Noted(BAN))
+        builder(ChangeReported(BAN))
         self.commits(builder)
         assert self.builds(builder, 4)
 
     def test_is_this_one_for_what_comes_while_we_ask_for_the_lock(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        node(Noted(BAN))
+        node(ChangeReported(BAN))
         assert won(node, 3)
         self.commits(node)
         # Ours has read it, and nothing waits any more.
         assert not node.coordinator.stale
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert not self.builds(node, 4)
 
     @pytest.mark.parametrize("end", [Rebuilt(3, BAN), Confirmed(v(3), v(1), 0.0)])
     def test_is_our_next_after_another_s_build_for_anything_else(self, node: Machine, end):
         # Theirs has it, and our builder process has not.
-        node(Noted(BAN))
-        node(Heard(Begun(v(3))))
-        node(Heard(end))
+        node(ChangeReported(BAN))
+        node(MessageReceived(Begun(v(3))))
+        node(MessageReceived(end))
         node(Loaded(v(3) if isinstance(end, Rebuilt) else v(1), confirmed=3))
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert self.builds(node, 4)
         self.commits(node)
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert not self.builds(node, 5)
 
     def test_is_the_one_that_takes_over_from_another_s(self, node: Machine):
-        node(Noted(BAN))
-        node(Heard(Begun(v(3))))
-        assert node(Heard(Abandoned(v(3)))) == [TryLock(v(1))]
+        node(ChangeReported(BAN))
+        node(MessageReceived(Begun(v(3))))
+        assert node(MessageReceived(Abandoned(v(3)))) == [TryLock(v(1))]
         assert won(node, 4)
 
     def test_is_none_after_another_s_build_for_solves(self, loser: Machine):
-        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
         loser(Loaded(v(3)))
-        loser(Noted(SOLVE))
+        loser(ChangeReported(SOLVE))
         assert not self.builds(loser, 4)
 
-    @pytest.mark.parametrize("answer", [Busy(1.0), TryFailed()])
+    @pytest.mark.parametrize("answer", [LockBusy(1.0), LockFailed()])
     def test_is_still_to_come_while_the_lock_is_not_ours(self, node: Machine, answer: Input):
-        node(Noted(BAN))
+        node(ChangeReported(BAN))
         node.wake()
         node(answer)
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert self.builds(node, 3)
 
     @pytest.mark.parametrize("failure", [BuildFailed(), LeaseLost()])
     def test_is_not_asked_for_again_after_a_build_that_failed(self, node: Machine, failure: Input):
         # The builder knows how far it came: one that could not read, or is another by now, reads all by itself.
-        node(Noted(BAN))
+        node(ChangeReported(BAN))
         assert self.builds(node, 3)
         node(failure)
         assert not self.builds(node, 4)
 
     @pytest.mark.parametrize("failure", [BuildFailed(), LeaseLost()])
     def test_is_the_next_after_a_build_that_failed_if_more_comes(self, builder: Machine, failure: Input):
-        builder(Noted(BAN))
+        builder(ChangeReported(BAN))
         builder(failure)
         assert self.builds(builder, 4)
 
-    @pytest.mark.parametrize("outcome", [Refused(), CommitFailed()])
+    @pytest.mark.parametrize("outcome", [CommitRefused(), CommitFailed()])
     def test_is_none_after_a_commit_that_failed(self, builder: Machine, outcome: Input):
         builder(Built())
         builder(outcome)
@@ -759,70 +767,70 @@ class TestWhole:
 class TestTheCommit:
     def test_is_served_and_told(self, builder: Machine):
         builder(Built())
-        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder(Committed()) == [Announce(v(3), SOLVE)]
         assert builder.coordinator.served == v(3)
         assert not builder.coordinator.stale
 
     def test_refused_goes_again_after_a_look_at_what_is_there(self, builder: Machine):
         builder(Built())
-        assert builder(Refused()) == [Load()]
+        assert builder(CommitRefused()) == [Load()]
         assert builder(Loaded(v(1))) == []
         builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
-        assert builder(Won(v(4))) == [Build(v(4), quiet=False)]
+        assert builder(LockAcquired(v(4))) == [Build(v(4), quiet=False)]
 
     def test_of_unknown_outcome_frees_the_lock_and_looks(self, builder: Machine):
         builder(Built())
         assert builder(CommitFailed()) == [Abandon(), Load()]
-        assert builder(Loaded(v(3))) == [Tell(v(3), None)]
+        assert builder(Loaded(v(3))) == [Announce(v(3), None)]
 
     def test_unanswered_contains_nothing_whatever_others_say(self, builder: Machine):
         builder(Built())
-        builder(Heard(Begun(v(4))))
-        builder(Heard(Confirmed(v(4), v(3), 0.0)))
+        builder(MessageReceived(Begun(v(4))))
+        builder(MessageReceived(Confirmed(v(4), v(3), 0.0)))
         assert builder.coordinator.stale
 
     def test_answered_when_a_later_version_is_served_takes_nothing_back(self, builder: Machine):
         builder(Built())
-        builder(Heard(Rebuilt(3, SOLVE)))
-        builder(Heard(Begun(v(4))))
-        assert builder(Heard(Rebuilt(4, BAN))) == [Load()]
-        assert builder(Loaded(v(4))) == [Tell(v(4), Event("all", "batch", BAN.ts))]
-        assert Tell(v(3), SOLVE) not in builder(Committed())
+        builder(MessageReceived(Rebuilt(3, SOLVE)))
+        builder(MessageReceived(Begun(v(4))))
+        assert builder(MessageReceived(Rebuilt(4, BAN))) == [Load()]
+        assert builder(Loaded(v(4))) == [Announce(v(4), ChangeEvent("all", "batch", BAN.ts))]
+        assert Announce(v(3), SOLVE) not in builder(Committed())
         assert builder.coordinator.served == v(4)
 
     def test_answered_when_the_epoch_has_changed_takes_nothing_back(self, builder: Machine):
         builder(Built())
-        builder(Resumed())
-        assert builder(Loaded(v(1, "f"))) == [Tell(v(1, "f"), None)]
+        builder(SubscriptionStarted())
+        assert builder(Loaded(v(1, "f"))) == [Announce(v(1, "f"), None)]
         actions = builder(Committed())
         assert Load() in actions
-        assert Tell(v(3), SOLVE) not in actions
+        assert Announce(v(3), SOLVE) not in actions
         assert builder.coordinator.served == v(1, "f")
 
     def test_of_a_new_epoch_is_served(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         node.wake()
-        node(Won(v(1, "f")))
+        node(LockAcquired(v(1, "f")))
         node(Built())
-        assert node(Committed()) == [Tell(v(1, "f"), SOLVE)]
+        assert node(Committed()) == [Announce(v(1, "f"), SOLVE)]
 
 
 class TestLoaded:
     def test_that_is_served_already_tells_nothing(self, node: Machine):
-        node(Resumed())
+        node(SubscriptionStarted())
         assert node(Loaded(v(1))) == []
 
     def test_nothing_before_the_first_document_is_no_surprise(self):
         node = Machine()
-        node(Resumed())
+        node(SubscriptionStarted())
         assert node(Loaded(None)) == []
         assert node.coordinator.changes == 1
 
     @pytest.mark.parametrize("found", [None, v(0)])
     def test_less_than_was_served_means_that_the_store_lost_state(self, node: Machine, found: Version | None):
-        node(Resumed())
+        node(SubscriptionStarted())
         node.wake()
-        node(Won(v(3)))
+        node(LockAcquired(v(3)))
         node(Unchanged(v(1)))
         node(Committed())
         before = node.coordinator.changes
@@ -831,38 +839,38 @@ class TestLoaded:
         node.at_wake(TryLock(v(1)), at=node.now + TIMING.debounce)
 
     def test_less_than_was_announced_means_that_the_store_lost_state(self, loser: Machine):
-        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
         assert loser(Loaded(None)) == []
         assert loser.coordinator.stale
         loser.at_wake(TryLock(v(1)), at=10.2 + HANDICAP)
 
     def test_of_another_epoch_is_what_the_store_says_now(self, node: Machine):
-        node(Resumed())
-        assert node(Loaded(v(1, "f"))) == [Tell(v(1, "f"), None)]
+        node(SubscriptionStarted())
+        assert node(Loaded(v(1, "f"))) == [Announce(v(1, "f"), None)]
 
     def test_that_a_commit_of_our_own_overtook_is_asked_again(self, builder: Machine):
-        builder(Resumed())
+        builder(SubscriptionStarted())
         builder(Built())
-        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder(Committed()) == [Announce(v(3), SOLVE)]
         assert builder(Loaded(v(1))) == [Load()]
         assert builder(Loaded(v(3))) == []
 
     def test_of_another_epoch_that_a_commit_of_our_own_overtook_is_asked_again(self, node: Machine):
-        node(Resumed())
+        node(SubscriptionStarted())
         node.wake()
-        node(Won(v(1, "f")))
+        node(LockAcquired(v(1, "f")))
         node(Built())
-        assert node(Committed()) == [Tell(v(1, "f"), None)]
+        assert node(Committed()) == [Announce(v(1, "f"), None)]
         assert node(Loaded(v(9))) == [Load()]
         assert node.coordinator.served == v(1, "f")
 
     def test_not_is_tried_again_ever_more_seldom(self, loser: Machine):
-        loser(Heard(Rebuilt(3, SOLVE)))
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
         for pause in (0.5, 1, 2, 4):
             assert loser(LoadFailed()) == []
             assert loser.coordinator.stale
             loser.at_wake(Load(), at=loser.now + pause)
-        assert loser(Loaded(v(3))) == [Tell(v(3), SOLVE)]
+        assert loser(Loaded(v(3))) == [Announce(v(3), SOLVE)]
 
 
 class TestIncomplete:
@@ -872,26 +880,26 @@ class TestIncomplete:
     def unfound(self, builder: Machine) -> Machine:
         """Committed version 3 for a solve that it did not find; its clock stands at 10.3."""
         builder(Built(complete=False))
-        assert builder(Committed()) == [Tell(v(3), SOLVE)]
+        assert builder(Committed()) == [Announce(v(3), SOLVE)]
         return builder
 
     def looks(self, node: Machine, number: int) -> Build:
         while TryLock(node.coordinator.served) not in node.wake():
             pass
-        (build, *_) = node(Won(v(number)))
+        (build, *_) = node(LockAcquired(v(number)))
         assert isinstance(build, Build)
         return build
 
     def test_leaves_the_board_stale_and_reads_everything_soon(self, unfound: Machine):
         assert unfound.coordinator.stale
-        unfound.at_wake(TryLock(v(3)), at=10.3 + LOOKS[0])
-        assert unfound(Won(v(4))) == [Build(v(4), quiet=True, whole=True, again=True)]
+        unfound.at_wake(TryLock(v(3)), at=10.3 + LOOK_AGAIN_SECONDS[0])
+        assert unfound(LockAcquired(v(4))) == [Build(v(4), quiet=True, whole=True, again=True)]
 
     def test_is_looked_for_after_pauses_that_grow_and_not_for_ever(self, unfound: Machine):
-        for number, pause in enumerate(LOOKS, start=4):
+        for number, pause in enumerate(LOOK_AGAIN_SECONDS, start=4):
             assert unfound.coordinator.stale
             unfound.at_wake(TryLock(v(3)), at=unfound.now + pause)
-            unfound(Won(v(number)))
+            unfound(LockAcquired(v(number)))
             assert unfound(Unchanged(v(3), complete=False)) == [Confirm()]
             assert unfound(Committed()) == []
         assert not unfound.coordinator.stale
@@ -900,33 +908,33 @@ class TestIncomplete:
     def test_is_told_when_it_is_found(self, unfound: Machine):
         assert self.looks(unfound, 4).quiet
         assert unfound(Built()) == [Commit(SOLVE, changes=1)]
-        assert unfound(Committed()) == [Tell(v(4), SOLVE)]
+        assert unfound(Committed()) == [Announce(v(4), SOLVE)]
         assert not unfound.coordinator.stale
 
     def test_is_looked_for_by_all_nodes(self, loser: Machine):
-        loser(Heard(Rebuilt(3, SOLVE)))
-        assert loser(Loaded(v(3), confirmed=3, complete=False)) == [Tell(v(3), SOLVE)]
+        loser(MessageReceived(Rebuilt(3, SOLVE)))
+        assert loser(Loaded(v(3), confirmed=3, complete=False)) == [Announce(v(3), SOLVE)]
         assert loser.coordinator.stale
-        loser.at_wake(TryLock(v(3)), at=10.2 + LOOKS[0] + HANDICAP)
+        loser.at_wake(TryLock(v(3)), at=10.2 + LOOK_AGAIN_SECONDS[0] + HANDICAP)
 
     def test_is_no_matter_of_what_a_person_asked_for(self, node: Machine):
-        node(Noted(Event.updated(), requested=True))
+        node(ChangeReported(ChangeEvent.updated(), requested=True))
         node.wake()
-        assert node(Won(v(3))) == [Build(v(3), quiet=False, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, whole=True)]
         node(Built(complete=False))
         node(Committed())
         assert not node.coordinator.stale
 
     @pytest.mark.parametrize(("first", "stale"), [(SOLVE, False), (BAN, True)])
     def test_solves_are_counted_and_of_all_else_a_look_with_something_new_proves_nothing(
-        self, node: Machine, first: Event, stale: bool
+        self, node: Machine, first: ChangeEvent, stale: bool
     ):
-        node(Noted(first))
+        node(ChangeReported(first))
         node.wake()
-        node(Won(v(3)))
+        node(LockAcquired(v(3)))
         node(Built(complete=False))
         node(Committed())
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         build = self.looks(node, 4)
         assert (build.whole, build.quiet, build.again) == (True, False, True)
         node(Built())
@@ -939,7 +947,7 @@ class TestIncomplete:
             assert not node.coordinator.stale
 
     def test_a_build_before_its_time_takes_no_look_away(self, unfound: Machine):
-        unfound(Noted(BAN))
+        unfound(ChangeReported(BAN))
         due = unfound.coordinator._look_at
         self.looks(unfound, 4)
         assert unfound.now < due
@@ -950,31 +958,31 @@ class TestIncomplete:
 
 class TestDamaged:
     def test_is_committed_again_though_nothing_changed(self, node: Machine):
-        node(Resumed())
-        assert node(Damaged()) == []
+        node(SubscriptionStarted())
+        assert node(DocumentsDamaged()) == []
         while TryLock(v(1)) not in node.wake():
-            assert node(Damaged()) == []
-        assert node(Won(v(3))) == [Build(v(3), quiet=False, whole=True)]
+            assert node(DocumentsDamaged()) == []
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, whole=True)]
         node(Built())
-        assert node(Committed()) == [Tell(v(3), None)]
-        node(Noted(None))
+        assert node(Committed()) == [Announce(v(3), None)]
+        node(ChangeReported(None))
         assert builds_quietly(node)
 
     def test_is_looked_at_again_ever_more_seldom_and_asks_for_one_build(self, node: Machine):
-        node(Resumed())
+        node(SubscriptionStarted())
         changes = node.coordinator.changes
         for _ in range(5):
-            node(Damaged())
+            node(DocumentsDamaged())
             while Load() not in node.wake():
                 pass
         assert node.coordinator.changes == changes + 1
         assert node.coordinator.served == v(1)
 
     def test_is_over_when_it_can_be_loaded(self, node: Machine):
-        node(Resumed())
-        node(Damaged())
+        node(SubscriptionStarted())
+        node(DocumentsDamaged())
         assert node.wake() == [TryLock(v(1))]
-        node(Busy(5.0))
+        node(LockBusy(5.0))
         assert node.wake() == [Load()]
         node(Loaded(v(3)))
         assert builds_quietly(node)
@@ -984,7 +992,7 @@ def builds_quietly(node: Machine) -> bool:
     """Let it build what waits; whether it would confirm what is committed."""
     while TryLock(node.coordinator.served) not in node.wake():
         pass
-    (build, *_) = node(Won(v(9)))
+    (build, *_) = node(LockAcquired(v(9)))
     assert isinstance(build, Build)
     return build.quiet
 
@@ -996,13 +1004,13 @@ class TestRestored:
     def restored(self) -> Machine:
         """Serves version 5 since the store was asked what it has; its clock stands at 0."""
         node = Machine()
-        assert node(Resumed()) == [Load()]
+        assert node(SubscriptionStarted()) == [Load()]
         node(Restored(v(5)))
         assert node.coordinator.served == v(5)
         return node
 
     def test_is_told_to_who_is_there_already(self):
-        assert Machine()(Restored(v(5))) == [Tell(v(5), None)]
+        assert Machine()(Restored(v(5))) == [Announce(v(5), None)]
 
     def test_without_a_store_nothing_else_is_done(self):
         node = Machine()
@@ -1013,7 +1021,7 @@ class TestRestored:
     def test_before_the_store_is_there_is_seen_by_it(self):
         node = Machine()
         node(Restored(v(5)))
-        assert node(Resumed()) == [Load()]
+        assert node(SubscriptionStarted()) == [Load()]
         assert node(LoadFailed()) == []
         node.at_wake(TryLock(v(5)), at=TIMING.debounce + HANDICAP)
 
@@ -1026,11 +1034,11 @@ class TestRestored:
         assert restored(Loaded(v(5))) == []
 
     def test_gives_way_to_what_is_newer_in_the_store(self, restored: Machine):
-        assert restored(Loaded(v(6))) == [Tell(v(6), None)]
+        assert restored(Loaded(v(6))) == [Announce(v(6), None)]
 
     def test_gives_way_to_another_epoch_but_only_when_that_is_asked_for_after_it(self, restored: Machine):
         assert restored(Loaded(v(2, "f"))) == [Load()]
-        assert restored(Loaded(v(2, "f"))) == [Tell(v(2, "f"), None)]
+        assert restored(Loaded(v(2, "f"))) == [Announce(v(2, "f"), None)]
         restored.at_wake(TryLock(v(2, "f")), at=TIMING.debounce + HANDICAP)
 
     @pytest.mark.parametrize("found", [None, v(4)])
@@ -1038,37 +1046,37 @@ class TestRestored:
         assert restored(Loaded(found)) == [Load()]
         assert restored(Loaded(found)) == []
         restored.at_wake(TryLock(v(5)), at=TIMING.debounce + HANDICAP)
-        assert restored(Won(v(1, "f"))) == [Build(v(1, "f"), quiet=True, whole=True)]
+        assert restored(LockAcquired(v(1, "f"))) == [Build(v(1, "f"), quiet=True, whole=True)]
         assert restored(Built()) == [Commit(None, changes=restored.coordinator.changes)]
-        assert restored(Committed()) == [Tell(v(1, "f"), None)]
+        assert restored(Committed()) == [Announce(v(1, "f"), None)]
 
     def test_contains_a_change_only_when_the_cluster_says_so(self, restored: Machine):
-        restored(Noted(SOLVE))
+        restored(ChangeReported(SOLVE))
         assert restored(Loaded(v(5))) == []
         assert restored.coordinator.stale
-        restored(Heard(Begun(v(6))))
-        assert restored(Heard(Confirmed(v(6), v(5), 0.0))) == [Load()]
+        restored(MessageReceived(Begun(v(6))))
+        assert restored(MessageReceived(Confirmed(v(6), v(5), 0.0))) == [Load()]
         restored(Loaded(v(5), confirmed=6))
         assert not restored.coordinator.stale
 
 
 class TestTick:
     def test_too_early_does_nothing(self, node: Machine):
-        node(Noted(SOLVE))
+        node(ChangeReported(SOLVE))
         assert node(Tick(), at=10.29) == []
 
     def test_reads_everything_again(self, node: Machine):
         node.at_wake(TryLock(v(1)), at=0.3 + TIMING.reconcile)
-        assert node(Won(v(3))) == [Build(v(3), quiet=True, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=True, whole=True)]
 
     def test_takes_over_from_a_builder_that_is_not_heard_of(self, loser: Machine):
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
-        assert loser(Won(v(4))) == [Build(v(4), quiet=False, solves=1)]
+        assert loser(LockAcquired(v(4))) == [Build(v(4), quiet=False, solves=1)]
         assert loser(Built()) == [Commit(SOLVE, changes=1)]
 
     def test_leaves_a_builder_alone_that_has_renewed_the_lock(self, loser: Machine):
         loser.wake()
-        loser(Busy(6.0))
+        loser(LockBusy(6.0))
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl + 6.0)
 
 
@@ -1081,26 +1089,28 @@ heard = st.one_of(
     st.builds(Abandoned, versions),
 )
 unasked = st.one_of(
-    st.builds(Noted, events),
-    st.just(Resumed()),
-    st.builds(Heard, heard),
+    st.builds(ChangeReported, events),
+    st.just(SubscriptionStarted()),
+    st.builds(MessageReceived, heard),
     st.builds(Restored, versions),
     st.just(Tick()),
 )
 #: What may be said to each question, in whatever state of the store.
 answers = {
-    TryLock: st.one_of(st.builds(Won, versions), st.builds(Busy, st.floats(0, TIMING.lock_ttl)), st.just(TryFailed())),
+    TryLock: st.one_of(
+        st.builds(LockAcquired, versions), st.builds(LockBusy, st.floats(0, TIMING.lock_ttl)), st.just(LockFailed())
+    ),
     Build: st.one_of(
         st.sampled_from([Built(), Built(complete=False), BuildFailed(), LeaseLost()]),
         st.builds(Unchanged, versions, st.booleans()),
     ),
-    Commit: st.sampled_from([Committed(), Refused(), CommitFailed()]),
-    Confirm: st.sampled_from([Committed(), Refused(), CommitFailed()]),
+    Commit: st.sampled_from([Committed(), CommitRefused(), CommitFailed()]),
+    Confirm: st.sampled_from([Committed(), CommitRefused(), CommitFailed()]),
     Load: st.one_of(
         st.builds(
             Loaded, st.none() | versions, st.integers(0, 9), st.integers(0, 9), st.booleans(), st.none() | versions
         ),
-        st.sampled_from([LoadFailed(), Damaged()]),
+        st.sampled_from([LoadFailed(), DocumentsDamaged()]),
     ),
 }
 
@@ -1128,13 +1138,13 @@ def test_no_sequence_of_inputs_breaks_it(data: st.DataObject):
         assert 0 <= mine.contained <= mine.covered <= mine.changes
         assert (mine.lease is not None) == (mine.phase in (Phase.BUILDING, Phase.COMMITTING, Phase.CONFIRMING))
         assert leased is None or mine.lease in (None, leased), "a second lease while it had one"
-        odd |= mine.changes - known > (received == Noted(SOLVE))
+        odd |= mine.changes - known > (received == ChangeReported(SOLVE))
         for action in actions:
             match action:
                 case Build(whole=whole):
                     assert whole or not odd
                     odd = False
-                case Tell(version):
+                case Announce(version):
                     assert version == mine.served
                     told.append(version)
                 case TryLock(seen):

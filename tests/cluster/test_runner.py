@@ -13,13 +13,13 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Lease, Unavailable
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.redis.backend import RedisStore
+from scoreboardd.backends.redis.backend import RedisClusterBackend
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.cache.document_cache import Memory, Tier
+from scoreboardd.cache.document_cache import CacheTier, DocumentCache
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.demo.servers import free_port
-from scoreboardd.model import Event, Version
+from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.telemetry.metrics import Metrics
 from tests.backends.relay import relay
 from tests.board.expected import parsed
@@ -43,14 +43,14 @@ class Node:
     """Runs a runner, and keeps what it told its clients."""
 
     runner: Runner
-    store: RedisStore
+    store: RedisClusterBackend
     builder: BuilderProcess
-    memory: Memory
+    memory: DocumentCache
     metrics: Metrics
-    told: list[tuple[Version, Event]] = field(default_factory=list)
+    told: list[tuple[Version, ChangeEvent]] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
 
-    def tell(self, version: Version, event: Event) -> None:
+    def tell(self, version: Version, event: ChangeEvent) -> None:
         assert self.memory.version == version, "told before it could be read"
         self.told.append((version, event))
 
@@ -123,7 +123,7 @@ def cluster(platform: Platform, redis_url: str) -> Cluster:
         *,
         url: str = redis_url,
         build_timeout: float = 20.0,
-        store: type[RedisStore] = RedisStore,
+        store: type[RedisClusterBackend] = RedisClusterBackend,
         ready: bool = True,
         **timing: float,
     ) -> AsyncIterator[list[Node]]:
@@ -150,12 +150,12 @@ def cluster(platform: Platform, redis_url: str) -> Cluster:
 
 def _busy(node: Node) -> bool:
     coordinator = node.runner.coordinator
-    return coordinator.contained < coordinator.changes or coordinator._news or coordinator._loading
+    return coordinator.contained < coordinator.changes or coordinator._refresh_needed or coordinator._loading
 
 
-def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, store: type[RedisStore]) -> Node:
+def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, store: type[RedisClusterBackend]) -> Node:
     prefix = platform.names.prefix
-    memory, metrics = Memory(), Metrics()
+    memory, metrics = DocumentCache(), Metrics()
     builder = BuilderProcess(
         source={"dsn": platform.database, "kind": "smctf", "statement_timeout": 20},
         vault={"backend": "redis", "url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
@@ -169,7 +169,7 @@ def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, st
         tell=lambda version, event: node.tell(version, event),  # noqa: PLW0108  there is no node yet
         metrics=metrics,
         build_timeout=build_timeout,
-        tier=Tier.REDIS,
+        tier=CacheTier.REDIS,
     )
     node = Node(runner, its_store, builder, memory, metrics)
     return node
@@ -310,7 +310,7 @@ class TestTheLock:
     async def test_is_renewed_during_a_long_build(self, cluster: Cluster, platform: Platform):
         renewed: list[bool] = []
 
-        class Counting(RedisStore):
+        class Counting(RedisClusterBackend):
             async def renew(self, lease: Lease) -> bool:
                 renewed.append(await super().renew(lease))
                 return renewed[-1]
@@ -339,7 +339,7 @@ class TestTheLock:
         answer = asyncio.Event()
         asked: list[Lease] = []
 
-        class Slow(RedisStore):
+        class Slow(RedisClusterBackend):
             async def renew(self, lease: Lease) -> bool:
                 asked.append(lease)
                 if lease != asked[0]:
@@ -442,7 +442,7 @@ class TestJoining:
 
     async def test_of_nodes_that_start_together_all_know_that_it_is_what_the_board_is(self, cluster: Cluster):
         async with cluster(2) as nodes:
-            assert [node.memory.tier for node in nodes] == [Tier.MEMORY] * 2
+            assert [node.memory.tier for node in nodes] == [CacheTier.MEMORY] * 2
 
 
 class TestRestored:
@@ -452,12 +452,12 @@ class TestRestored:
         port, kept = free_port(), Version("kept", 5)
         async with cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,):
             node.runner.restored(edition(kept, {"leaderboard:users": {"entries": []}}))
-            assert (node.memory.version, node.memory.tier) == (kept, Tier.POSTGRES)
+            assert (node.memory.version, node.memory.tier) == (kept, CacheTier.POSTGRES)
             assert [version for version, _ in node.told] == [kept]
             async with relay(redis_url, port):
                 await until(lambda: node.has("ada"), "the store is empty, so it builds")
                 assert node.memory.version.epoch != kept.epoch
-                assert node.memory.tier is Tier.MEMORY
+                assert node.memory.tier is CacheTier.MEMORY
                 await until(lambda: node.told[-1][0] == node.memory.version, "its clients are told")
                 await node.stop()
                 await node.store.aclose()
@@ -471,7 +471,7 @@ class TestRestored:
             node.runner.restored(first.memory.edition)
             told = list(node.told)
             async with relay(redis_url, port):
-                await until(lambda: node.memory.tier is Tier.MEMORY, "the cluster has confirmed it")
+                await until(lambda: node.memory.tier is CacheTier.MEMORY, "the cluster has confirmed it")
                 assert node.memory.version == first.memory.version
                 assert node.told == told
                 await node.stop()
@@ -483,5 +483,5 @@ class TestRestored:
             served, told = node.memory.edition, list(node.told)
             node.runner.restored(edition(Version(served.version.epoch, 0) if epoch == "its own" else Version("e", 9)))
             assert node.memory.edition is served
-            assert node.memory.tier is Tier.MEMORY
+            assert node.memory.tier is CacheTier.MEMORY
             assert node.told == told

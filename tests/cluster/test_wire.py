@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from scoreboardd.backends.base import Abandoned, Begun, Confirmed, Rebuilt
 from scoreboardd.cluster import wire
-from scoreboardd.model import UPDATED, Event, Version
+from scoreboardd.model import UPDATED, ChangeEvent, Version
 
 TS = "2026-02-27T18:00:00Z"
-SOLVE = Event("all", "submission_correct", TS)
+SOLVE = ChangeEvent("all", "submission_correct", TS)
 
 
 def dumps(fields: Any) -> bytes:
@@ -66,7 +66,7 @@ class TestChanged:
 
     @pytest.mark.parametrize("text", ["<script>", 'a"b\\c', "line\nbreak", "\x00", "ü😀", "\u202e", "x" * 256])
     def test_text_is_passed_on_exactly(self, text: str):
-        assert wire.changed(dumps({"scope": text, "reason": text, "ts": text})).event == Event(text, text, text)
+        assert wire.changed(dumps({"scope": text, "reason": text, "ts": text})).event == ChangeEvent(text, text, text)
 
     @pytest.mark.parametrize("field", ["scope", "reason", "ts"])
     @pytest.mark.parametrize("value", [None, 5, 5.5, True, [], {}, ["x"], {"x": "y"}, "", "x" * 1025])

@@ -10,10 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
-from scoreboardd.board.leaderboards import View, render
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.leaderboards import Leaderboards, render
 from scoreboardd.model import Version
-from scoreboardd.web.frontend import Page
+from scoreboardd.web.frontend import Frontend
 from tests.client.server import view as board
 from tests.external_tools import require
 
@@ -43,7 +43,7 @@ class Server:
         self.queries: list[str] = []
         "Of the documents asked for."
         self.divisions: list[dict[str, Any]] = []
-        self._steps: list[Step] = []
+        self._steps: list[VersionedDelta] = []
         self.streams: list[web.StreamResponse] = []
         self._end = asyncio.Event()
 
@@ -53,7 +53,7 @@ class Server:
             app.router.add_get(path, self._document)
         app.router.add_get(STREAM, self._stream)
         app.router.add_get("/api/scoreboard", self._about)
-        Page("Scripted CTF").add_to(app)
+        Frontend("Scripted CTF").add_to(app)
         return app
 
     async def _document(self, request: web.Request) -> web.Response:
@@ -107,9 +107,9 @@ class Server:
         for stream in self.streams:
             await stream.write(_event(event, version, data))
 
-    async def step(self, view: View, *, to: int) -> Step:
+    async def step(self, view: Leaderboards, *, to: int) -> VersionedDelta:
         """Serve `view` from now on, and tell everyone of the delta that leads to it."""
-        step = Step(self.version.number, to, delta.diff(self.view, view))
+        step = VersionedDelta(self.version.number, to, delta.diff(self.view, view))
         self.version, self.view = Version("7f3a", to), view
         self._steps.append(step)
         await self.say("delta", self.version, step.data())

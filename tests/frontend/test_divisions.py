@@ -3,8 +3,8 @@
 import asyncio
 import json
 
-from scoreboardd.board.document_names import Owner, leaderboard_key
-from scoreboardd.model import Event
+from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
+from scoreboardd.model import ChangeEvent
 from tests.external_tools import require
 from tests.frontend.scripted import FOLLOW, Follower
 from tests.snapshots import edition
@@ -14,13 +14,13 @@ BOARD = {"challenges": [], "entries": []}
 
 
 def serve(node: Node, number: int) -> None:
-    documents = {leaderboard_key(owner, division): BOARD for owner in Owner for division in (None, 3, 5)}
+    documents = {leaderboard_key(owner, division): BOARD for owner in ParticipantKind for division in (None, 3, 5)}
     node.serve(edition(version(number), documents, divisions=(3, 5)))
 
 
 def publish(node: Node, number: int, *division_ids: int) -> None:
     serve(node, number)
-    event = Event("division" if division_ids else "all", "submission_correct", "", division_ids or None)
+    event = ChangeEvent("division" if division_ids else "all", "submission_correct", "", division_ids or None)
     node.tell(number, event)
 
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
-from scoreboardd.board.leaderboards import Entry, Listed, Solve, View
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve
 from scoreboardd.model import Version
 from tests.frontend.screen import TIMEOUT, live, opened
 from tests.frontend.scripted import Server, serving
 
-CHALLENGES = {id: Listed(f"challenge {id}", "misc", 100) for id in range(1, 21)}
+CHALLENGES = {id: Challenge(f"challenge {id}", "misc", 100) for id in range(1, 21)}
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 
 
@@ -24,13 +24,13 @@ def at(minutes: float) -> str:
     return (START + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def contest(*wrong: str, days: int = 1) -> View:
+def contest(*wrong: str, days: int = 1) -> Leaderboards:
     """Three teams with a solve every ten minutes of an hour a day, and the first also at the times that are wrong."""
     minutes = [24 * 60 * day + 10 * number for day in range(days) for number in range(7)]
     solves = {id: Solve(at(when), False) for id, when in enumerate(minutes, start=1)}
     teams = {id: Entry(f"team {id}", dict(solves)) for id in (1, 2, 3)}
     teams[1].solves.update({20 - number: Solve(when, False) for number, when in enumerate(wrong)})
-    return View(CHALLENGES, teams, teams)
+    return Leaderboards(CHALLENGES, teams, teams)
 
 
 async def steps(page: Page, series: int) -> list[float]:
@@ -83,7 +83,7 @@ async def test_movement_goes_on_after_a_solve_that_is_dated_ahead(browser: Brows
 @pytest.mark.parametrize("url", ["/", "/?kind=users"])
 async def test_ids_that_a_browser_would_round_are_refused_in_words(browser: BrowserContext, server: Server, url: str):
     two = {2**53: Entry("one", {}), 2**53 + 1: Entry("another", {})}
-    server.view = View(CHALLENGES, two, two)
+    server.view = Leaderboards(CHALLENGES, two, two)
     async with serving(server) as origin:
         page = await browser.new_page()
         await page.goto(origin + url)

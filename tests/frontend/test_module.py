@@ -10,8 +10,8 @@ import orjson
 from hypothesis import given, settings
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
-from scoreboardd.board.leaderboards import View
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.leaderboards import Leaderboards
 from tests import oracle
 from tests.board.histories import histories
 from tests.board.test_delta import leaderboards, view_of
@@ -70,7 +70,7 @@ def _vectors() -> list[dict[str, list[str]]]:
     return found
 
 
-def _steps(views: list[View]) -> Iterator[Step]:
-    singles = [Step(number, number + 1, delta.diff(*pair)) for number, pair in enumerate(pairwise(views))]
+def _steps(views: list[Leaderboards]) -> Iterator[VersionedDelta]:
+    singles = [VersionedDelta(number, number + 1, delta.diff(*pair)) for number, pair in enumerate(pairwise(views))]
     for number in range(len(singles)):
-        yield from accumulate(singles[number:], Step.then)
+        yield from accumulate(singles[number:], VersionedDelta.then)

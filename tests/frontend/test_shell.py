@@ -5,8 +5,8 @@ import json
 import pytest
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
-from scoreboardd.board.leaderboards import Entry, View
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.leaderboards import Entry, Leaderboards
 from scoreboardd.model import Version
 from tests.frontend.scripted import PATHS, Server, board, following
 from tests.nodes import until
@@ -50,7 +50,7 @@ async def test_who_is_past_the_beginning_of_a_delta_takes_it_too(server: Server)
     async with following(server) as follower:
         first = await server.step(board(2), to=2)
         await follower.holds(server)
-        second = Step(2, 3, delta.diff(board(2), board(4)))
+        second = VersionedDelta(2, 3, delta.diff(board(2), board(4)))
         server.version, server.view = Version("7f3a", 3), board(4)
         await server.say("delta", server.version, first.then(second).data())
         await follower.holds(server, reason="delta")
@@ -97,7 +97,7 @@ async def test_a_document_that_is_refused_is_not_fetched_again(server: Server):
     async with following(server) as follower:
         large = Entry("large", {})
         facts = server.view
-        server.version, server.view = Version("7f3a", 2), View(facts.challenges, {2**53: large}, {2**53: large})
+        server.version, server.view = Version("7f3a", 2), Leaderboards(facts.challenges, {2**53: large}, {2**53: large})
         await server.say("scoreboard", server.version, b"{}")
         problem = "the id of a user is beyond 2^53 - 1: browsers cannot tell such numbers apart"
         await follower.until(say="state", status="reconnecting", problem=problem)
@@ -210,7 +210,7 @@ async def test_verify_tells_and_mends(server: Server):
 
 async def test_verify_is_not_misled_by_what_is_on_its_way(server: Server):
     async with following(server) as follower:
-        step = Step(1, 2, delta.diff(board(1), board(3)))
+        step = VersionedDelta(1, 2, delta.diff(board(1), board(3)))
         server.version, server.view = Version("7f3a", 2), board(3)  # served before it is told
         follower.do("verify")
         await until(lambda: len(server.asked) == 4, "it asks")

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
-from scoreboardd.board.leaderboards import View, parse, render
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.leaderboards import Leaderboards, parse, render
 from scoreboardd.model import Version
 from tests.integration.conftest import Platform
 from tests.integration.test_postgres_cluster import TABLE, NotifyingPlatform
@@ -45,7 +45,7 @@ class Follower:
     def __init__(self, session: aiohttp.ClientSession, version: Version, bodies: list[bytes]) -> None:
         self._session = session
         self.version = version
-        self.view: View = parse(*bodies)
+        self.view: Leaderboards = parse(*bodies)
 
     @asynccontextmanager
     async def following(self, node: Node) -> AsyncIterator["AsyncIterator[Notice]"]:
@@ -64,7 +64,7 @@ class Follower:
             while self.version != wanted:
                 notice = await anext(said)
                 assert notice.event == "delta", notice
-                step = Step.parse(orjson.dumps(notice.data))
+                step = VersionedDelta.parse(orjson.dumps(notice.data))
                 assert step.since == self.version.number
                 self.view = delta.apply(step.delta, self.view)
                 self.version = Version(self.version.epoch, step.number)

@@ -17,7 +17,7 @@ import pytest
 from scoreboardd import config, migrate
 from scoreboardd.config import Settings
 from scoreboardd.demo.servers import Postgres
-from scoreboardd.model import Event
+from scoreboardd.model import ChangeEvent
 from tests.contests import SCHEMA_SQL
 from tests.platforms.conftest import as_user
 
@@ -142,14 +142,14 @@ class Listener:
     async def start(self) -> None:
         await self._connection.add_listener(self._channel, lambda *said: self._heard.put_nowait(said[3]))
 
-    async def events(self) -> list[Event]:
+    async def events(self) -> list[ChangeEvent]:
         """All that was said by transactions that have committed, since the last time."""
         end = secrets.token_hex(4)
         await self._connection.execute("SELECT pg_notify($1, $2)", self._channel, end)
         said = []
         async with asyncio.timeout(10):
             while (payload := await self._heard.get()) != end:
-                said.append(Event(**json.loads(payload)))
+                said.append(ChangeEvent(**json.loads(payload)))
         return said
 
     async def reasons(self) -> list[str]:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from scoreboardd.platforms import check
-from scoreboardd.platforms.postgres import PostgresSource, Reading
+from scoreboardd.platforms.postgres import FullRead, PostgresSource
 from tests.contests import SCHEMA_SQL
 
 Open = Callable[[str], Any]
@@ -58,7 +58,7 @@ async def insert(admin: Any, id: int, name: bytes) -> None:
         """)
 
 
-async def read(dsn: str) -> Reading:
+async def read(dsn: str) -> FullRead:
     async with PostgresSource(dsn, "smctf", statement_timeout=10) as source:
         return await source.read()
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.scoreboard import Scoreboard
-from scoreboardd.builder.loader import Asked, Follower
-from scoreboardd.builder.timings import Stages
+from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.builder.loader import IncrementalLoader, LoadRequest
+from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms import tail
 from scoreboardd.platforms.postgres import PostgresSource
@@ -138,15 +138,15 @@ async def test_through_any_history_both_boards_are_equal(admin, writers, databas
     await admin.execute(START)
     platform = Platform(admin, writers)
     async with PostgresSource(database, "smctf", statement_timeout=10) as source:
-        follower = Follower(source)
+        follower = IncrementalLoader(source)
 
         async def build() -> None:
             announced, platform.announced = platform.announced, set()
             solves, platform.solves = platform.solves, 0
-            followed = await follower.follow(Stages(), Asked(Version("e", 1), bool(announced), solves))
+            followed = await follower.follow(Timings(), LoadRequest(Version("e", 1), bool(announced), solves))
             rows, *_ = await source.read()
             assert plain(followed.scoreboard) == reference.documents(rows)
-            assert followed.scoreboard.digest == Scoreboard(rows).digest
+            assert followed.scoreboard.digest == ScoreboardState(rows).digest
 
         await build()
         try:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from scoreboardd.platforms import postgres, tail
-from scoreboardd.platforms.postgres import News, PostgresSource, Reading
+from scoreboardd.platforms.postgres import FullRead, Increment, PostgresSource
 from tests.contests import EPOCH, MICROSECOND, START, insert
 from tests.platforms.conftest import Role
 from tests.platforms.test_postgres import CONTEST
@@ -26,7 +26,7 @@ async def source(platform: str, admin: Any) -> AsyncIterator[PostgresSource]:
         yield source
 
 
-async def news(source: PostgresSource, reading: Reading) -> News | None:
+async def news(source: PostgresSource, reading: FullRead) -> Increment | None:
     return await source.news(reading.mark)
 
 

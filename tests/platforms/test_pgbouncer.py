@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from scoreboardd.backends.base import Unavailable
-from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
 from scoreboardd.platforms import check
 from scoreboardd.platforms.postgres import PostgresSource, SourceError
 from tests.contests import START, insert
@@ -120,17 +120,17 @@ class TestWhatNeedsASessionOfItsOwn:
     """Says so in one line, whatever the pooler does to our settings."""
 
     async def test_the_bus(self, pooled: str):
-        store = PostgresStore(pooled, prefix="", lock_ttl=10)
+        store = PostgresClusterBackend(pooled, prefix="", lock_ttl=10)
         with pytest.raises(Unavailable, match=r"^postgres: [^\n]*pooler[^\n]*LISTEN[^\n]*$"):
             async with store.subscribe():
                 pass
 
     async def test_the_lock(self, pooled: str):
-        store = PostgresStore(pooled, prefix="", lock_ttl=10)
+        store = PostgresClusterBackend(pooled, prefix="", lock_ttl=10)
         with pytest.raises(Unavailable, match=r"^postgres: [^\n]*pooler[^\n]*$"):
             await store.acquire("token", None)
 
     async def test_the_documents(self, pooled: str):
-        vault = PostgresVault(pooled, prefix="", stage_ttl=10)
+        vault = PostgresDocumentStore(pooled, prefix="", stage_ttl=10)
         with pytest.raises(Unavailable, match=r"^postgres: [^\n]*pooler[^\n]*$"):
             await vault.load(None)

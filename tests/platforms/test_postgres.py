@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.source_rows import Challenge, Division, Roster, Team, User
+from scoreboardd.board.source_rows import ChallengeRow, DivisionRow, Roster, TeamRow, UserRow
 from scoreboardd.demo.servers import free_port
 from scoreboardd.platforms.postgres import PostgresSource, SourceError
 from scoreboardd.postgres import connection
@@ -32,10 +32,10 @@ CONTEST = oracle.Tables(
 )
 AT = (START - EPOCH) // MICROSECOND
 ROSTER = Roster(
-    challenges=[Challenge(1, "sums", "misc", 500, 100)],
-    teams=[Team(1, "engines", 1)],
-    users=[User(1, "ada", 1)],
-    divisions=[Division(1, "open")],
+    challenges=[ChallengeRow(1, "sums", "misc", 500, 100)],
+    teams=[TeamRow(1, "engines", 1)],
+    users=[UserRow(1, "ada", 1)],
+    divisions=[DivisionRow(1, "open")],
 )
 SOLVES = [(1, 1, AT, True)]
 
@@ -102,9 +102,9 @@ async def test_nulls_are_harmless(admin, database: str, make_source):
             (3, 1, 2, true, NULL, '2026-02-27 18:00Z');
     """)
     rows, *_ = await make_source(database).read()
-    assert rows.roster.teams == [Team(1, "")]
-    assert rows.roster.users == [User(1, "")]
-    assert rows.roster.challenges == [Challenge(1, "", "", 0, 0), Challenge(2, "c", "web", 300, 300)]
+    assert rows.roster.teams == [TeamRow(1, "")]
+    assert rows.roster.users == [UserRow(1, "")]
+    assert rows.roster.challenges == [ChallengeRow(1, "", "", 0, 0), ChallengeRow(2, "c", "web", 300, 300)]
     assert rows.solves.tolist() == [(1, 2, AT, False)]
     assert rows.roster.divisions == []
 
@@ -128,8 +128,8 @@ async def test_a_commit_during_the_read_is_not_seen(admin, platform: str, source
     assert rows.roster == ROSTER
     assert rows.solves.tolist() == SOLVES
     rows, *_ = await source.read()
-    assert rows.roster.users == [User(1, "changed", 1)]
-    assert rows.roster.divisions == [Division(1, "open"), Division(2, "new")]
+    assert rows.roster.users == [UserRow(1, "changed", 1)]
+    assert rows.roster.divisions == [DivisionRow(1, "open"), DivisionRow(2, "new")]
     assert min(rows.solves["at"]) < AT
 
 

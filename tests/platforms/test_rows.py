@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from scoreboardd.board.source_rows import Challenge, Division, Team, User
+from scoreboardd.board.source_rows import ChallengeRow, DivisionRow, TeamRow, UserRow
 from scoreboardd.platforms import check
 from scoreboardd.platforms.findings import Finding
-from scoreboardd.platforms.postgres import PostgresSource, Reading, SourceError
+from scoreboardd.platforms.postgres import FullRead, PostgresSource, SourceError
 from tests.contests import EPOCH, MICROSECOND, START, insert
 from tests.platforms.test_postgres import AT, CONTEST, ROSTER, SOLVES
 
@@ -42,7 +42,7 @@ async def contest(platform: str, admin: Any) -> str:
 async def read(contest: str) -> AsyncIterator[Read]:
     sources: list[PostgresSource] = []
 
-    async def read(timezone: str = "UTC") -> Reading:
+    async def read(timezone: str = "UTC") -> FullRead:
         sources.append(PostgresSource(contest, "smctf", statement_timeout=10, timezone=timezone))
         return await sources[-1].read()
 
@@ -55,7 +55,7 @@ async def problems(dsn: str, **options: Any) -> list[str]:
     return [problem async for problem in check.problems(dsn, "smctf", statement_timeout=10, **options)]
 
 
-def solves(reading: Reading) -> list[Any]:
+def solves(reading: FullRead) -> list[Any]:
     """Those of users who are shown."""
     return [solve for solve in reading.rows.solves.tolist() if solve[0] != 2]
 
@@ -306,7 +306,7 @@ async def test_a_time_with_a_zone_needs_none(contest: str, admin: Any):
 # --- bad rows -----------------------------------------------------------------------------------------------
 
 
-def only(reading: Reading) -> Finding:
+def only(reading: FullRead) -> Finding:
     (finding,) = reading.findings
     assert "\n" not in str(finding)
     return finding
@@ -331,7 +331,7 @@ async def test_points_that_are_no_number_cost_one_challenge_its_points(
     await admin.execute(f"UPDATE challenges SET {column} = '{value}' WHERE id = 7")
     reading = await read()
     points, minimum = (0, 30) if column == "points" else (300, 300)
-    assert reading.rows.roster.challenges == [*ROSTER.challenges, Challenge(7, "odd", "misc", points, minimum)]
+    assert reading.rows.roster.challenges == [*ROSTER.challenges, ChallengeRow(7, "odd", "misc", points, minimum)]
     assert reading.rows.roster.users == ROSTER.users
     assert solves(reading) == SOLVES
     assert (only(reading).table, only(reading).ids, only(reading).is_altered) == ("challenges", ("7",), True)
@@ -449,7 +449,7 @@ async def test_a_user_who_is_listed_twice_is_in_the_team_with_the_lowest_id(
             SELECT a.id, a.username, a.role, m.team_id FROM accounts a JOIN memberships m ON m.user_id = a.id {order};
     """)
     reading = await read()
-    assert reading.rows.roster.users == [User(1, "ada", 1)]
+    assert reading.rows.roster.users == [UserRow(1, "ada", 1)]
     finding = only(reading)
     assert (finding.table, finding.rows, finding.is_altered) == ("users", 2, True)
     assert set(finding.ids) == {"1"}
@@ -459,10 +459,10 @@ async def test_a_user_who_is_listed_twice_is_in_the_team_with_the_lowest_id(
 @pytest.mark.parametrize(
     ("table", "again", "kept"),
     [
-        ("teams", "(1, 'aaa', NULL), (1, 'zzz', 0)", [Team(1, "zzz", 0)]),
+        ("teams", "(1, 'aaa', NULL), (1, 'zzz', 0)", [TeamRow(1, "zzz", 0)]),
         ("challenges", "(1, 'zzz', 'misc', 1, 1)", ROSTER.challenges),
-        ("divisions", "(1, 'zzz')", [Division(1, "open")]),
-        ("users", "(1, 'aaa', 'user', 1)", [User(1, "aaa", 1)]),
+        ("divisions", "(1, 'zzz')", [DivisionRow(1, "open")]),
+        ("users", "(1, 'aaa', 'user', 1)", [UserRow(1, "aaa", 1)]),
         ("users", "(1, 'zzz', 'blocked', 0)", ROSTER.users),
     ],
 )

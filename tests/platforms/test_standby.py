@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from scoreboardd.builder.loader import Asked, Follower
-from scoreboardd.builder.timings import Stages
+from scoreboardd.builder.loader import IncrementalLoader, LoadRequest
+from scoreboardd.builder.timings import Timings
 from scoreboardd.demo.servers import Postgres
 from scoreboardd.model import Version
 from scoreboardd.platforms import postgres
@@ -60,17 +60,17 @@ async def test_a_standby_that_lags_says_so_and_is_read_again(primary, platform, 
     monkeypatch.setattr(postgres, "REPLAY_SECONDS", 0.2)
     with Standby(primary, tmp_path, delay=3) as standby:
         async with PostgresSource(standby.dsn(), "smctf", statement_timeout=10) as source:
-            follower = Follower(source)
-            await follower.follow(Stages(), Asked(Version("e", 1)))
+            follower = IncrementalLoader(source)
+            await follower.follow(Timings(), LoadRequest(Version("e", 1)))
             await platform.execute("UPDATE users SET role = 'blocked'")
             await until(lambda: received(platform), "the standby has received it")
-            made = await follower.follow(Stages(), Asked(Version("e", 2), announced=True))
+            made = await follower.follow(Timings(), LoadRequest(Version("e", 2), announced=True))
             assert made.rows["users"] == 1
             assert not made.complete
 
             async def complete() -> bool:
                 nonlocal made
-                made = await follower.follow(Stages(), Asked(Version("e", 3)))
+                made = await follower.follow(Timings(), LoadRequest(Version("e", 3)))
                 return made.complete
 
             await until(complete, "the standby has replayed it")
@@ -132,10 +132,10 @@ class TestAConnectionToTheWrongServer:
         assert source._connection is not before
 
     async def test_is_replaced_when_an_announced_solve_is_missing(self, source, platform):
-        follower = Follower(source)
-        await follower.follow(Stages(), Asked(Version("e", 1)))
+        follower = IncrementalLoader(source)
+        await follower.follow(Timings(), LoadRequest(Version("e", 1)))
         before = source._connection
-        await follower.follow(Stages(), Asked(Version("e", 2), whole=False, solves=1))
+        await follower.follow(Timings(), LoadRequest(Version("e", 2), whole=False, solves=1))
         assert source._connection is not before
 
     async def test_has_no_mark_in_common_with_the_right_one(self, primary, source, platform, tmp_path: Path):

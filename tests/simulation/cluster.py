@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoreboardd.backends.base import Abandoned, Begun, Confirmed, Rebuilt
-from scoreboardd.cluster.coordinator import LOOKS, Coordinator, Timing
-from scoreboardd.model import Event, Version
+from scoreboardd.cluster.coordinator import LOOK_AGAIN_SECONDS, Coordinator, Timing
+from scoreboardd.model import ChangeEvent, Version
 from tests.simulation.backends import REDIS, Backend
 from tests.simulation.bus import Bus
 from tests.simulation.clients import Client
 from tests.simulation.faults import EARLY, LATE, Faults
-from tests.simulation.invariant_checker import STRANGER, Judge
+from tests.simulation.invariant_checker import STRANGER, InvariantChecker
 from tests.simulation.node import ANSWER, BUILD_TIMEOUT, BULK, RECONNECT_MAX, Node
 from tests.simulation.persister import Archive
 from tests.simulation.store import Data, Store
@@ -77,7 +77,7 @@ class Bounds:
         timing = self.timing
         reconnect = 3 * ANSWER + RECONNECT_MAX
         own = max(reconnect, 2 * (BULK + timing.backoff_max)) + 2 * timing.debounce + timing.lock_ttl
-        own += timing.max_wait + timing.handicap + LOOKS[-1]
+        own += timing.max_wait + timing.non_builder_delay + LOOK_AGAIN_SECONDS[-1]
         return LATE + 2 * timing.lock_ttl + own / SLOWEST + EARLY + 2.0
 
     @property
@@ -98,7 +98,7 @@ class Bounds:
         lock could have run out, once before the node asks and once when another has been faster. What is hidden, and
         all that comes after it, is found by reading everything."""
         timing = self.timing
-        own = 2 * (timing.lock_ttl + timing.debounce) + timing.max_wait + timing.handicap
+        own = 2 * (timing.lock_ttl + timing.debounce) + timing.max_wait + timing.non_builder_delay
         if reads_everything:
             own += timing.reconcile
         return own / SLOWEST + 2 * CALM
@@ -180,7 +180,7 @@ class Cluster:
             epochs=epochs,
             say=self.bus.publish,
         )
-        self.judge = Judge(self)
+        self.judge = InvariantChecker(self)
         self.archive = parts.archive(self) if backend.archive else None
         self.keep_every = KEEP_EVERY
         self.nodes: list[Node] = []
@@ -284,7 +284,7 @@ class Cluster:
             self.missed = True
             return
         self.published = self.database
-        self.store.publish(Event("all", reason, "2026-02-27T18:00:00Z"))
+        self.store.publish(ChangeEvent("all", reason, "2026-02-27T18:00:00Z"))
 
     def solve(self, reason: str | None = None) -> None:
         """A change, published at once."""
@@ -439,7 +439,7 @@ class Cluster:
         elif made_up == 2:
             self.bus.publish(Abandoned(version()))
         else:
-            self.bus.publish(Rebuilt(version().number, Event("all", "forged", "2026-02-27T18:00:00Z")))
+            self.bus.publish(Rebuilt(version().number, ChangeEvent("all", "forged", "2026-02-27T18:00:00Z")))
 
     # The end of it
 

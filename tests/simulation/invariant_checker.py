@@ -13,8 +13,8 @@ still has of what it contains; a statement, as of the time at which it began.
 
 from typing import TYPE_CHECKING
 
-from scoreboardd.backends.base import Busy, Catalogue, Lease
-from scoreboardd.model import Edition, Event, Version
+from scoreboardd.backends.base import Busy, Lease, SnapshotMetadata
+from scoreboardd.model import ChangeEvent, Snapshot, Version
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -24,7 +24,7 @@ STRANGER = "somebody"
 "The token of somebody who sets the lock and is no node."
 
 
-class Judge:
+class InvariantChecker:
     def __init__(self, cluster: "Cluster") -> None:
         self._cluster = cluster
         self._world = cluster.world
@@ -76,7 +76,7 @@ class Judge:
             self._held = lease.token, self._cluster.clock() + self._lock_ttl
         return ours
 
-    def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+    def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
         demand, still = self._world.demand, self._cluster.still
         before, contained = self._store.data.version, self._cluster.committed
         done = self._store.commit(lease, catalogue, event)
@@ -114,7 +114,7 @@ class Judge:
         if ours:
             self._held = None
 
-    def kept(self, before: Edition | None, edition: Edition) -> None:
+    def kept(self, before: Snapshot | None, edition: Snapshot) -> None:
         """`edition` is kept outside the store, in place of `before`."""
         demand, version = self._world.demand, edition.version
         for content in edition.documents.values():

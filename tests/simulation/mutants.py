@@ -4,9 +4,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from scoreboardd.backends.base import Begun, Busy, Catalogue, Confirmed, Lease, Rebuilt
+from scoreboardd.backends.base import Begun, Busy, Confirmed, Lease, Rebuilt, SnapshotMetadata
 from scoreboardd.cluster import coordinator as c
-from scoreboardd.model import Edition, Event, Version
+from scoreboardd.model import ChangeEvent, Snapshot, Version
 from tests.simulation.cluster import Parts
 from tests.simulation.node import Node
 from tests.simulation.persister import Archive
@@ -20,7 +20,7 @@ class DropsWhenBusy(c.Coordinator):
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         actions = super().handle(received, now)
-        if isinstance(received, c.Busy):
+        if isinstance(received, c.LockBusy):
             self._covers = []
             self.contained = self.changes
         return actions
@@ -30,7 +30,7 @@ class MissesReconnects(c.Coordinator):
     """No resync on resubscribe."""
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
-        again = isinstance(received, c.Resumed) and self.changes > 0
+        again = isinstance(received, c.SubscriptionStarted) and self.changes > 0
         return super().handle(c.Tick() if again else received, now)
 
 
@@ -40,8 +40,8 @@ class AnnouncesBeforeRefresh(c.Coordinator):
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         actions = super().handle(received, now)
         match received:
-            case c.Heard(Rebuilt(number, event)) if self.served is not None:
-                return [c.Tell(Version(self.served.epoch, number), event), *actions]
+            case c.MessageReceived(Rebuilt(number, event)) if self.served is not None:
+                return [c.Announce(Version(self.served.epoch, number), event), *actions]
         return actions
 
 
@@ -56,7 +56,7 @@ class HasNoHandicap(c.Coordinator):
     """Whoever comes first builds."""
 
     def __init__(self, timing: c.Timing, **options: Any) -> None:
-        super().__init__(replace(timing, handicap=0.0), **options)
+        super().__init__(replace(timing, non_builder_delay=0.0), **options)
 
 
 class CoversTooMuch(c.Coordinator):
@@ -64,15 +64,15 @@ class CoversTooMuch(c.Coordinator):
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         match received:
-            case c.Heard(Rebuilt()) if self._begun is not None:
-                self._cover(self._begun, self.changes, now)
+            case c.MessageReceived(Rebuilt()) if self._latest_begun is not None:
+                self._add_cover(self._latest_begun, self.changes, now)
         return super().handle(received, now)
 
 
 class ForgetsTheAbandoned(c.Coordinator):
     """What an abandoned build covered is not given back."""
 
-    def _uncover(self, version: Version) -> None:
+    def _cover_abandoned(self, version: Version) -> None:
         self._watch_at = c.NEVER
 
 
@@ -97,7 +97,7 @@ class HearsTheOld(c.Coordinator):
     """Does not ask the store which beginnings are old before it takes one for new."""
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
-        return super().handle(c.Resumed() if isinstance(received, c.Resumed) else received, now)
+        return super().handle(c.SubscriptionStarted() if isinstance(received, c.SubscriptionStarted) else received, now)
 
 
 class BelievesTheStore(c.Coordinator):
@@ -115,7 +115,7 @@ class BelievesTheBus(c.Coordinator):
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         match received:
-            case c.Heard(Confirmed(version)):
+            case c.MessageReceived(Confirmed(version)):
                 self._settle(version, 0, complete=True, now=now)
         return super().handle(received, now)
 
@@ -124,7 +124,7 @@ class LooksWhenNobodyBegins(c.Coordinator):
     """Each beginning of a build puts off the look after the one before."""
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
-        if isinstance(received, c.Heard) and isinstance(received.message, Begun):
+        if isinstance(received, c.MessageReceived) and isinstance(received.message, Begun):
             self._watch_at = c.NEVER
         return super().handle(received, now)
 
@@ -138,7 +138,7 @@ class ReadsEverythingWhenIdle(c.Coordinator):
         return build
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
-        if isinstance(received, c.Heard) and isinstance(received.message, Begun):
+        if isinstance(received, c.MessageReceived) and isinstance(received.message, Begun):
             self._reconcile_at = now + self._timing.reconcile
         return super().handle(received, now)
 
@@ -171,7 +171,7 @@ class ReadsFromAReplica(Node):
 class RestoresAtAnyTime(Node):
     """What was kept is served, whatever the store has said by then."""
 
-    def restored(self, edition: Edition) -> bool:
+    def restored(self, edition: Snapshot) -> bool:
         if self.memory.install(edition):
             self._feed(c.Restored(edition.version))
         return True
@@ -180,7 +180,7 @@ class RestoresAtAnyTime(Node):
 class ServesAnything(Node):
     """What is in the store was committed, surely."""
 
-    def _intact(self, document: Any, catalogue: Catalogue) -> bool:
+    def _intact(self, document: Any, catalogue: SnapshotMetadata) -> bool:
         return True
 
 
@@ -237,7 +237,7 @@ class RepeatsNumbers(Store):
 class KeepsWhatComesLast(Archive):
     """The last to write has the last word."""
 
-    def _replaces(self, edition: Edition, kept: Edition) -> bool:
+    def _replaces(self, edition: Snapshot, kept: Snapshot) -> bool:
         return True
 
 
@@ -257,7 +257,9 @@ class Reference(c.Coordinator):
 
     def handle(self, received: c.Input, now: float) -> list[c.Action]:
         match received:
-            case c.Noted() | c.Resumed() if self.served is None or isinstance(received, c.Noted):
+            case c.ChangeReported() | c.SubscriptionStarted() if self.served is None or isinstance(
+                received, c.ChangeReported
+            ):
                 self.changes += 1
                 self._fires_at = now + self._timing.debounce
             case c.Tick() if now >= self._fires_at:
@@ -265,9 +267,9 @@ class Reference(c.Coordinator):
                 if self.phase is c.Phase.IDLE:
                     self.phase = c.Phase.TRYING
                     return [c.TryLock(None)]
-            case c.Busy() | c.TryFailed():
+            case c.LockBusy() | c.LockFailed():
                 self.phase = c.Phase.IDLE
-            case c.Won(version):
+            case c.LockAcquired(version):
                 self.phase, self.lease = c.Phase.BUILDING, version
                 return [c.Build(version, quiet=False, whole=True)]
             case c.Built():
@@ -277,22 +279,22 @@ class Reference(c.Coordinator):
                 version, self.lease, self.phase = self.lease, None, c.Phase.IDLE
                 if version is not None and version.follows(self.served):
                     self.served = version
-                    return [c.Tell(version, None)]
-            case c.BuildFailed() | c.Refused() | c.CommitFailed():
+                    return [c.Announce(version, None)]
+            case c.BuildFailed() | c.CommitRefused() | c.CommitFailed():
                 self.phase, self.lease = c.Phase.IDLE, None
                 return [c.Abandon()]
-            case c.Heard(Rebuilt()):
+            case c.MessageReceived(Rebuilt()):
                 return [c.Load()]
             case c.Loaded(version) if version is not None and version.follows(self.served):
                 self.served = version
-                return [c.Tell(version, None)]
+                return [c.Announce(version, None)]
         return []
 
 
 class ReferenceStore(TakesAnyToken, ReleasesByKey):
     """Says nothing of a commit: the holder does, when it has released the lock."""
 
-    def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+    def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
         say, self._say = self._say, lambda message: None
         try:
             return super().commit(lease, catalogue, event)
@@ -304,7 +306,7 @@ class ReferenceNode(Node):
     def _feed(self, received: c.Input, database: int = 0) -> None:
         super()._feed(received, database)
         if isinstance(received, c.Committed) and self._lease is not None:
-            rebuilt = Rebuilt(self._lease.version.number, Event("all", "scoreboard_updated", ""))
+            rebuilt = Rebuilt(self._lease.version.number, ChangeEvent("all", "scoreboard_updated", ""))
             self._ask(partial(self.cluster.bus.publish, rebuilt), lambda _: None, lambda: None)
 
 

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from scoreboardd.backends.base import (
     Begun,
     Busy,
-    Catalogue,
     Changed,
     Confirmed,
     Head,
     Lease,
     Rebuilt,
+    SnapshotMetadata,
     Subscribed,
 )
-from scoreboardd.board.document_names import keys
-from scoreboardd.cache.document_cache import Memory
+from scoreboardd.board.document_names import document_names
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster import coordinator as c
-from scoreboardd.model import Edition, Event, Version
+from scoreboardd.model import ChangeEvent, Snapshot, Version
 from tests.simulation.bus import Said, Subscription
 from tests.simulation.clients import Client
 from tests.simulation.faults import LATE
@@ -42,11 +42,11 @@ BULK = 20.0
 BUILD_TIMEOUT = 60.0
 LOAD_TIMEOUT = 30.0
 CHILD_RESTART = 0.2
-OWED = sum(c.LOOKS)
+OWED = sum(c.LOOK_AGAIN_SECONDS)
 "Seconds of its own clock within which a solve that was announced is expected to be found."
 RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
 
-NAMES = tuple(keys(()))
+NAMES = tuple(document_names(()))
 LEASED = (c.Phase.BUILDING, c.Phase.COMMITTING, c.Phase.CONFIRMING)
 
 
@@ -92,7 +92,7 @@ class Node:
         self.blind_until = 0.0
         "Its child does not reach the database before."
         self.clients: list[Client] = []
-        self.memory = Memory()
+        self.memory = DocumentCache()
         self.coordinator = cluster.make_coordinator(cluster.timing, jitter=self.world.random.random)
         self.told: Version | None = None
 
@@ -285,14 +285,14 @@ class Node:
     def _hear(self, said: Said) -> None:
         match said.message:
             case Subscribed(given):
-                self._feed(c.Resumed(given), said.database)
+                self._feed(c.SubscriptionStarted(given), said.database)
             case Changed(event, id):
-                self._feed(c.Noted(event, requested=id is not None), said.database)
+                self._feed(c.ChangeReported(event, requested=id is not None), said.database)
             case message:
                 if isinstance(message, Begun) and self.coordinator._is_unasked(message.version):
                     self.cluster.overtaken += 1
                 self._watch_losers(message)
-                self._feed(c.Heard(message))
+                self._feed(c.MessageReceived(message))
 
     def _watch_losers(self, message: Any) -> None:
         mine, sometimes = self.coordinator, self.world.sometimes
@@ -371,7 +371,7 @@ class Node:
         match action:
             case c.TryLock(seen):
                 acquire = partial(self.cluster.judge.acquire, self._token, seen)
-                self._ask(acquire, self._answered, partial(self._feed, c.TryFailed()))
+                self._ask(acquire, self._answered, partial(self._feed, c.LockFailed()))
             case c.Build():
                 self._build(action)
             case c.CancelBuild():
@@ -381,7 +381,7 @@ class Node:
                 lease = self._leased()
                 self._ask(partial(self.cluster.judge.renew, lease), partial(self._renewed, lease), _nothing)
             case c.Commit(event, _):
-                self._commit(event or Event("all", "scoreboard_updated", ""))
+                self._commit(event or ChangeEvent("all", "scoreboard_updated", ""))
             case c.Confirm():
                 lease, built = self._leased(), self._result()
                 confirm = partial(
@@ -393,7 +393,7 @@ class Node:
                 self._ask(partial(self.cluster.judge.abandon, lease), _ignore, _nothing)
             case c.Load():
                 self._load()
-            case c.Tell(version, _):
+            case c.Announce(version, _):
                 self._tell(version)
 
     def _leased(self) -> Lease:
@@ -406,7 +406,7 @@ class Node:
 
     def _answered(self, answer: Lease | Busy) -> None:
         if isinstance(answer, Busy):
-            self._feed(c.Busy(answer.remaining))
+            self._feed(c.LockBusy(answer.remaining))
             return
         if self.cluster.store.holder != answer.token:
             self.world.sometimes["late lease reply"] += 1
@@ -414,28 +414,28 @@ class Node:
             self.world.sometimes["takeover during a build"] += 1
         self._token = self._new_token()
         self._lease = answer
-        self._feed(c.Won(answer.version))
+        self._feed(c.LockAcquired(answer.version))
 
     def _renewed(self, lease: Lease, ours: bool) -> None:
         if not ours and lease is self._lease:
             self._feed(c.LeaseLost())
 
-    def _commit(self, event: Event) -> None:
+    def _commit(self, event: ChangeEvent) -> None:
         lease, built, asked = self._leased(), self._result(), self.memory.version
         base = self._base
         whole = base.whole_version if base else lease.version
         number = whole.number if whole.epoch == lease.version.epoch else 0
-        catalogue = Catalogue(str(built.content), built.as_of, (), number, built.complete)
+        catalogue = SnapshotMetadata(str(built.content), built.as_of, (), number, built.complete)
         commit = partial(self.cluster.judge.commit, lease, catalogue, event)
 
         def answered(committed: bool) -> None:
             if committed:
                 self._serve(lease.version, dict.fromkeys(NAMES, built.content), built.as_of, asked)
-            self._feed(c.Committed() if committed else c.Refused())
+            self._feed(c.Committed() if committed else c.CommitRefused())
 
         self._ask(commit, answered, partial(self._feed, c.CommitFailed()))
 
-    def restored(self, edition: Edition) -> bool:
+    def restored(self, edition: Snapshot) -> bool:
         """`edition` was kept outside the store. True if there is nothing better yet."""
         if self.memory.edition is not None:
             return False
@@ -450,12 +450,12 @@ class Node:
         if confirmed and built.unchanged == self.memory.version:
             self.memory.confirm(built.as_of)
             self._check_age()
-        self._feed(c.Committed() if confirmed else c.Refused())
+        self._feed(c.Committed() if confirmed else c.CommitRefused())
 
     def _serve(self, version: Version, documents: dict[str, int], as_of: float, asked: Version | None) -> None:
         before, contained = self.memory.version, self.content
         if not version.replaces(before, asked) or not self.memory.install(
-            Edition(version, as_of, (), "", documents)  # type: ignore[arg-type]
+            Snapshot(version, as_of, (), "", documents)  # type: ignore[arg-type]
         ):
             return
         demand, still = self.world.demand, self.cluster.still
@@ -776,7 +776,7 @@ class Node:
         """True if what was read has to be read again, as the store is `elsewhere` by now."""
         return elsewhere
 
-    def _intact(self, document: Any, catalogue: Catalogue) -> bool:
+    def _intact(self, document: Any, catalogue: SnapshotMetadata) -> bool:
         """True if this is the document that was committed."""
         return str(document) == catalogue.digest
 
@@ -785,7 +785,7 @@ class Node:
 
     def _damaged(self) -> None:
         self.world.sometimes["damaged documents found"] += 1
-        self._feed(c.Damaged())
+        self._feed(c.DocumentsDamaged())
 
     def _load_failed(self) -> None:
         self._feed(c.LoadFailed())

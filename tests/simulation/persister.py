@@ -7,7 +7,7 @@ Postgres keeps one edition. The child reads and writes it; a write that nobody w
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scoreboardd.model import Edition, Version
+from scoreboardd.model import Snapshot, Version
 from tests.simulation.faults import LATE
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ RETRY_MIN, RETRY_MAX = 0.2, 5.0
 class Archive:
     def __init__(self, cluster: "Cluster") -> None:
         self._cluster = cluster
-        self.kept: Edition | None = None
+        self.kept: Snapshot | None = None
         self._quiet_until = 0.0
 
     def has(self, version: Version) -> bool:
@@ -33,7 +33,7 @@ class Archive:
         """True if somebody wrote lately."""
         return self._cluster.world.now < self._quiet_until
 
-    def keep(self, edition: Edition, quiet: float) -> None:
+    def keep(self, edition: Snapshot, quiet: float) -> None:
         if self.kept is None or self._replaces(edition, self.kept):
             self._cluster.judge.kept(self.kept, edition)
             self.kept = edition
@@ -41,7 +41,7 @@ class Archive:
         else:
             self._cluster.world.sometimes["older edition not kept"] += 1
 
-    def _replaces(self, edition: Edition, kept: Edition) -> bool:
+    def _replaces(self, edition: Snapshot, kept: Snapshot) -> bool:
         if edition.version.epoch == kept.version.epoch:
             return edition.version.number > kept.version.number
         return edition.as_of > kept.as_of
@@ -73,7 +73,7 @@ class Keeper:
         else:
             world.after(node.cluster.faults.travel(world.random), node.reach, partial(self._found, self._archive.kept))
 
-    def _found(self, edition: Edition | None) -> None:
+    def _found(self, edition: Snapshot | None) -> None:
         if edition is not None and self._node.restored(edition):
             self._kept = edition.version
         self._rest()
@@ -91,7 +91,7 @@ class Keeper:
                 self._keep(edition, self._interval)
         self._rest()
 
-    def _keep(self, edition: Edition, quiet: float) -> None:
+    def _keep(self, edition: Snapshot, quiet: float) -> None:
         world, faults = self._node.world, self._node.cluster.faults
         late = world.random.uniform(0, LATE) if world.chance(faults.lost) else 0.0
         world.after(faults.travel(world.random) + late, self._archive.keep, edition, quiet)

@@ -12,16 +12,16 @@ from scoreboardd.backends.base import (
     Abandoned,
     Begun,
     Busy,
-    Catalogue,
     Changed,
     Confirmed,
     Head,
     Lease,
     Message,
     Rebuilt,
+    SnapshotMetadata,
 )
-from scoreboardd.board.document_names import keys
-from scoreboardd.model import Event, Version
+from scoreboardd.board.document_names import document_names
+from scoreboardd.model import ChangeEvent, Version
 
 SINCE = 1_772_215_200_000
 "What the clock of a server shows, in milliseconds, when the clock of a model shows zero."
@@ -35,7 +35,7 @@ class Data:
     fence: Version | None = None
     fence_run: int = 0
     version: Version | None = None
-    catalogue: Catalogue | None = None
+    catalogue: SnapshotMetadata | None = None
     confirmed: int = 0
     documents: dict[str, Any] = field(default_factory=dict)
     staged: dict[tuple[str, str], tuple[Any, float]] = field(default_factory=dict)
@@ -127,14 +127,14 @@ class Store:
         self._hold(lease.token)
         return True
 
-    def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
-        data, fresh = self.data, keys(catalogue.divisions)
+    def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
+        data, fresh = self.data, document_names(catalogue.divisions)
         if data.version == lease.version:
             return True
         if not self._may_commit(lease) or any(self._staged(lease, name) is None for name in fresh):
             return False
         if data.catalogue is not None:
-            for name in keys(data.catalogue.divisions):
+            for name in document_names(data.catalogue.divisions):
                 data.documents.pop(name, None)
         for name in fresh:
             data.documents[name], _ = data.staged.pop((lease.token, name))
@@ -161,14 +161,14 @@ class Store:
             self._release(lease)
             self._say(Abandoned(lease.version))
 
-    def publish(self, event: Event, id: str | None = None) -> None:
+    def publish(self, event: ChangeEvent, id: str | None = None) -> None:
         self._say(Changed(event, id))
 
     # The documents
 
     def head(self) -> Head:
         head = self.committed()
-        there = head.catalogue and all(name in self.data.documents for name in keys(head.catalogue.divisions))
+        there = head.catalogue and all(name in self.data.documents for name in document_names(head.catalogue.divisions))
         return head if there else Head(None, None, given=head.given)
 
     def committed(self) -> Head:

@@ -22,27 +22,27 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import (
     Busy,
-    Catalogue,
     Changed,
     Damaged,
     Head,
     Lease,
     Message,
-    Stored,
+    SnapshotMetadata,
+    StoredSnapshot,
     Subscribed,
     Value,
 )
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres.backend import PostgresStore, PostgresVault
-from scoreboardd.backends.redis.backend import RedisStore, RedisVault
-from scoreboardd.board.document_names import keys
-from scoreboardd.model import Event, Version
+from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.board.document_names import document_names
+from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import plain
 from tests.documents import document_of
 from tests.simulation.store import Data, Store
 
-SOLVE = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 LONG = 600.0
 TIME_OF_DAY = 10**12
 "No smaller number is one; no number counted by a test is as large."
@@ -74,7 +74,7 @@ class Model:
     async def renew(self, lease: Lease) -> bool:
         return self.store.renew(lease)
 
-    async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
+    async def commit(self, lease: Lease, catalogue: SnapshotMetadata) -> bool:
         return self.store.commit(lease, catalogue, SOLVE)
 
     async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
@@ -87,13 +87,13 @@ class Model:
         for name, document in documents.items():
             self.store.stage(lease, name, b"".join(document.text()))
 
-    async def load(self) -> Stored | str:
+    async def load(self) -> StoredSnapshot | str:
         head = self.store.committed()
         if head.catalogue is None:
-            return Stored(head, None)
-        documents = [(name, self.store.document(name)) for name in keys(head.catalogue.divisions)]
+            return StoredSnapshot(head, None)
+        documents = [(name, self.store.document(name)) for name in document_names(head.catalogue.divisions)]
         if None not in (document for _, document in documents):
-            return Stored(head, documents)
+            return StoredSnapshot(head, documents)
         assert head.version is not None
         self.store.forget(head.version)
         return DAMAGED
@@ -150,23 +150,23 @@ class Real:
             heard.append(message)
         return heard
 
-    async def commit(self, lease: Lease, catalogue: Catalogue) -> bool:
+    async def commit(self, lease: Lease, catalogue: SnapshotMetadata) -> bool:
         staged = self._values.get(lease.token, {})
-        values = {name: staged.get(name, Value(0, "")) for name in keys(catalogue.divisions)}
+        values = {name: staged.get(name, Value(0, "")) for name in document_names(catalogue.divisions)}
         return await self.store.commit(lease, replace(catalogue, documents=values), SOLVE)
 
     async def stage(self, lease: Lease, documents: dict[str, Document]) -> None:
         _, values = await self._vault.stage(lease, documents)
         self._values.setdefault(lease.token, {}).update(values)
 
-    async def load(self) -> Stored | str:
+    async def load(self) -> StoredSnapshot | str:
         try:
             stored = await self._vault.load(None)
         except Damaged:
             return DAMAGED
         assert (await self._vault.load(stored.head.version)).documents is None
         documents = stored.documents and [(name, plain(content)) for name, content in stored.documents]
-        return Stored(self._alike(stored.head), documents)
+        return StoredSnapshot(self._alike(stored.head), documents)
 
     async def head(self) -> Head:
         return self._alike(await self._vault.head())
@@ -303,12 +303,13 @@ class Side:
         match name, arguments:
             case "commit", (divisions,):
                 return await self.store.commit(
-                    lease, Catalogue(f"digest {number}", number + 0.5, divisions, number, complete=number % 2 == 0)
+                    lease,
+                    SnapshotMetadata(f"digest {number}", number + 0.5, divisions, number, complete=number % 2 == 0),
                 )
             case "confirm", (whole,):
                 return await self.store.confirm(lease, number + 0.5, whole=whole, complete=number % 3 == 0)
             case "stage", (divisions, missing):
-                documents = {key: self._document(key, number) for key in keys(divisions)[missing:]}
+                documents = {key: self._document(key, number) for key in document_names(divisions)[missing:]}
                 return await self.store.stage(lease, documents)
         return await getattr(self.store, name)(lease)
 
@@ -338,7 +339,7 @@ steps = st.lists(
         st.tuples(st.just("commit"), recent, st.sampled_from(DIVISIONS)),
         st.tuples(st.just("stage"), recent, st.sampled_from(DIVISIONS), st.sampled_from((0, 0, 0, 1))),
         st.tuples(st.sampled_from(("expire", "lose", "dump", "fail_over"))),
-        st.tuples(st.just("lose_one"), st.sampled_from(("fence", "version", "catalogue", *keys((1,))))),
+        st.tuples(st.just("lose_one"), st.sampled_from(("fence", "version", "catalogue", *document_names((1,))))),
     ),
     max_size=25,
 )
@@ -362,7 +363,7 @@ STORIES = {
     "all is lost during a build": [*BUILD, B, ("lose",), STAGE, COMMIT, CONFIRM],
     "the number is lost": [*BUILD, B, ("lose_one", "fence"), B, CONFIRM],
     "the version is lost": [*BUILD, ("lose_one", "version"), ("acquire", "b", (0, 0)), CONFIRM],
-    "a document is lost": [*BUILD, ("lose_one", keys(())[0]), B, CONFIRM],
+    "a document is lost": [*BUILD, ("lose_one", document_names(())[0]), B, CONFIRM],
     "back in time, unnoticed": [*BUILD, ("dump",), *BUILD, ("fail_over",), B, ("expire",), ("acquire", "b", (1, 0))],
     "back in time, noticed": [*BUILD, ("dump",), *BUILD, ("fail_over",), ("acquire", "b", (0, 0)), STAGE, COMMIT],
     "back in time twice": [*BUILD, ("dump",), ("fail_over",), B, ABANDON, ("fail_over",), B, ABANDON],
@@ -386,8 +387,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @asynccontextmanager
 async def on_redis(url: str, encoding: str = "identity") -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
-    store = RedisStore(url, prefix=prefix, lock_ttl=LONG, encoding=encoding)
-    vault = RedisVault(url, prefix=prefix, encoding=encoding, stage_ttl=LONG)
+    store = RedisClusterBackend(url, prefix=prefix, lock_ttl=LONG, encoding=encoding)
+    vault = RedisDocumentStore(url, prefix=prefix, encoding=encoding, stage_ttl=LONG)
     async with (
         Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
         _used(store, vault) as messages,
@@ -400,8 +401,8 @@ async def on_redis(url: str, encoding: str = "identity") -> AsyncIterator[Real]:
 @asynccontextmanager
 async def on_postgres(dsn: str) -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
-    store = PostgresStore(dsn, prefix=prefix, lock_ttl=LONG)
-    vault = PostgresVault(dsn, prefix=prefix, stage_ttl=LONG)
+    store = PostgresClusterBackend(dsn, prefix=prefix, lock_ttl=LONG)
+    vault = PostgresDocumentStore(dsn, prefix=prefix, stage_ttl=LONG)
     client = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
     try:
         async with _used(store, vault) as messages:

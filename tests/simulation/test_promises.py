@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from scoreboardd.backends.base import Begun
-from scoreboardd.cluster.coordinator import LOOKS, Timing
+from scoreboardd.cluster.coordinator import LOOK_AGAIN_SECONDS, Timing
 from tests.simulation import faults
 from tests.simulation.backends import ARCHIVED, BACKENDS, POSTGRES, Backend
 from tests.simulation.cluster import CALM, FASTEST, SLOWEST, SOLVED, Cluster
@@ -98,12 +98,12 @@ def test_without_the_node_that_made_the_last_version_the_others_are_a_handicap_l
     backend: Backend, events: int, away: Callable[[Node], None]
 ):
     cluster = started(backend, 1, 4, rates=False)
-    (maker,) = [node for node in cluster.nodes if node.coordinator.served == node.coordinator._made]
+    (maker,) = [node for node in cluster.nodes if node.coordinator.served == node.coordinator._own_version]
     away(maker)
     cluster.nodes.remove(maker)
     for number in range(events):
         cluster.world.after(number / 20, cluster.solve)
-    run(cluster, (TIMING.debounce if events == 1 else TIMING.max_wait) + TIMING.handicap - 0.001)
+    run(cluster, (TIMING.debounce if events == 1 else TIMING.max_wait) + TIMING.non_builder_delay - 0.001)
     assert cluster.judge.builds == 0
     run(cluster, 0.01)
     assert cluster.judge.builds == 1
@@ -192,9 +192,9 @@ def test_a_solve_that_is_published_before_it_is_committed_is_looked_for(backend:
     run(cluster, early)
     assert all(node.coordinator.stale for node in cluster.nodes)
     cluster.commit_in_silence()
-    run(cluster, LOOKS[-1] + CALM)
+    run(cluster, LOOK_AGAIN_SECONDS[-1] + CALM)
     assert all_have(cluster, others + 1)
-    run(cluster, sum(LOOKS))
+    run(cluster, sum(LOOK_AGAIN_SECONDS))
     assert not any(node.coordinator.stale for node in cluster.nodes)
 
 
@@ -203,8 +203,8 @@ def test_an_announcement_of_which_nothing_is_visible_costs_a_few_quiet_builds(ba
     cluster.publish(SOLVED)
     run(cluster, 1.0)
     version = cluster.store.data.version
-    run(cluster, 2 * sum(LOOKS))
-    assert cluster.judge.builds == 1 + len(LOOKS)
+    run(cluster, 2 * sum(LOOK_AGAIN_SECONDS))
+    assert cluster.judge.builds == 1 + len(LOOK_AGAIN_SECONDS)
     assert cluster.store.data.version == version
     assert not any(node.coordinator.stale for node in cluster.nodes)
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 import orjson
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step, diff
-from scoreboardd.board.delta_log import Link, Ring
-from scoreboardd.board.document_names import Owner, leaderboard_key
-from scoreboardd.board.leaderboards import Entry, Listed, Solve, View, render
-from scoreboardd.model import Edition, Version
+from scoreboardd.board.delta import VersionedDelta, diff
+from scoreboardd.board.delta_log import DeltaLog, DeltaLogEntry
+from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, render
+from scoreboardd.model import Snapshot, Version
 from tests.snapshots import edition
 from tests.web.client import Stream
 from tests.web.server import EPOCH, Node, version
@@ -25,29 +25,29 @@ class History:
     """Versions of a board, and the step to each from the one before, if that is of the same epoch."""
 
     def __init__(self) -> None:
-        self.views: dict[Version, View] = {}
-        self._links: dict[str, list[Link]] = {}
+        self.views: dict[Version, Leaderboards] = {}
+        self._links: dict[str, list[DeltaLogEntry]] = {}
 
     @property
     def newest(self) -> Version:
         return next(reversed(self.views))
 
-    def add(self, version: Version, view: View) -> None:
+    def add(self, version: Version, view: Leaderboards) -> None:
         if self.views and self.newest.epoch == version.epoch:
-            step = Step(self.newest.number, version.number, diff(self.views[self.newest], view))
-            self._links[version.epoch].append(Link(step.since, step.number, step.data()))
+            step = VersionedDelta(self.newest.number, version.number, diff(self.views[self.newest], view))
+            self._links[version.epoch].append(DeltaLogEntry(step.since, step.number, step.data()))
         else:
             self._links[version.epoch] = []
         self.views[version] = view
 
-    def ring(self, version: Version, reach: int = EVERYTHING) -> Ring:
+    def ring(self, version: Version, reach: int = EVERYTHING) -> DeltaLog:
         """The last `reach` steps that lead to this version, whatever their size."""
         links = [link for link in self._links[version.epoch] if link.number <= version.number]
-        return Ring(tuple(links[max(0, len(links) - reach) :]))
+        return DeltaLog(tuple(links[max(0, len(links) - reach) :]))
 
-    def edition(self, version: Version, reach: int = EVERYTHING) -> Edition:
+    def edition(self, version: Version, reach: int = EVERYTHING) -> Snapshot:
         users, teams = render(self.views[version])
-        documents = {leaderboard_key(Owner.USERS): users, leaderboard_key(Owner.TEAMS): teams}
+        documents = {leaderboard_key(ParticipantKind.USERS): users, leaderboard_key(ParticipantKind.TEAMS): teams}
         return edition(version, documents, rings={None: self.ring(version, reach)})
 
     def events(self, since: int, number: int, epoch: str = EPOCH) -> bytes:
@@ -65,7 +65,7 @@ def solves(numbers: Iterable[int], *, name: str = "t", epoch: str = EPOCH) -> Hi
     history, teams = History(), dict[int, Entry]()
     for number in numbers:
         teams[number] = Entry(name, {1: Solve("2026-02-27T18:00:00Z", first_blood=not teams)})
-        history.add(Version(epoch, number), View({1: Listed("c", "web", 1000 - number)}, {}, dict(teams)))
+        history.add(Version(epoch, number), Leaderboards({1: Challenge("c", "web", 1000 - number)}, {}, dict(teams)))
     return history
 
 
@@ -81,7 +81,7 @@ def reset_event(version: Version, spread: float = 0.0) -> bytes:
 class Follower:
     """Holds one version of the board, and does what a client has to do about what it is told."""
 
-    def __init__(self, held: Version, view: View) -> None:
+    def __init__(self, held: Version, view: Leaderboards) -> None:
         self.held = held
         self.view = view
         self.lost = False
@@ -99,7 +99,7 @@ class Follower:
         elif version.epoch != self.held.epoch:
             self.lost = True
         elif not self.lost and version.number > self.held.number:
-            step = Step.parse(match[3])
+            step = VersionedDelta.parse(match[3])
             assert step.number == version.number
             assert step.since <= self.held.number, "a gap"
             self.view = delta.apply(step.delta, self.view)

@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from scoreboardd.cache.document_cache import Memory
-from scoreboardd.model import Edition, Event, Version
-from scoreboardd.stream.accept import Doorway
+from scoreboardd.cache.document_cache import DocumentCache
+from scoreboardd.model import ChangeEvent, Snapshot, Version
+from scoreboardd.stream.accept import FastAcceptFactory
 from scoreboardd.stream.broadcaster import Broadcaster
-from scoreboardd.stream.endpoint import PATH, Streams, scoreboard_frame
+from scoreboardd.stream.endpoint import PATH, StreamEndpoint, scoreboard_frame
 from scoreboardd.system.clock import Clock
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import app as public
-from scoreboardd.web.address import Addresses
-from scoreboardd.web.documents import Documents
-from scoreboardd.web.frontend import Page
-from scoreboardd.web.info import About
-from scoreboardd.web.rebuild import Rebuild
+from scoreboardd.web.address import ClientAddressResolver
+from scoreboardd.web.documents import DocumentEndpoint
+from scoreboardd.web.frontend import Frontend
+from scoreboardd.web.info import InfoEndpoint
+from scoreboardd.web.rebuild import RebuildEndpoint
 from tests.snapshots import edition
 from tests.web.client import DEADLINE, Answer, Connection, Stream
 
@@ -33,7 +33,7 @@ NO_CLUSTER = SimpleNamespace(request=None)
 "A runner that nobody asks for a rebuild."
 WAYS = ("door", "hand-over")
 "How a connection becomes a stream: before aiohttp sees it, or taken from aiohttp."
-SOLVED = Event("all", "submission_correct", "2026-02-27T18:00:00Z")
+SOLVED = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 
 C = TypeVar("C", bound=Connection)
 
@@ -77,11 +77,11 @@ class Listener:
 class Node(Listener):
     """The public listener and what is behind it."""
 
-    memory: Memory = field(default_factory=Memory)
+    memory: DocumentCache = field(default_factory=DocumentCache)
     metrics: Metrics = field(default_factory=Metrics)
-    documents: Documents = field(init=False)
+    documents: DocumentEndpoint = field(init=False)
     broadcaster: Broadcaster = field(init=False)
-    streams: Streams = field(init=False)
+    streams: StreamEndpoint = field(init=False)
 
     async def stream(
         self,
@@ -102,18 +102,18 @@ class Node(Listener):
         assert b"\nevent: ready\n" in await stream.frame()
         return stream
 
-    def serve(self, served: int | Edition, epoch: str = EPOCH) -> None:
+    def serve(self, served: int | Snapshot, epoch: str = EPOCH) -> None:
         """Answer with this edition, or with some edition of that number, from now on."""
         if isinstance(served, int):
             served = edition(version(served, epoch))
         assert self.memory.install(served)
 
-    def tell(self, number: int, event: Event = SOLVED, epoch: str = EPOCH) -> bytes:
+    def tell(self, number: int, event: ChangeEvent = SOLVED, epoch: str = EPOCH) -> bytes:
         """Tell everyone of a version; returns what they must get who are told notices."""
         self.streams.tell(version(number, epoch), event)
         return scoreboard_frame(version(number, epoch), event).payload
 
-    def publish(self, number: int, event: Event = SOLVED) -> bytes:
+    def publish(self, number: int, event: ChangeEvent = SOLVED) -> bytes:
         """Both, as the coordinator does."""
         self.serve(number)
         return self.tell(number, event)
@@ -132,7 +132,7 @@ class Node(Listener):
 
 @asynccontextmanager
 async def listening(
-    app: web.Application, *, door: Streams | None = None, idle: float = DEADLINE, user_timeout: float = DEADLINE
+    app: web.Application, *, door: StreamEndpoint | None = None, idle: float = DEADLINE, user_timeout: float = DEADLINE
 ) -> AsyncIterator[Listener]:
     """`app` on a free port, behind a door if there is one, with the limits that the daemon sets: `idle` is its `IDLE`,
     `user_timeout` (both in seconds) how long the kernel puts up with a peer that takes nothing."""
@@ -145,7 +145,7 @@ async def listening(
         bound = socket.create_server(("127.0.0.1", 0), backlog=1024)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
         assert runner.server is not None
-        doorway = runner.server if door is None else Doorway(door, runner.server, patience=idle)
+        doorway = runner.server if door is None else FastAcceptFactory(door, runner.server, patience=idle)
         server = await asyncio.get_running_loop().create_server(doorway, sock=bound)
         stack.callback(server.close)
         listener = Listener(bound.getsockname(), runner)
@@ -180,7 +180,7 @@ async def serving(
     user_timeout: float = DEADLINE,
 ) -> AsyncIterator[Node]:
     """A node that serves version `first` and sends what it is told to send. `way` is one of `WAYS`."""
-    memory, metrics = Memory(clock), Metrics()
+    memory, metrics = DocumentCache(clock), Metrics()
     if first is not None:
         memory.install(edition(version(first)))
     broadcaster = Broadcaster(
@@ -191,8 +191,8 @@ async def serving(
         heartbeat=heartbeat,
         stall_timeout=stall_timeout,
     )
-    addresses = Addresses(map(ip_network, trusted))
-    streams = Streams(
+    addresses = ClientAddressResolver(map(ip_network, trusted))
+    streams = StreamEndpoint(
         memory,
         broadcaster,
         addresses,
@@ -200,13 +200,13 @@ async def serving(
         retry_max=retry[1],
         cors_origins=cors_origins,
     )
-    documents = Documents(memory, metrics, stale=stale, write_timeout=stall_timeout)
+    documents = DocumentEndpoint(memory, metrics, stale=stale, write_timeout=stall_timeout)
     app = public.make(
         documents,
         streams,
-        Rebuild(runner, memory, addresses, token=token, timeout=rebuild_timeout),
-        About(memory, name=name),
-        Page(name) if page else None,
+        RebuildEndpoint(runner, memory, addresses, token=token, timeout=rebuild_timeout),
+        InfoEndpoint(memory, name=name),
+        Frontend(name) if page else None,
     )
     door = streams if way == "door" else None
     async with listening(app, door=door, idle=idle, user_timeout=user_timeout) as bound:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from scoreboardd.web.address import Addresses
+from scoreboardd.web.address import ClientAddressResolver
 from tests.web.client import head_of_request
 from tests.web.server import listening
 
@@ -15,7 +15,7 @@ PROXIES = ["127.0.0.1/32", "10.0.0.0/8", "::1/128", "2001:db8:1::/48"]
 
 
 def app(trusted: list[str]) -> web.Application:
-    addresses = Addresses(map(ip_network, trusted))
+    addresses = ClientAddressResolver(map(ip_network, trusted))
 
     async def whose(request: web.Request) -> web.Response:
         return web.Response(text=addresses.of(request))
@@ -111,7 +111,7 @@ class Transport(asyncio.Transport):
     ],
 )
 def test_a_listener_on_all_addresses_sees_ipv4_peers_as_ipv4(peer: str, forwarded: str, whose: str) -> None:
-    assert Addresses(map(ip_network, PROXIES)).nearest(Transport(peer), forwarded) == whose
+    assert ClientAddressResolver(map(ip_network, PROXIES)).nearest(Transport(peer), forwarded) == whose
 
 
 async def test_a_unix_socket_has_no_address_and_its_word_does_not_count(tmp_path: Path) -> None:

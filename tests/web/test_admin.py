@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from scoreboardd import __version__
-from scoreboardd.cache.document_cache import Memory
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster.runner import Health
-from scoreboardd.model import Event
+from scoreboardd.model import ChangeEvent
 from scoreboardd.telemetry.metrics import REASONS, Metrics
 from scoreboardd.web.admin import Admin
 from tests.external_tools import require
@@ -39,7 +39,7 @@ class Monitored:
     listener: Listener
     runner: Runner
     builder: Builder
-    memory: Memory
+    memory: DocumentCache
     metrics: Metrics
     draining: bool = False
 
@@ -47,7 +47,7 @@ class Monitored:
 @asynccontextmanager
 async def monitored(*, age: float | None = 0.0) -> AsyncIterator[Monitored]:
     """An admin listener of a node whose documents were true `age` seconds ago; None: that has none yet."""
-    runner, builder, memory, metrics = Runner(), Builder(), Memory(), Metrics()
+    runner, builder, memory, metrics = Runner(), Builder(), DocumentCache(), Metrics()
     if age is not None:
         fresh = edition(version(41))
         memory.install(edition(version(41), as_of=fresh.as_of - age))
@@ -234,7 +234,7 @@ async def test_the_metrics_tell_of_the_documents_served() -> None:
 async def test_unknown_reasons_share_a_label() -> None:
     async with monitored() as node:
         for reason in ("submission_correct", "x" * 1000, 'a"b\n', ""):
-            node.metrics.event(Event("all", reason, "").reason)
+            node.metrics.event(ChangeEvent("all", reason, "").reason)
         lines = (await node.listener.ask("/metrics")).body.decode().splitlines()
         assert 'scoreboardd_events_total{reason="submission_correct"} 1.0' in lines
         assert 'scoreboardd_events_total{reason="other"} 3.0' in lines

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from scoreboardd.model import Event
+from scoreboardd.model import ChangeEvent
 from scoreboardd.stream.endpoint import PATH
-from scoreboardd.stream.topic import PING, SLICE, Client
+from scoreboardd.stream.topic import PING, SEND_BATCH, Subscriber
 from tests.web.client import Stream
 from tests.web.server import Node, becomes, serving, version
 
-BULKY = Event("all", "x" * 20_000, "2026-02-27T18:00:00Z")
+BULKY = ChangeEvent("all", "x" * 20_000, "2026-02-27T18:00:00Z")
 "So that it takes tens of events, not thousands, until the buffers of a client that does not read are full."
 SMALL = 4096
 "Bytes; the least that the kernel lets such a client have."
@@ -26,7 +26,7 @@ def number_of(frame: bytes) -> int:
     return int(match[1])
 
 
-def clients(node: Node) -> list[Client]:
+def clients(node: Node) -> list[Subscriber]:
     return list(node.broadcaster._clients)
 
 
@@ -67,7 +67,7 @@ async def test_of_what_is_told_at_once_only_the_newest_is_sent(way: str) -> None
 
 async def test_a_fan_out_over_more_than_a_slice_reaches_everyone_in_order(way: str) -> None:
     async with serving(way=way) as node:
-        streams = [await node.greeted() for _ in range(SLICE + 20)]
+        streams = [await node.greeted() for _ in range(SEND_BATCH + 20)]
         told = []
         for number in range(42, 62):
             node.publish(number)
@@ -82,7 +82,7 @@ async def test_a_fan_out_over_more_than_a_slice_reaches_everyone_in_order(way: s
 
 async def test_clients_that_leave_while_a_fan_out_goes_on_do_not_end_it(way: str) -> None:
     async with serving(way=way) as node:
-        streams = [await node.greeted() for _ in range(SLICE + 20)]
+        streams = [await node.greeted() for _ in range(SEND_BATCH + 20)]
         for number, turns in enumerate(range(8), start=42):
             # One of the second slice, whose end the loop hears of some turns before that slice is written to.
             streams.pop().reset()
@@ -258,10 +258,10 @@ async def test_who_leaves_is_forgotten(way: str, manner: str) -> None:
         await becomes(lambda: not kept(node))
 
 
-def kept(node: Node) -> list[Client]:
+def kept(node: Node) -> list[Subscriber]:
     """Clients of `node` that something holds on to."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) is Client and thing.feed is node.broadcaster.notices]
+    return [thing for thing in gc.get_objects() if type(thing) is Subscriber and thing.feed is node.broadcaster.notices]
 
 
 async def test_who_leaves_while_it_lags_is_forgotten(way: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scoreboardd.web.coalesced_call import NextFlight
+from scoreboardd.web.coalesced_call import CoalescedCall
 
 
 class Work:
@@ -31,24 +31,24 @@ def work() -> Work:
 
 
 @pytest.fixture
-def flight(work: Work) -> NextFlight[str]:
-    return NextFlight(work)
+def flight(work: Work) -> CoalescedCall[str]:
+    return CoalescedCall(work)
 
 
-async def ask(flight: NextFlight[str], count: int = 1) -> list["asyncio.Task[str]"]:
+async def ask(flight: CoalescedCall[str], count: int = 1) -> list["asyncio.Task[str]"]:
     tasks = [asyncio.create_task(flight()) for _ in range(count)]
     await settle()
     return tasks
 
 
-async def test_one_call_is_one_run(work: Work, flight: NextFlight[str]) -> None:
+async def test_one_call_is_one_run(work: Work, flight: CoalescedCall[str]) -> None:
     (caller,) = await ask(flight)
     work.runs[0].set_result("done")
     assert await caller == "done"
     assert len(work.runs) == 1
 
 
-async def test_who_calls_during_a_run_shares_the_next(work: Work, flight: NextFlight[str]) -> None:
+async def test_who_calls_during_a_run_shares_the_next(work: Work, flight: CoalescedCall[str]) -> None:
     (first,) = await ask(flight)
     others = await ask(flight, 10) + await ask(flight, 10)
     assert len(work.runs) == 1, "one run at a time"
@@ -65,7 +65,7 @@ async def test_who_calls_during_a_run_shares_the_next(work: Work, flight: NextFl
     assert len(work.runs) == 3
 
 
-async def test_many_at_once_are_two_runs(work: Work, flight: NextFlight[str]) -> None:
+async def test_many_at_once_are_two_runs(work: Work, flight: CoalescedCall[str]) -> None:
     callers = [asyncio.create_task(flight()) for _ in range(10)]
     await settle()
     assert len(work.runs) == 1
@@ -75,7 +75,7 @@ async def test_many_at_once_are_two_runs(work: Work, flight: NextFlight[str]) ->
     assert sorted(await asyncio.gather(*callers)) == ["first"] + ["second"] * 9
 
 
-async def test_a_failure_reaches_all_who_share_the_run_and_nobody_else(work: Work, flight: NextFlight[str]) -> None:
+async def test_a_failure_reaches_all_who_share_the_run_and_nobody_else(work: Work, flight: CoalescedCall[str]) -> None:
     (first,) = await ask(flight)
     others = await ask(flight, 3)
     work.runs[0].set_result("well")
@@ -89,7 +89,7 @@ async def test_a_failure_reaches_all_who_share_the_run_and_nobody_else(work: Wor
     assert await asyncio.gather(*later) == ["well again"] * 3
 
 
-async def test_who_leaves_while_it_does_the_work_hands_it_on(work: Work, flight: NextFlight[str]) -> None:
+async def test_who_leaves_while_it_does_the_work_hands_it_on(work: Work, flight: CoalescedCall[str]) -> None:
     (first,) = await ask(flight)
     leaver, *others = await ask(flight, 4)
     work.runs[0].set_result("first")
@@ -107,7 +107,7 @@ async def test_who_leaves_while_it_does_the_work_hands_it_on(work: Work, flight:
     assert await asyncio.gather(*later) == ["third"]
 
 
-async def test_who_leaves_while_it_waits_changes_nothing(work: Work, flight: NextFlight[str]) -> None:
+async def test_who_leaves_while_it_waits_changes_nothing(work: Work, flight: CoalescedCall[str]) -> None:
     (first,) = await ask(flight)
     leaver, other = await ask(flight, 2)
     leaver.cancel()
@@ -118,7 +118,7 @@ async def test_who_leaves_while_it_waits_changes_nothing(work: Work, flight: Nex
     assert (await first, await other) == ("first", "second")
 
 
-async def test_after_all_have_left_it_works_as_before(work: Work, flight: NextFlight[str]) -> None:
+async def test_after_all_have_left_it_works_as_before(work: Work, flight: CoalescedCall[str]) -> None:
     tasks = await ask(flight, 3)
     for task in tasks:
         task.cancel()

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import connection_limit
-from scoreboardd.web.connection_limit import Room
+from scoreboardd.web.connection_limit import ConnectionLimit
 from tests.web.client import Connection
 from tests.web.server import becomes
 
@@ -32,7 +32,7 @@ async def full(busy: asyncio.Event) -> AsyncIterator[tuple[tuple[str, int], web.
     await runner.setup()
     bound = socket.create_server(("127.0.0.1", 0))
     assert runner.server is not None
-    make = Room(runner.server, runner.server, metrics, max_connections=MOST)
+    make = ConnectionLimit(runner.server, runner.server, metrics, max_connections=MOST)
     server = await asyncio.get_running_loop().create_server(make, sock=bound)
     try:
         yield bound.getsockname(), runner.server, metrics

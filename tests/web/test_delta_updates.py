@@ -5,11 +5,11 @@ import random
 import pytest
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
-from scoreboardd.board.delta_log import MOST
-from scoreboardd.board.document_names import Owner, leaderboard_key, ring_key
-from scoreboardd.model import Edition, Version
-from scoreboardd.stream.delta_updates import Deltas, Steps, merged, spread
+from scoreboardd.board.delta import VersionedDelta
+from scoreboardd.board.delta_log import MAX_ENTRIES
+from scoreboardd.board.document_names import ParticipantKind, delta_log_key, leaderboard_key
+from scoreboardd.model import Snapshot, Version
+from scoreboardd.stream.delta_updates import DeltaUpdate, DeltaUpdates, merged, spread
 from tests.snapshots import edition
 from tests.web.follower import delta_event, reset_event, solves
 from tests.web.server import version
@@ -18,8 +18,8 @@ HISTORY = solves(range(1, 301))
 NEWEST = version(300)
 
 
-def steps(served: Edition, *, most: int = 16, clients: int = 0, division_id: int | None = None) -> Steps:
-    return Steps(served, division_id, most=most, clients=lambda: clients)
+def steps(served: Snapshot, *, most: int = 16, clients: int = 0, division_id: int | None = None) -> DeltaUpdate:
+    return DeltaUpdate(served, division_id, most=most, clients=lambda: clients)
 
 
 def test_one_step_is_the_step_as_it_is_in_the_ring() -> None:
@@ -41,7 +41,7 @@ def test_more_than_may_wait_for_a_client_are_one(number: int) -> None:
     assert frame.events == frame.payload.count(b"event: delta") == 1
     head, data = frame.payload.removesuffix(b"\n\n").split(b"\ndata: ")
     assert head == b"id: 7f3a-300\nevent: delta"
-    step = Step.parse(data)
+    step = VersionedDelta.parse(data)
     assert step.since <= number and step.number == 300
     assert number - step.since < 300 - number, "no more than as much again"
     assert delta.apply(step.delta, HISTORY.views[version(number)]) == HISTORY.views[NEWEST]
@@ -50,14 +50,14 @@ def test_more_than_may_wait_for_a_client_are_one(number: int) -> None:
 def test_to_merge_them_is_to_compose_them_in_order() -> None:
     links = HISTORY.ring(NEWEST).links
     for count in (1, 2, 3, 7, 32, len(links)):
-        whole = Step.parse(links[-count].data)
+        whole = VersionedDelta.parse(links[-count].data)
         for link in links[len(links) - count + 1 :]:
-            whole = whole.then(Step.parse(link.data))
+            whole = whole.then(VersionedDelta.parse(link.data))
         assert merged(links[-count:]) == (300 - count, 300, whole.data())
 
 
 def test_whoever_asks_from_wherever_few_are_made() -> None:
-    ring = HISTORY.ring(NEWEST, MOST)
+    ring = HISTORY.ring(NEWEST, MAX_ENTRIES)
     told = steps(edition(NEWEST, rings={None: ring}))
     frames = [told.since(version(number)) for number in range(ring.links[0].since, 300)]
     assert len(frames) == 256
@@ -92,13 +92,13 @@ def test_whom_the_ring_does_not_reach_back_to_is_reset(told: Version | None) -> 
     ids=["empty", "JSON", "bytes", "of another version", "torn"],
 )
 def test_a_ring_that_leads_nowhere_is_none(ring: bytes) -> None:
-    frame = steps(edition(NEWEST, {ring_key(): ring})).since(version(298))
+    frame = steps(edition(NEWEST, {delta_log_key(): ring})).since(version(298))
     assert frame.payload == reset_event(NEWEST)
 
 
 def test_an_edition_without_rings_resets() -> None:
     served = edition(NEWEST, divisions=(3,))
-    bare = Edition(
+    bare = Snapshot(
         NEWEST, 0.0, (3,), "", {name: served.documents[name] for name in served.documents if "ring" not in name}
     )
     for division_id in (None, 3):
@@ -126,7 +126,7 @@ def test_the_spread_is_what_it_takes_to_send_the_boards_to_everyone(clients: int
 
 def test_of_a_division_it_is_the_division_s_boards_as_they_are_sent() -> None:
     bulk = random.Random(1).randbytes(50_000)
-    documents = {leaderboard_key(owner, 3): bulk for owner in Owner}
+    documents = {leaderboard_key(owner, 3): bulk for owner in ParticipantKind}
     served = edition(NEWEST, documents, divisions=(3,))
     size = sum(len(frames) for name in documents for frames in served.documents[name])
     assert size > len(bulk)
@@ -139,7 +139,9 @@ def test_of_a_division_it_is_the_division_s_boards_as_they_are_sent() -> None:
 def test_it_is_of_as_many_as_there_are_when_it_is_said() -> None:
     clients = 0
     bulk = random.Random(1).randbytes(50_000)
-    told = Steps(edition(NEWEST, {leaderboard_key(Owner.TEAMS): bulk}), None, most=16, clients=lambda: clients)
+    told = DeltaUpdate(
+        edition(NEWEST, {leaderboard_key(ParticipantKind.TEAMS): bulk}), None, most=16, clients=lambda: clients
+    )
     assert told.since(None).payload == reset_event(NEWEST, 0.0)
     clients = 1_000_000
     assert told.since(None).payload == reset_event(NEWEST, 60.0)
@@ -149,7 +151,7 @@ def test_it_is_of_as_many_as_there_are_when_it_is_said() -> None:
 
 
 def test_news_is_made_once_for_an_edition() -> None:
-    deltas = Deltas(HISTORY.edition(NEWEST), most=16, clients=lambda: 0)
+    deltas = DeltaUpdates(HISTORY.edition(NEWEST), most=16, clients=lambda: 0)
     assert deltas.news(None) is deltas.news(None)
     assert deltas.news(None).since(version(299)).payload == HISTORY.events(299, 300)
 
@@ -158,6 +160,6 @@ def test_news_is_made_once_for_an_edition() -> None:
     "ring", [b"garbage", b"\x28\xb5\x2f\xfd\xff", b'{"from":1,"version":2,"teams":3}\n{"from":2,"version":3,']
 )
 def test_a_ring_that_cannot_be_read_resets(ring: bytes):
-    served = edition(version(3), {ring_key(): ring})
-    news = Deltas(served, most=1, clients=lambda: 1).news(None)
+    served = edition(version(3), {delta_log_key(): ring})
+    news = DeltaUpdates(served, most=1, clients=lambda: 1).news(None)
     assert b"event: reset\n" in news.since(version(1)).payload

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from scoreboardd.board.document_names import Owner
-from scoreboardd.cache.document_cache import _MADE, CODINGS
-from scoreboardd.system.clock import Clock, Reading
+from scoreboardd.board.document_names import ParticipantKind
+from scoreboardd.cache.document_cache import _MADE, CONTENT_ENCODINGS
+from scoreboardd.system.clock import Clock, ClockReading
 from scoreboardd.system.compression import Frames, compressed, plain
 from scoreboardd.web import windows
 from scoreboardd.web.documents import PART
@@ -37,7 +37,7 @@ NAMES = {
     "/api/timeline": "timeline:users",
     "/api/timeline/teams": "timeline:teams",
 }
-ALL_CODINGS = ("identity", *CODINGS)
+ALL_CODINGS = ("identity", *CONTENT_ENCODINGS)
 LARGE = orjson.dumps({"noise": os.urandom(900_000).hex()})
 "1.8 MB that compress to half of it: more than a part in each coding."
 HUGE = orjson.dumps({"noise": os.urandom(5_000_000).hex()})
@@ -91,7 +91,7 @@ async def test_before_the_first_document(path: str, method: str) -> None:
         assert (await node.ask(path, method=method)).status == 200
 
 
-@pytest.mark.parametrize("coding", ["identity", *CODINGS])
+@pytest.mark.parametrize("coding", ["identity", *CONTENT_ENCODINGS])
 @pytest.mark.parametrize("body", [b'{"small":true}', LARGE], ids=["small", "large"])
 async def test_head_is_get_without_the_body(body: bytes, coding: str) -> None:
     async with serving() as node:
@@ -306,7 +306,7 @@ async def test_a_document_of_many_frames_is_one_document() -> None:
     documents = dict(served.documents) | {"timeline:users": [opening, memoryview(b"".join(rest))]}
     async with serving() as node:
         node.serve(replace(served, documents=documents))
-        for coding in ("identity", *CODINGS):
+        for coding in ("identity", *CONTENT_ENCODINGS):
             answer = await node.ask("/api/timeline?window=5", {"Accept-Encoding": coding})
             assert decoded(answer) == b'{"submissions":[1,2]}'
 
@@ -318,7 +318,7 @@ async def test_what_nobody_needs_is_not_made(monkeypatch: pytest.MonkeyPatch) ->
     async with serving() as node:
         etag = (await node.ask("/api/leaderboard")).headers["etag"]
         made.clear()
-        for coding in ("identity", *CODINGS):
+        for coding in ("identity", *CONTENT_ENCODINGS):
             answer = await node.ask("/api/leaderboard", {"Accept-Encoding": coding, "If-None-Match": etag})
             assert answer.status == 304
         assert made == []
@@ -358,7 +358,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert said == caplog.get_records("call") == []
 
 
-@pytest.mark.parametrize("coding", ["identity", *CODINGS])
+@pytest.mark.parametrize("coding", ["identity", *CONTENT_ENCODINGS])
 async def test_a_large_document_reaches_a_slow_reader_whole(coding: str) -> None:
     async with serving() as node:
         node.serve(edition(version(42), {"leaderboard:users": HUGE}))
@@ -658,7 +658,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The thread that cuts waits for this before each cut."""
     go_on, real = threading.Event(), windows.window.solves_in
 
-    def held(bucket: int, owner: Owner, leaderboard: Iterator[bytes]) -> Any:
+    def held(bucket: int, owner: ParticipantKind, leaderboard: Iterator[bytes]) -> Any:
         go_on.wait()
         return real(bucket, owner, leaderboard)
 
@@ -739,7 +739,7 @@ async def test_what_slow_clients_hold_of_windows_is_bounded(clock: Time, monkeyp
     async with cutting(clock) as node:
         served = edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3))))
         node.serve(served)
-        cut, about = node.documents.windows.cut, (served, Owner.USERS, None)
+        cut, about = node.documents.windows.cut, (served, ParticipantKind.USERS, None)
         since = round((START + timedelta(minutes=100)).timestamp()) * 1_000_000
         async with cut(*about, minutes=200, since=since, coding="identity") as reading:
             assert len(reading.payload) > 100
@@ -771,7 +771,7 @@ async def test_age_and_windows_follow_the_clock_of_the_database_and_not_the_node
         tables = contest(START, START + timedelta(minutes=20))
         node.serve(replace(edition_of(version(42), tables), as_of=now))
         assert (await node.ask("/api/timeline?window=15")).headers["age"] == "3600"  # nobody has been asked yet
-        ours.learn(Reading(offset=now - seconds, error=0.001))
+        ours.learn(ClockReading(offset=now - seconds, error=0.001))
         answer = await node.ask("/api/timeline?window=15")
         assert answer.headers["age"] == "0"
         assert answer.json == oracle.documents(tables, window=15, now=START + timedelta(minutes=30))["timeline:users"]
@@ -792,7 +792,7 @@ async def test_an_impossible_time_reaches_no_answer(as_of: float) -> None:
 
 async def test_a_node_whose_clock_is_ahead_makes_nothing_look_young_for_long(clock: Time) -> None:
     ours = Clock(wall=clock.time)
-    ours.learn(Reading(offset=time.time() - time.monotonic(), error=0.001))
+    ours.learn(ClockReading(offset=time.time() - time.monotonic(), error=0.001))
     async with serving(clock=ours) as node:
         node.memory.confirm(time.time() + 3600)
         assert node.memory.as_of <= time.time() + 1

@@ -6,7 +6,7 @@ import re
 import orjson
 import pytest
 
-from scoreboardd.model import Event
+from scoreboardd.model import ChangeEvent
 from scoreboardd.stream.endpoint import PATH
 from scoreboardd.stream.topic import PING
 from tests.web.client import Connection, Stream
@@ -56,7 +56,7 @@ async def test_the_head_of_the_answer(way: str, protocol: str) -> None:
 
 
 async def test_a_frame_stays_a_frame_whatever_the_event_says(way: str) -> None:
-    event = Event("a\nid: 9-9\n\ndata: {}", "</script>\r\r\u2028\U0001f600\x00", "\u202e")
+    event = ChangeEvent("a\nid: 9-9\n\ndata: {}", "</script>\r\r\u2028\U0001f600\x00", "\u202e")
     async with serving(way=way) as node:
         stream = await node.greeted()
         node.publish(42, event)
@@ -288,8 +288,8 @@ async def test_another_epoch_is_news_whatever_its_number(way: str) -> None:
 # --- divisions ----------------------------------------------------------------------------------------------
 
 
-def of_divisions(*ids: int) -> Event:
-    return Event("division", "submission_correct", "2026-02-27T18:00:00Z", ids)
+def of_divisions(*ids: int) -> ChangeEvent:
+    return ChangeEvent("division", "submission_correct", "2026-02-27T18:00:00Z", ids)
 
 
 def divisions_in(frame: bytes) -> tuple[str, list[int] | None]:

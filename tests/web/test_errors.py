@@ -8,7 +8,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from scoreboardd.stream.endpoint import PATH as STREAM
-from scoreboardd.telemetry.logs import Seldom
+from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.web import errors
 from scoreboardd.web.documents import PART, PATHS
 from scoreboardd.web.rebuild import PATH as REBUILD
@@ -182,7 +182,7 @@ async def test_a_fault_of_ours_is_500_and_says_no_more() -> None:
 
 
 async def test_the_same_fault_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "_seldom", Seldom())
+    monkeypatch.setattr(errors, "_seldom", LogThrottle())
     faults = iter([ZeroDivisionError("1"), ZeroDivisionError("2"), KeyError("3"), KeyError("4")])
 
     async def fails(request: web.Request) -> web.StreamResponse:

@@ -2,30 +2,30 @@
 
 import pytest
 
-from scoreboardd.web.failure_limiter import Attempts
+from scoreboardd.web.failure_limiter import FailureRateLimiter
 
 ALICE, BOB = "203.0.113.1", "203.0.113.2"
 #: With a fraction that no float has exactly.
 START = 12345.678901
 
 
-def fail(attempts: Attempts, address: str, times: int, now: float = START) -> None:
+def fail(attempts: FailureRateLimiter, address: str, times: int, now: float = START) -> None:
     for _ in range(times):
         assert attempts.wait(address, now) == 0
         attempts.failed(address, now)
 
 
 @pytest.fixture
-def attempts() -> Attempts:
-    return Attempts(burst=10, refill=6.0, remembered=100)
+def attempts() -> FailureRateLimiter:
+    return FailureRateLimiter(burst=10, refill=6.0, remembered=100)
 
 
-def test_so_many_at_once_and_no_more(attempts: Attempts) -> None:
+def test_so_many_at_once_and_no_more(attempts: FailureRateLimiter) -> None:
     fail(attempts, ALICE, 10)
     assert attempts.wait(ALICE, START) == 6
 
 
-def test_another_with_each_interval(attempts: Attempts) -> None:
+def test_another_with_each_interval(attempts: FailureRateLimiter) -> None:
     fail(attempts, ALICE, 10)
     assert attempts.wait(ALICE, START + 4) == pytest.approx(2)
     fail(attempts, ALICE, 1, START + 6.001)
@@ -34,13 +34,13 @@ def test_another_with_each_interval(attempts: Attempts) -> None:
     assert attempts.wait(ALICE, START + 18.002) > 0
 
 
-def test_never_more_at_once_however_long_it_was_quiet(attempts: Attempts) -> None:
+def test_never_more_at_once_however_long_it_was_quiet(attempts: FailureRateLimiter) -> None:
     fail(attempts, ALICE, 3)
     fail(attempts, ALICE, 10, START + 86_400)
     assert attempts.wait(ALICE, START + 86_400) == 6
 
 
-def test_each_address_has_its_own(attempts: Attempts) -> None:
+def test_each_address_has_its_own(attempts: FailureRateLimiter) -> None:
     fail(attempts, ALICE, 10)
     fail(attempts, BOB, 10)
 
@@ -57,17 +57,17 @@ def test_each_address_has_its_own(attempts: Attempts) -> None:
         ("", "", True),
     ],
 )
-def test_an_ipv6_network_is_one_address(attempts: Attempts, one: str, other: str, same: bool) -> None:
+def test_an_ipv6_network_is_one_address(attempts: FailureRateLimiter, one: str, other: str, same: bool) -> None:
     fail(attempts, one, 10)
     assert (attempts.wait(other, START) > 0) is same
 
 
-def test_asking_remembers_nothing(attempts: Attempts) -> None:
+def test_asking_remembers_nothing(attempts: FailureRateLimiter) -> None:
     assert attempts.wait(ALICE, START) == 0
     assert len(attempts) == 0
 
 
-def test_who_failed_longest_ago_is_forgotten_first(attempts: Attempts) -> None:
+def test_who_failed_longest_ago_is_forgotten_first(attempts: FailureRateLimiter) -> None:
     fail(attempts, ALICE, 9)
     fail(attempts, BOB, 10)
     fail(attempts, ALICE, 1)

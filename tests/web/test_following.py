@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.leaderboards import NOTHING, Entry, Listed, Solve, View
-from scoreboardd.model import Edition, Version
+from scoreboardd.board.leaderboards import NOTHING, Challenge, Entry, Leaderboards, Solve
+from scoreboardd.model import Snapshot, Version
 from scoreboardd.stream import topic
 from tests.web.client import Stream
 from tests.web.follower import DELTAS, EVERYTHING, Follower, History
@@ -34,11 +34,11 @@ SOLVES = st.builds(Solve, st.sampled_from(["2026-02-27T18:00:00Z", "2026-02-27T1
 
 
 @st.composite
-def views(draw: st.DrawFn) -> View:
-    challenges = draw(st.dictionaries(IDS, st.builds(Listed, NAMES, st.just("web"), st.integers(1, 3)), max_size=3))
+def views(draw: st.DrawFn) -> Leaderboards:
+    challenges = draw(st.dictionaries(IDS, st.builds(Challenge, NAMES, st.just("web"), st.integers(1, 3)), max_size=3))
     solves = st.dictionaries(st.sampled_from(sorted(challenges)), SOLVES) if challenges else st.just({})
     owners = st.dictionaries(IDS, st.builds(Entry, NAMES, solves), max_size=3)
-    return View(challenges, draw(owners), draw(owners))
+    return Leaderboards(challenges, draw(owners), draw(owners))
 
 
 CLIENTS, NODES = st.integers(0, 1), st.integers(0, 1)
@@ -59,7 +59,7 @@ class World:
     def __init__(self, nodes: list[Node]) -> None:
         self.history = History()
         self.nodes = nodes
-        self.committed: Edition | None = None
+        self.committed: Snapshot | None = None
         "The newest, if a node has got it."
         self.reach = 0
         self.add(Version(EPOCH, 41), NOTHING, 0)
@@ -70,7 +70,7 @@ class World:
         self.streams: list[Stream] = []
         self.at = [nodes[0], nodes[0]]
 
-    async def commit(self, views: list[View], reach: int, tell: bool) -> None:
+    async def commit(self, views: list[Leaderboards], reach: int, tell: bool) -> None:
         """One version after the other; the first node tells of each, or of none yet."""
         for view in views:
             self.add(Version(self.history.newest.epoch, self.history.newest.number + len(views)), view, reach)
@@ -78,10 +78,10 @@ class World:
                 await self.tell(0)
                 await asyncio.sleep(0.001)
 
-    async def lose_state(self, view: View, number: int) -> None:
+    async def lose_state(self, view: Leaderboards, number: int) -> None:
         self.add(Version(f"e{len(self.history.views)}", number), view, 0)
 
-    def add(self, version: Version, view: View, reach: int) -> None:
+    def add(self, version: Version, view: Leaderboards, reach: int) -> None:
         self.history.add(version, view)
         self.committed, self.reach = None, reach
 
@@ -133,7 +133,7 @@ class World:
 async def test_whoever_follows_has_the_board(
     way: str, monkeypatch: pytest.MonkeyPatch, actions: list[tuple[object, ...]]
 ) -> None:
-    monkeypatch.setattr(topic, "SNDBUF", SMALL)
+    monkeypatch.setattr(topic, "SEND_BUFFER_BYTES", SMALL)
     options = {"way": way, "first": None, "queue": QUEUE, "page": False}
     async with serving(**options) as first, serving(**options) as second:
         world = World([first, second])

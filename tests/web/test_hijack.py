@@ -6,10 +6,10 @@ import itertools
 import pytest
 from aiohttp.web_protocol import RequestHandler
 
-from scoreboardd.model import Event
+from scoreboardd.model import ChangeEvent
 from scoreboardd.stream import hijack
 from scoreboardd.stream.endpoint import PATH
-from scoreboardd.stream.topic import PING, Client
+from scoreboardd.stream.topic import PING, Subscriber
 from tests.web.client import head_of_request
 from tests.web.server import Node, becomes, serving
 
@@ -35,7 +35,7 @@ async def test_the_connection_is_the_client_s_own() -> None:
     async with serving(way="hand-over") as node:
         await node.greeted()
         (client,) = node.broadcaster._clients
-        assert type(client) is Client
+        assert type(client) is Subscriber
         assert client.transport.get_protocol() is client
         assert client.transport.is_reading()
         assert not client.transport.is_closing()
@@ -95,7 +95,7 @@ async def test_a_client_that_the_kernel_gives_up_on_has_stalled() -> None:
     async with serving(way="hand-over", user_timeout=0.3, queue=4) as node:
         stalled = await node.stream(receive_buffer=4096)
         for number in itertools.count(42):
-            node.publish(number, Event("all", "x" * 20_000, ""))
+            node.publish(number, ChangeEvent("all", "x" * 20_000, ""))
             await asyncio.sleep(0)
             if node.broadcaster.lagging:
                 break

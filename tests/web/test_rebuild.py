@@ -10,7 +10,7 @@ from aiohttp import web
 
 from scoreboardd.backends.base import Unavailable
 from scoreboardd.web import rebuild
-from scoreboardd.web.address import Addresses
+from scoreboardd.web.address import ClientAddressResolver
 from scoreboardd.web.rebuild import BURST, HEADER, PATH
 from tests.snapshots import edition
 from tests.web.client import Answer
@@ -194,13 +194,13 @@ async def test_who_waits_is_answered_when_what_it_asked_for_is_served() -> None:
 def arrived(monkeypatch: pytest.MonkeyPatch) -> list[web.Request]:
     """The requests that are being handled, or were."""
     requests: list[web.Request] = []
-    of = Addresses.of
+    of = ClientAddressResolver.of
 
-    def noting(addresses: Addresses, request: web.Request) -> str:
+    def noting(addresses: ClientAddressResolver, request: web.Request) -> str:
         requests.append(request)
         return of(addresses, request)
 
-    monkeypatch.setattr(Addresses, "of", noting)
+    monkeypatch.setattr(ClientAddressResolver, "of", noting)
     return requests
 
 

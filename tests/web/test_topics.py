@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from scoreboardd.board import delta
-from scoreboardd.board.delta import Step
+from scoreboardd.board.delta import VersionedDelta
 from scoreboardd.model import Version
 from scoreboardd.stream.endpoint import PATH
-from scoreboardd.stream.topic import PING, SLICE
+from scoreboardd.stream.topic import PING, SEND_BATCH
 from tests.snapshots import edition
 from tests.web.client import Stream
 from tests.web.follower import (
@@ -105,7 +105,7 @@ async def test_deltas_are_one_line_of_json_whatever_the_names(way: str) -> None:
         event = await stream.frame()
         data = event.removeprefix(b"id: 7f3a-42\nevent: delta\ndata: ")
         assert event.count(b"\n") == 4 and b"\r" not in event
-        step = Step.parse(data)
+        step = VersionedDelta.parse(data)
         assert delta.apply(step.delta, nasty.views[version(41)]) == nasty.views[version(42)]
         assert orjson.loads(data)["teams"]["put"] == [[42, "a\nid: 9-9\r\n\ndata: \u2028\x00"]]
 
@@ -170,7 +170,7 @@ async def test_in_a_new_epoch_everyone_starts_over_whatever_the_numbers(way: str
 
 async def test_a_fan_out_over_more_than_a_slice_leaves_out_nobody_and_nothing(way: str) -> None:
     async with node_at(41, way=way) as node:
-        streams = [await following(node) for _ in range(SLICE + 20)]
+        streams = [await following(node) for _ in range(SEND_BATCH + 20)]
         publish(node, HISTORY, 42)
         for stream in streams:
             assert await stream.frame() == HISTORY.events(41, 42)

@@ -26,35 +26,35 @@ import orjson
 
 from scoreboardd.backends.base import (
     Busy,
-    Catalogue,
     Damaged,
     Head,
     Lease,
     Message,
-    Stored,
+    SnapshotMetadata,
+    StoredSnapshot,
     Subscribed,
     Unavailable,
     Value,
     Values,
-    gone,
     head_of,
+    removed_documents,
     verified,
 )
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres import table
 from scoreboardd.board import document_names
 from scoreboardd.cluster import wire
-from scoreboardd.model import MAX_NUMBER, Event, Version
+from scoreboardd.model import MAX_NUMBER, ChangeEvent, Version
 from scoreboardd.postgres import connection
 from scoreboardd.postgres.connection import FAILURES, connect
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import digest_of
 
-ANSWER = 5.0
+COMMAND_TIMEOUT_SECONDS = 5.0
 "Seconds within which the server must answer a statement, or say or answer something on a subscription."
-BULK = 20.0
+TRANSFER_TIMEOUT_SECONDS = 20.0
 "Seconds within which the server must take or give one document."
-BACKLOG = 100_000
+MAX_QUEUED_NOTIFICATIONS = 100_000
 "Notifications that wait to be handled; with more, the subscription is given up and begun anew."
 
 
@@ -80,7 +80,7 @@ def _explain(error: BaseException, dsn: str) -> str:
 
 
 @asynccontextmanager
-async def _answering(dsn: str, within: float = ANSWER) -> AsyncIterator[None]:
+async def _answering(dsn: str, within: float = COMMAND_TIMEOUT_SECONDS) -> AsyncIterator[None]:
     """Whatever goes wrong on the way to Postgres and back, or takes longer than `within` seconds, is `Unavailable`."""
     try:
         async with asyncio.timeout(within):
@@ -89,7 +89,7 @@ async def _answering(dsn: str, within: float = ANSWER) -> AsyncIterator[None]:
         raise Unavailable(_explain(error, dsn)) from error
 
 
-class Link:
+class Connection:
     """One connection, made when it is needed, used by one caller at a time, thrown away when anything goes wrong."""
 
     def __init__(self, dsn: str, *, statement_timeout: float) -> None:
@@ -141,14 +141,14 @@ class Link:
             connection.terminate()  # a graceful close may hang on a link that is half open
 
 
-class PostgresStore:
+class PostgresClusterBackend:
     """The lease, the commit and the bus. See `base.Store`."""
 
     def __init__(self, dsn: str, *, prefix: str, lock_ttl: float) -> None:
         self._dsn = dsn
         self._names = Names(prefix)
         self._ttl = lock_ttl
-        self._link = Link(dsn, statement_timeout=ANSWER)
+        self._link = Connection(dsn, statement_timeout=COMMAND_TIMEOUT_SECONDS)
         self._echo, self._building, self._rebuilt, self._events = (
             channel(self._names, name) for name in (wire.ECHO, wire.BUILDING, wire.REBUILT, wire.EVENTS)
         )
@@ -180,7 +180,7 @@ class PostgresStore:
     async def renew(self, lease: Lease) -> bool:
         return bool(await self._link.run(self._renew, self._names.lock, lease.token, self._ttl))
 
-    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+    async def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
         names, version = self._names, lease.version
         # Stable while we have the lease, and if we have not, the statement refuses.
         before = _head(await self._link.run(HEAD, names.version, names.lock)).catalogue
@@ -220,13 +220,13 @@ class PostgresStore:
             self._abandon, self._names.lock, lease.token, version.epoch, version.number, self._building
         )
 
-    async def publish(self, event: Event, id: str | None = None) -> None:
+    async def publish(self, event: ChangeEvent, id: str | None = None) -> None:
         await self._link.run("SELECT pg_notify($1, $2)", self._events, wire.change(event, id).decode())
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[AsyncIterator[Message]]:
         async with _answering(self._dsn):
-            connection = await connect(self._dsn, statement_timeout=ANSWER)
+            connection = await connect(self._dsn, statement_timeout=COMMAND_TIMEOUT_SECONDS)
         try:
             heard: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
             connection.add_termination_listener(lambda _: heard.put_nowait(None))
@@ -245,7 +245,7 @@ class PostgresStore:
     ) -> AsyncIterator[Message]:
         yield Subscribed(_head(await self._link.run(HEAD, self._names.version, self._names.lock)).given)
         time = asyncio.get_running_loop().time
-        due, mark = time() + ANSWER, None
+        due, mark = time() + COMMAND_TIMEOUT_SECONDS, None
         while True:
             said: tuple[str, str] | None = ("", "")
             try:
@@ -261,13 +261,13 @@ class PostgresStore:
                     ) from None
             if mark is None and time() >= due:
                 mark = await self._say_mark()
-                due = time() + ANSWER
+                due = time() + COMMAND_TIMEOUT_SECONDS
             if said is None:
                 raise Unavailable("postgres: the subscription was closed; connecting again")
-            if heard.qsize() > BACKLOG:
+            if heard.qsize() > MAX_QUEUED_NOTIFICATIONS:
                 raise Unavailable("postgres: more notifications than can be handled; connecting again")
             if said == (self._echo, mark):
-                due, mark = time() + ANSWER, None
+                due, mark = time() + COMMAND_TIMEOUT_SECONDS, None
             elif (message := self._message(*said)) is not None:
                 yield message
 
@@ -306,7 +306,7 @@ class PostgresStore:
         test = Names(f"{self._names.prefix}scoreboard:check:{secrets.token_hex(4)}:")
         mark = asyncio.Event()
         async with _answering(self._dsn):
-            connection = await connect(self._dsn, statement_timeout=ANSWER)
+            connection = await connect(self._dsn, statement_timeout=COMMAND_TIMEOUT_SECONDS)
         try:
             async with _answering(self._dsn):
                 for name in (self._building, self._rebuilt, self._events):
@@ -367,12 +367,12 @@ WHERE cache_key = $1 AND building_until > now() AND building_until <= now() + ma
 """
 
 
-class PostgresVault:
+class PostgresDocumentStore:
     """The documents. See `base.Vault`; `keep` makes them the tier that outlives Redis."""
 
     def __init__(self, dsn: str, *, prefix: str, stage_ttl: float) -> None:
         self._names = Names(prefix)
-        self._link = Link(dsn, statement_timeout=BULK)
+        self._link = Connection(dsn, statement_timeout=TRANSFER_TIMEOUT_SECONDS)
         self._stage_ttl = stage_ttl
         self._keep = _sql("keep")
 
@@ -416,7 +416,7 @@ class PostgresVault:
             values[name] = Value(len(document), digest)
         return values
 
-    async def load(self, have: Version | None) -> Stored:
+    async def load(self, have: Version | None) -> StoredSnapshot:
         head, found = await self._committed(have)
         try:
             intact = [(name, await self._verified(name, value, wanted)) for name, value, wanted in found]
@@ -424,7 +424,7 @@ class PostgresVault:
             if head.version is not None:
                 await self._forget(head.version)
             raise
-        return Stored(head, intact or None)
+        return StoredSnapshot(head, intact or None)
 
     async def verify(self) -> None:
         _, found = await self._committed(None)
@@ -438,7 +438,7 @@ class PostgresVault:
             if head.catalogue is None or head.version == have:
                 return head, []
             found = []
-            for name in document_names.keys(head.catalogue.divisions):
+            for name in document_names.document_names(head.catalogue.divisions):
                 value = await connection.fetchval(
                     "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
                 )
@@ -454,7 +454,7 @@ class PostgresVault:
         await self._link.run(FORGET_VERSION, self._names.version, version.epoch, version.number)
 
     async def keep(
-        self, version: Version, catalogue: Catalogue, kept: Iterable[tuple[str, bytes]], *, quiet: float
+        self, version: Version, catalogue: SnapshotMetadata, kept: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
         """Keep these documents, unless they are older than those that are kept, or somebody has done so within their
         `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""
@@ -501,13 +501,13 @@ def _head(rows: list[Any]) -> Head:
     return head_of(Version.parse(version or ""), fields, Version.parse(given or ""))
 
 
-def _shown(names: Names, lease: Lease, catalogue: Catalogue, before: Catalogue | None) -> tuple[Any, ...]:
+def _shown(names: Names, lease: Lease, catalogue: SnapshotMetadata, before: SnapshotMetadata | None) -> tuple[Any, ...]:
     """What `commit.sql` and `keep.sql` are told of the edition to show: from the staged keys to as_of."""
-    fresh = document_names.keys(catalogue.divisions)
+    fresh = document_names.document_names(catalogue.divisions)
     return (
         [names.staged(lease.token, name) for name in fresh],
         [names.document(name) for name in fresh],
-        [names.document(name) for name in gone(before, fresh)],
+        [names.document(name) for name in removed_documents(before, fresh)],
         orjson.dumps(
             {
                 "digest": catalogue.digest,

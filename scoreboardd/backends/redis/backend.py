@@ -24,33 +24,33 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 
 from scoreboardd.backends.base import (
-    CATALOGUE_FIELDS,
+    METADATA_FIELDS,
     Busy,
-    Catalogue,
     Damaged,
     Head,
     Lease,
     Message,
-    Stored,
+    SnapshotMetadata,
+    StoredSnapshot,
     Subscribed,
     Unavailable,
     Value,
     Values,
-    gone,
     head_of,
+    removed_documents,
     verified,
 )
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.redis import check, value_layout
 from scoreboardd.board import document_names
 from scoreboardd.cluster import wire
-from scoreboardd.model import MAX_NUMBER, Event, Version
+from scoreboardd.model import MAX_NUMBER, ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, digest_of, is_zstd
 
-ANSWER = 5.0
+COMMAND_TIMEOUT_SECONDS = 5.0
 "Seconds within which the server must answer a command, or send or answer something on a subscription."
-BULK = 20.0
+TRANSFER_TIMEOUT_SECONDS = 20.0
 "Seconds within which the server must take or give one document."
 
 
@@ -94,7 +94,7 @@ def _connect(url: str) -> _Client:
         url,
         # Not its own: on Python 3.11 it may swallow a cancellation (asyncio.wait_for). `_answering` keeps the time.
         socket_timeout=None,
-        socket_connect_timeout=ANSWER,
+        socket_connect_timeout=COMMAND_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=0,
         client_name="scoreboardd",
@@ -103,7 +103,7 @@ def _connect(url: str) -> _Client:
 
 
 @asynccontextmanager
-async def _answering(within: float = ANSWER) -> AsyncIterator[None]:
+async def _answering(within: float = COMMAND_TIMEOUT_SECONDS) -> AsyncIterator[None]:
     """Whatever goes wrong on the way to Redis and back, or takes longer than `within` seconds, is `Unavailable`."""
     try:
         async with asyncio.timeout(within):
@@ -146,7 +146,7 @@ def _script(client: aioredis.Redis, name: str) -> Any:
     return client.register_script((files(__package__) / f"{name}.lua").read_text())
 
 
-class RedisStore:
+class RedisClusterBackend:
     """The lock, the commit and the bus. See `base.Store`. With `encoding` "zstd" the documents that a commit replaces
     stay, for the vault to write over."""
 
@@ -189,9 +189,9 @@ class RedisStore:
         async with _answering():
             return bool(await self._renew(keys=[self._names.lock], args=[lease.token, self._ttl_ms]))
 
-    async def commit(self, lease: Lease, catalogue: Catalogue, event: Event) -> bool:
+    async def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
         names = self._names
-        fresh = document_names.keys(catalogue.divisions)
+        fresh = document_names.document_names(catalogue.divisions)
         async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
             before = (await _read_head(self._head, names)).catalogue
@@ -207,7 +207,11 @@ class RedisStore:
                             for name in fresh
                             for key in (names.staged(lease.token, name), names.document(name), names.previous(name))
                         ),
-                        *(key for name in gone(before, fresh) for key in (names.document(name), names.previous(name))),
+                        *(
+                            key
+                            for name in removed_documents(before, fresh)
+                            for key in (names.document(name), names.previous(name))
+                        ),
                     ],
                     args=[
                         lease.token,
@@ -248,7 +252,7 @@ class RedisStore:
                 args=[lease.token, version.epoch, version.number, names.channel(wire.BUILDING)],
             )
 
-    async def publish(self, event: Event, id: str | None = None) -> None:
+    async def publish(self, event: ChangeEvent, id: str | None = None) -> None:
         async with _answering():
             await self._redis.publish(self._names.channel(wire.EVENTS), wire.change(event, id))
 
@@ -267,13 +271,13 @@ class RedisStore:
             self._names.channel(c).encode() for c in (wire.ECHO, wire.BUILDING, wire.REBUILT, wire.EVENTS)
         )
         time = asyncio.get_running_loop().time
-        due, mark, subscribed = time() + ANSWER, None, False
+        due, mark, subscribed = time() + COMMAND_TIMEOUT_SECONDS, None, False
         while True:
-            async with _answering(2 * ANSWER):
+            async with _answering(2 * COMMAND_TIMEOUT_SECONDS):
                 raw = await pubsub.get_message(timeout=max(due - time(), 0.01))
             if mark is None and time() >= due:
                 mark = await self._say_mark(run)
-                due = time() + ANSWER
+                due = time() + COMMAND_TIMEOUT_SECONDS
             elif raw is None and time() >= due:
                 # The connection is half open, or leads to another server than our commands do.
                 await self._redis.leave()
@@ -294,7 +298,7 @@ class RedisStore:
                         said, subscribed = Subscribed((await _read_head(self._head, self._names)).given), True
             elif channel == echo:
                 if mark is not None and data == mark:
-                    due, mark = time() + ANSWER, None
+                    due, mark = time() + COMMAND_TIMEOUT_SECONDS, None
             elif raw["type"] == "message" and channel == events:
                 said = wire.changed(data)
             elif raw["type"] == "message" and channel == building:
@@ -307,7 +311,7 @@ class RedisStore:
     async def _say_mark(self, run: str | None) -> bytes:
         """Publish what the subscription must hear if it is on the server that takes our commands."""
         mark = secrets.token_hex(8).encode()
-        async with _answering(ANSWER):
+        async with _answering(COMMAND_TIMEOUT_SECONDS):
             now = await self._redis.primary()
             if None not in (run, now) and run != now:
                 await self._redis.leave()
@@ -319,10 +323,10 @@ class RedisStore:
         """What is wrong with this server for our purpose, one line each."""
         async with _answering():
             await self._redis.ping()
-        async with _answering(4 * ANSWER):
+        async with _answering(4 * COMMAND_TIMEOUT_SECONDS):
             return await check.problems(self._redis, self, self._names)
 
-    def rehearsing(self, names: Names) -> "RedisStore":
+    def rehearsing(self, names: Names) -> "RedisClusterBackend":
         """The same, on the same connections, under other names."""
         other = copy.copy(self)
         other._names = names  # noqa: SLF001
@@ -332,7 +336,7 @@ class RedisStore:
         await self._redis.aclose()
 
 
-class RedisVault:
+class RedisDocumentStore:
     """The documents. See `base.Vault`.
 
     A commit leaves the documents it replaced. If it was this vault that had staged them, the next version is written
@@ -354,7 +358,7 @@ class RedisVault:
         head = await self._read_head()
         if head.catalogue is None:
             return head
-        names = document_names.keys(head.catalogue.divisions)
+        names = document_names.document_names(head.catalogue.divisions)
         async with _answering(), self._redis.pipeline(transaction=False) as lengths:
             for name in names:
                 lengths.strlen(self._names.document(name))
@@ -386,7 +390,7 @@ class RedisVault:
                 layouts[name], writes = patch
                 written += sum(len(part) for _, part in writes)
             else:
-                layouts[name] = value_layout.lay(document)
+                layouts[name] = value_layout.new_layout(document)
                 written += await self._set(
                     lease, name, await asyncio.to_thread(value_layout.value, layouts[name], document)
                 )
@@ -406,7 +410,7 @@ class RedisVault:
         return _version(said)
 
     async def _set(self, lease: Lease, name: str, payload: bytes) -> int:
-        async with _answering(BULK):
+        async with _answering(TRANSFER_TIMEOUT_SECONDS):
             await self._redis.set(self._names.staged(lease.token, name), payload, px=self._stage_ttl_ms)
         return len(payload)
 
@@ -414,7 +418,7 @@ class RedisVault:
         """Stage a document by these writes over the previous one. False if that is gone, or not as we left it; then
         there is nothing of use under the staged name."""
         staged = self._names.staged(lease.token, name)
-        async with _answering(BULK), self._redis.pipeline(transaction=True) as steps:
+        async with _answering(TRANSFER_TIMEOUT_SECONDS), self._redis.pipeline(transaction=True) as steps:
             steps.rename(self._names.previous(name), staged)
             steps.strlen(staged)
             for offset, part in writes:
@@ -423,7 +427,7 @@ class RedisVault:
             answers = await steps.execute(raise_on_error=False)
         return answers == [True, *[size] * (1 + len(writes)), True]
 
-    async def load(self, have: Version | None) -> Stored:
+    async def load(self, have: Version | None) -> StoredSnapshot:
         head, found = await self._committed(have)
         try:
             intact = [(name, await self._verified(name, value, wanted)) for name, value, wanted in found]
@@ -431,7 +435,7 @@ class RedisVault:
             if head.version is not None:
                 await self._forget(head.version)
             raise
-        return Stored(head, [(name, await _zstd(value)) for name, value in intact] or None)
+        return StoredSnapshot(head, [(name, await _zstd(value)) for name, value in intact] or None)
 
     async def verify(self) -> None:
         _, found = await self._committed(None)
@@ -448,7 +452,7 @@ class RedisVault:
             values = head.catalogue.documents
             found = [
                 (name, await self._document(name), values[name])
-                for name in document_names.keys(head.catalogue.divisions)
+                for name in document_names.document_names(head.catalogue.divisions)
             ]
             if (await self._read_head()).version == head.version and await self._run() == run:
                 return head, found
@@ -468,7 +472,7 @@ class RedisVault:
             return await self._redis.primary()
 
     async def _document(self, name: str) -> Any:
-        async with _answering(BULK):
+        async with _answering(TRANSFER_TIMEOUT_SECONDS):
             try:
                 return await self._redis.get(self._names.document(name))
             except ResponseError as error:
@@ -483,7 +487,7 @@ class RedisVault:
 async def _read_head(script: Any, names: Names) -> Head:
     version, fields, epoch, number = await script(keys=[names.version, names.catalogue, names.fence])
     said = dict(zip(fields[::2], fields[1::2], strict=True))
-    catalogue = {name: _json(said.get(name.encode())) for name in CATALOGUE_FIELDS}
+    catalogue = {name: _json(said.get(name.encode())) for name in METADATA_FIELDS}
     return head_of(_version(version), catalogue, _version(b"%b-%b" % (epoch, number)))
 
 
@@ -492,7 +496,7 @@ def _fields(values: Mapping[str, Any]) -> list[Any]:
     return [part for name, value in values.items() for part in (name, orjson.dumps(value))]
 
 
-def _as_fields(catalogue: Catalogue) -> dict[str, Any]:
+def _as_fields(catalogue: SnapshotMetadata) -> dict[str, Any]:
     return {field.name: getattr(catalogue, field.name) for field in fields(catalogue)}
 
 

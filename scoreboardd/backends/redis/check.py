@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from scoreboardd.backends.base import Catalogue, Lease, Unavailable
+from scoreboardd.backends.base import Lease, SnapshotMetadata, Unavailable
 from scoreboardd.backends.names import Names
 from scoreboardd.board import document_names
 from scoreboardd.cluster import wire
-from scoreboardd.model import Event
+from scoreboardd.model import ChangeEvent
 
 if TYPE_CHECKING:
-    from scoreboardd.backends.redis.backend import RedisStore
+    from scoreboardd.backends.redis.backend import RedisClusterBackend
 
-ANSWER = 5.0
+COMMAND_TIMEOUT_SECONDS = 5.0
 "Seconds for each step."
 TEST_TTL_MS = 30_000
 VERSIONS = 2
@@ -43,9 +43,9 @@ def acl(prefix: str) -> str:
     )
 
 
-async def problems(client: Any, store: "RedisStore", names: Names) -> list[str]:
+async def problems(client: Any, store: "RedisClusterBackend", names: Names) -> list[str]:
     """One line each, with how to fix it."""
-    async with asyncio.timeout(4 * ANSWER):
+    async with asyncio.timeout(4 * COMMAND_TIMEOUT_SECONDS):
         wrong = await _server(client, names)
         if any("takes no writes" in line for line in wrong):
             return wrong
@@ -84,14 +84,16 @@ async def _size(client: Any, names: Names) -> int:
     """Bytes of the documents that are there."""
     try:
         divisions = orjson.loads(await client.hget(names.catalogue, "divisions") or b"[]")
-        return sum([await client.strlen(names.document(name)) for name in document_names.keys(map(int, divisions))])
+        return sum(
+            [await client.strlen(names.document(name)) for name in document_names.document_names(map(int, divisions))]
+        )
     except (ResponseError, TypeError, ValueError):
         return 0  # no documents of ours
 
 
 async def _rights(client: Any, names: Names) -> AsyncIterator[str]:
     """Asked with the real names. A server looks at rights when it queues a command, and none of these is executed."""
-    shown = [names.document(name) for name in document_names.keys(())]
+    shown = [names.document(name) for name in document_names.document_names(())]
     staged = names.staged("check", "check")
     asked: list[tuple[str, tuple[Any, ...]]] = [
         *(
@@ -143,7 +145,7 @@ def _grant(names: Names) -> str:
     return f"let an administrator run: ACL SETUSER <user> {acl(names.prefix)}"
 
 
-async def _rehearsal(client: Any, store: "RedisStore", names: Names) -> list[str]:
+async def _rehearsal(client: Any, store: "RedisClusterBackend", names: Names) -> list[str]:
     test = _TestNames(f"{names.prefix}scoreboard:check:{secrets.token_hex(4)}:", names.prefix)
     steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [
         ("hear what it publishes", lambda: _hear(client, names)),
@@ -152,10 +154,13 @@ async def _rehearsal(client: Any, store: "RedisStore", names: Names) -> list[str
     wrong = []
     for what, step in steps:
         try:
-            async with asyncio.timeout(ANSWER):
+            async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
                 await step()
         except TimeoutError:
-            wrong.append(f"redis: the daemon cannot {what}: no answer in {ANSWER:g} s; see that redis.url is right")
+            wrong.append(
+                f"redis: the daemon cannot {what}: no answer in {COMMAND_TIMEOUT_SECONDS:g} s; "
+                "see that redis.url is right"
+            )
         except NoPermissionError as error:
             wrong.append(f"redis: the daemon cannot {what} ({error}); {_grant(names)}")
         except (Unavailable, RedisError) as error:
@@ -171,7 +176,7 @@ async def _hear(client: Any, names: Names) -> None:
         await pubsub.subscribe(*channels)
         confirmed = 0
         while True:
-            said = await pubsub.get_message(timeout=ANSWER)
+            said = await pubsub.get_message(timeout=COMMAND_TIMEOUT_SECONDS)
             if said is not None and said["type"] == "subscribe":
                 confirmed += 1
                 if confirmed == len(channels):
@@ -180,15 +185,17 @@ async def _hear(client: Any, names: Names) -> None:
                 return
 
 
-async def _commit(client: Any, store: "RedisStore", test: Names) -> None:
-    fresh = document_names.keys(())
+async def _commit(client: Any, store: "RedisClusterBackend", test: Names) -> None:
+    fresh = document_names.document_names(())
     lease = await store.acquire("check", None)
     try:
         if not isinstance(lease, Lease):
             raise Unavailable("redis: the lock of a test is held; run check again")
         for name in fresh:
             await client.set(test.staged(lease.token, name), b"{}", px=TEST_TTL_MS)
-        if not await store.renew(lease) or not await store.commit(lease, Catalogue("check", 0.0, ()), Event.updated()):
+        if not await store.renew(lease) or not await store.commit(
+            lease, SnapshotMetadata("check", 0.0, ()), ChangeEvent.updated()
+        ):
             raise Unavailable("redis: what was staged was gone before the commit; see that redis evicts nothing")
         if await client.get(test.document(fresh[0])) != b"{}":
             raise Unavailable("redis: what was committed is not there; see that redis.url leads to one server")
@@ -206,7 +213,7 @@ async def _foreign(client: Any, names: Names) -> list[str]:
     """Values under our keys that no node has written."""
     apart = "give this cluster a redis.key_prefix or another database number, or delete it"
     kinds = {names.version: "string", names.catalogue: "hash", names.fence: "hash", names.lock: "string"}
-    shown = [names.document(name) for name in document_names.keys(())]
+    shown = [names.document(name) for name in document_names.document_names(())]
     wrong = []
     there = set()
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scoreboardd.board.contest import Ints
 from scoreboardd.render.chunk_diff import Run, differing
-from scoreboardd.render.chunked_document import Document, Piece
+from scoreboardd.render.chunked_document import Document, Segment
 
 ROOM = 160
 "Bytes behind each piece, of some thousands, in a new value."
@@ -51,21 +51,21 @@ def size(layout: Layout) -> int:
     return int(_ends(layout.slots)[-1])
 
 
-def lay(document: Document) -> Layout:
+def new_layout(document: Document) -> Layout:
     """The slots of a new value."""
-    pieces = document.pieces
-    return Layout(_slots(pieces, ROOM * len(pieces) + _used(pieces) // TAIL), document.all_digests)
+    segments = document.segments
+    return Layout(_slots(segments, ROOM * len(segments) + _used(segments) // TAIL), document.segment_digests)
 
 
 def value(layout: Layout, document: Document) -> bytes:
     """The bytes of these slots, holding this document."""
-    return _filled(layout.slots, document.pieces)
+    return _filled(layout.slots, document.segments)
 
 
 def patch(layout: Layout, document: Document) -> tuple[Layout, list[Write]] | None:
     """How to make a value that is laid out like this hold this document: its layout then, and what to write. None if
     it had better be made anew. Takes what differs, and a glance at the rest."""
-    slots, pieces, digests = layout.slots, document.pieces, document.all_digests
+    slots, segments, digests = layout.slots, document.segments, document.segment_digests
     offsets = np.append(0, _ends(slots))
     left = int(offsets[-1]) // MOST
     patched: list[Slots] = []
@@ -73,12 +73,12 @@ def patch(layout: Layout, document: Document) -> tuple[Layout, list[Write]] | No
     kept = 0
     runs = deque(differing(layout.digests, digests))
     while runs:
-        fitted = _fitted(runs, offsets, pieces)
+        fitted = _fitted(runs, offsets, segments)
         if fitted is None:
             return None
         (start, end, first, last), spare = fitted
-        fresh = _slots(pieces[first:last], spare)
-        written = _filled(fresh, pieces[first:last])
+        fresh = _slots(segments[first:last], spare)
+        written = _filled(fresh, segments[first:last])
         # At the end is what was zeros before, behind the old frame, and is zeros still, behind the new one.
         zeros = max(0, min(int(slots["room"][end - 1]), int(fresh["room"][-1])) - _HEADER)
         writes.append((int(offsets[start]), written[: len(written) - zeros]))
@@ -95,19 +95,19 @@ def _ends(slots: Slots) -> Ints:
     return np.cumsum(slots["used"] + slots["room"])
 
 
-def _filled(slots: Slots, pieces: Sequence[Piece]) -> bytes:
+def _filled(slots: Slots, segments: Sequence[Segment]) -> bytes:
     parts = []
-    for room, piece in zip(slots["room"].tolist(), pieces, strict=True):
-        parts.append(piece.frame)
+    for room, segment in zip(slots["room"].tolist(), segments, strict=True):
+        parts.append(segment.frame)
         if room:
             parts.append((_MAGIC + (room - _HEADER).to_bytes(4, "little")).ljust(room, b"\0"))
     return b"".join(parts)
 
 
-def _fitted(runs: deque[Run], offsets: Ints, pieces: Sequence[Piece]) -> tuple[Run, int] | None:
+def _fitted(runs: deque[Run], offsets: Ints, segments: Sequence[Segment]) -> tuple[Run, int] | None:
     """The next of the runs with as many slots behind it as it takes, and the bytes it then has to spare."""
     start, end, first, last = runs.popleft()
-    spare = int(offsets[end] - offsets[start]) - _used(pieces[first:last])
+    spare = int(offsets[end] - offsets[start]) - _used(segments[first:last])
     limit = min(end + REACH, len(offsets) - 1)
     while first == last or not (spare == 0 or spare >= _HEADER):
         if runs and runs[0].start == end:
@@ -116,22 +116,22 @@ def _fitted(runs: deque[Run], offsets: Ints, pieces: Sequence[Piece]) -> tuple[R
             next_end, next_last = end + 1, last + 1
         else:
             return None
-        spare += int(offsets[next_end] - offsets[end]) - _used(pieces[last:next_last])
+        spare += int(offsets[next_end] - offsets[end]) - _used(segments[last:next_last])
         end, last = next_end, next_last
     return Run(start, end, first, last), spare
 
 
-def _slots(pieces: Sequence[Piece], spare: int) -> Slots:
+def _slots(segments: Sequence[Segment], spare: int) -> Slots:
     """Slots for these pieces with so many bytes to spare: shared out alike, but to none more than it has in a new
     value. What is over goes to the last."""
-    share = min(spare // len(pieces), ROOM)
+    share = min(spare // len(segments), ROOM)
     share = share if share >= _HEADER else 0
-    slots = np.empty(len(pieces), SLOT)
-    slots["used"] = [len(piece.frame) for piece in pieces]
+    slots = np.empty(len(segments), SLOT)
+    slots["used"] = [len(segment.frame) for segment in segments]
     slots["room"] = share
-    slots["room"][-1] = spare - share * (len(pieces) - 1)
+    slots["room"][-1] = spare - share * (len(segments) - 1)
     return slots
 
 
-def _used(pieces: Sequence[Piece]) -> int:
-    return sum(len(piece.frame) for piece in pieces)
+def _used(segments: Sequence[Segment]) -> int:
+    return sum(len(segment.frame) for segment in segments)
