@@ -85,7 +85,7 @@ class Rebuild:
     "Documents as written to Redis, says the daemon."
     received: int
     "By Redis, says Redis: from everyone, whatever it is."
-    stages: dict[str, float]
+    timings: dict[str, float]
     whole: bool
     told: int
     "Bytes of the event that a browser is sent, and which it is."

@@ -224,7 +224,7 @@ def _line(name: str, rebuilds: Sequence[Rebuild]) -> list[str]:
         f"{max(_walls(rebuilds)) * 1e3:.0f} ms",
         middle(lambda rebuild: rebuild.builder),
         middle(lambda rebuild: rebuild.loop),
-        *(middle(lambda rebuild, stage=stage: rebuild.stages.get(stage, 0.0)) for stage in STAGES),
+        *(middle(lambda rebuild, stage=stage: rebuild.timings.get(stage, 0.0)) for stage in STAGES),
         middle(lambda rebuild: rebuild.staged, "MB", 1e-6, 2),
         middle(lambda rebuild: rebuild.received, "MB", 1e-6, 2),
         middle(lambda rebuild: rebuild.told, "bytes", 1),

@@ -45,15 +45,15 @@ async def _all(settings: Settings) -> AsyncIterator[str]:
         yield problem
 
 
-async def _of(store: ClusterBackend, vault: DocumentStore) -> AsyncIterator[str]:
+async def _of(backend: ClusterBackend, document_store: DocumentStore) -> AsyncIterator[str]:
     try:
-        problems = await store.check()
+        problems = await backend.check()
         for problem in problems:
             yield problem
         if not problems:
-            await vault.verify()
+            await document_store.verify()
     except (Damaged, Unavailable) as error:
         yield str(error)
     finally:
-        await vault.aclose()
-        await store.aclose()
+        await document_store.aclose()
+        await backend.aclose()

@@ -120,7 +120,7 @@ def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry
 @click.option("--scope", default="all", show_default=True, callback=_field)
 def publish(config_file: Path | None, reason: str, scope: str) -> None:
     """Announce a change by hand, as a platform would."""
-    _with_store(config_file, lambda store: store.publish(ChangeEvent(scope, reason, now_rfc3339())))
+    _with_backend(config_file, lambda backend: backend.publish(ChangeEvent(scope, reason, now_rfc3339())))
 
 
 @main.command()
@@ -131,28 +131,28 @@ def rebuild(config_file: Path | None, *, wait: bool) -> None:
     timeout = _settings(config_file).rebuild.timeout
     event = ChangeEvent.updated()
     if not wait:
-        _with_store(config_file, lambda store: store.publish(event))
+        _with_backend(config_file, lambda backend: backend.publish(event))
         return
 
-    async def ask(store: ClusterBackend) -> None:
+    async def ask(backend: ClusterBackend) -> None:
         try:
             async with asyncio.timeout(timeout):
-                click.echo(f"version {await _rebuilt(store, event)}")
+                click.echo(f"version {await _rebuilt(backend, event)}")
         except TimeoutError:
             _fail(f"not rebuilt within {timeout:g} s; see that a daemon runs, and its log")
 
-    _with_store(config_file, ask)
+    _with_backend(config_file, ask)
 
 
-async def _rebuilt(store: ClusterBackend, event: ChangeEvent) -> int:
+async def _rebuilt(backend: ClusterBackend, event: ChangeEvent) -> int:
     """Ask, and listen for the version that contains what came before: a build that begins after our own event."""
     id = secrets.token_hex(8)
     asked, begun = False, None
-    async with store.subscribe() as messages:
+    async with backend.subscribe() as messages:
         async for message in messages:
             match message:
                 case Subscribed():
-                    await store.publish(event, id)
+                    await backend.publish(event, id)
                 case Changed(id=heard) if heard == id:
                     asked = True
                 case Begun(version) if asked and begun is None:
@@ -180,15 +180,15 @@ def demo(**options: Any) -> None:
     demonstration.run(**options)
 
 
-def _with_store(config_file: Path | None, work: Callable[[ClusterBackend], Coroutine[Any, Any, None]]) -> None:
+def _with_backend(config_file: Path | None, work: Callable[[ClusterBackend], Coroutine[Any, Any, None]]) -> None:
     settings = _settings(config_file)
 
     async def run() -> None:
-        store = open_cluster_backend(settings)
+        backend = open_cluster_backend(settings)
         try:
-            await work(store)
+            await work(backend)
         finally:
-            await store.aclose()
+            await backend.aclose()
 
     try:
         _run(run)

@@ -87,9 +87,9 @@ class Daemon:
         self.shares = descriptors.shares(sse.max_clients)
         self.metrics.clients_limit.set(self.shares.streams)
         self.clock = Clock()
-        self.memory = DocumentCache(self.clock)
+        self.cache = DocumentCache(self.clock)
         self.metrics.clock_ahead.set_function(lambda: self.clock.ahead)
-        self.store = open_cluster_backend(settings)
+        self.backend = open_cluster_backend(settings)
         self.builder = BuilderProcess(
             source={
                 "dsn": postgres.dsn.get_secret_value(),
@@ -97,8 +97,8 @@ class Daemon:
                 "statement_timeout": postgres.statement_timeout,
                 "timezone": settings.source.timezone,
             },
-            vault=document_store_options(settings),
-            archive=persister_options(settings) if persist else None,
+            document_store=document_store_options(settings),
+            persister=persister_options(settings) if persist else None,
             clock=self.clock,
             metrics=self.metrics,
             log_level=settings.log.level,
@@ -114,7 +114,7 @@ class Daemon:
         )
         self.addresses = ClientAddressResolver(settings.server.trusted_proxies)
         self.streams = StreamEndpoint(
-            self.memory,
+            self.cache,
             self.broadcaster,
             self.addresses,
             retry_min=sse.retry_min,
@@ -131,17 +131,17 @@ class Daemon:
                 ),
                 jitter=random.random,
             ),
-            store=self.store,
+            backend=self.backend,
             builder=self.builder,
-            memory=self.memory,
-            tell=self.streams.tell,
+            cache=self.cache,
+            announce=self.streams.publish,
             metrics=self.metrics,
             build_timeout=rebuild.timeout,
             tier=tier,
         )
-        self.archive = (
+        self.persister = (
             SnapshotPersister(
-                self.memory, self.builder, interval=settings.cache.persist_interval, restored=self.runner.restored
+                self.cache, self.builder, interval=settings.cache.persist_interval, restored=self.runner.restored
             )
             if persist
             else None
@@ -152,7 +152,7 @@ class Daemon:
         is a fault of ours."""
         await hijack.check()
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.store.aclose)
+            stack.push_async_callback(self.backend.aclose)
             server, admin = self._settings.server, self._settings.admin
             self.public_address = await stack.enter_async_context(
                 self._listening("server", self._public_app(), server.host, server.port, streams=self.streams)
@@ -169,7 +169,7 @@ class Daemon:
                     for work in (
                         self.builder.run(),
                         self.runner.run(),
-                        *([self.archive.run()] if self.archive else []),
+                        *([self.persister.run()] if self.persister else []),
                         self.broadcaster.run(),
                         self._measure_lag(),
                         self._say_status(),
@@ -191,8 +191,8 @@ class Daemon:
                 self._systemd.stopping()
                 log.info("stopping", streams=len(self.broadcaster))
                 await self.broadcaster.drain(self._settings.server.drain)
-                if self.archive:
-                    await self.archive.flush()
+                if self.persister:
+                    await self.persister.flush()
                 for task in running:
                     task.cancel()
         log.info("stopped")
@@ -215,24 +215,24 @@ class Daemon:
 
     def _stale(self) -> bool:
         coordinator = self.runner.coordinator
-        too_old = self.memory.age > self._settings.cache.stale_after
+        too_old = self.cache.age > self._settings.cache.stale_after
         # What is kept lags by design: it is stale until the store has its say.
-        restored = self.archive is not None and self.memory.tier is CacheTier.POSTGRES
+        restored = self.persister is not None and self.cache.tier is CacheTier.POSTGRES
         return coordinator.stale or restored or (too_old and (coordinator.failing or not self.runner.connected))
 
     def _public_app(self) -> web.Application:
         settings = self._settings
         return public.make(
-            DocumentEndpoint(self.memory, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
+            DocumentEndpoint(self.cache, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
             self.streams,
             RebuildEndpoint(
                 self.runner,
-                self.memory,
+                self.cache,
                 self.addresses,
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
-            InfoEndpoint(self.memory, name=settings.server.name),
+            InfoEndpoint(self.cache, name=settings.server.name),
             Frontend(settings.server.name) if settings.server.page else None,
         )
 
@@ -240,7 +240,7 @@ class Daemon:
         return Admin(
             self.runner,
             self.builder,
-            self.memory,
+            self.cache,
             self.metrics,
             store=self._settings.coordination.backend,
             draining=lambda: self._draining,
@@ -288,7 +288,7 @@ class Daemon:
 
     async def _say_status(self) -> None:
         while True:
-            version = self.memory.version
+            version = self.cache.version
             self._systemd.status(f"version {version or 'none yet'}, {len(self.broadcaster)} streams")
             await asyncio.sleep(STATUS_PERIOD)
 

@@ -80,7 +80,7 @@ async def test_each_rebuild_is_measured_and_does_what_it_is_measured_for(databas
     assert [solve.changing for solve in measured.solves[-2:]] == [True, True]
     for each in [*measured.whole, *measured.solves]:
         assert 0 < each.staged <= each.received
-        assert set(each.stages) == set(rebuild_report.STAGES)
+        assert set(each.timings) == set(rebuild_report.STAGES)
         assert min(each.builder, each.loop) > 0
     assert len(measured.memory.bare) == 3
     text = rebuild_report.said(

@@ -69,7 +69,7 @@ class SnapshotMetadata:
     "Hash over all documents: equal digests, equal documents."
     as_of: float
     divisions: tuple[int, ...]
-    whole: int = 0
+    full: int = 0
     "Number, in the version's epoch, of the last build that read everything and on which these documents rest."
     complete: bool = True
     "The last build that committed them or found them true found all that was announced."
@@ -99,14 +99,14 @@ class Head:
     """What the store says of what is committed, and of the numbers it has given out."""
 
     version: Version | None
-    catalogue: SnapshotMetadata | None
+    metadata: SnapshotMetadata | None
     confirmed: int = 0
     "Number of the latest build, in the version's epoch, that committed these documents or found them true."
     given: Version | None = None
     "The latest version number given out with the lock; None if the store knows of none."
 
 
-METADATA_FIELDS = ("digest", "as_of", "divisions", "whole", "complete", "documents", "confirmed")
+METADATA_FIELDS = ("digest", "as_of", "divisions", "full", "complete", "documents", "confirmed")
 "As a store has them, in JSON: a catalogue's, and the number of the build that last committed or confirmed it."
 
 
@@ -116,12 +116,12 @@ def head_of(version: Version | None, fields: object, given: Version | None) -> H
     parsed = _parsed(fields)
     if version is None or parsed is None:
         return Head(None, None, given=given)
-    catalogue, confirmed = parsed
+    metadata, confirmed = parsed
     if given is not None and given.epoch == version.epoch:
         if version.number > given.number:
             return Head(None, None, given=given)
         confirmed = min(confirmed, given.number)
-    return Head(version, catalogue, confirmed, given)
+    return Head(version, metadata, confirmed, given)
 
 
 def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
@@ -130,7 +130,7 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
             "digest": str(digest),
             "as_of": int() | float() as as_of,
             "divisions": [*divisions],
-            "whole": int(whole),
+            "full": int(full),
             "complete": bool(complete),
             "documents": dict(documents),
             "confirmed": int(confirmed),
@@ -140,7 +140,7 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
             return None
     well_formed = (
         digest
-        and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (whole, confirmed))
+        and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (full, confirmed))
         and type(as_of) is not bool
         and math.isfinite(as_of)
         and all(type(id) is int for id in divisions)
@@ -154,7 +154,7 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
             case _:
                 return None
     return (
-        (SnapshotMetadata(digest, float(as_of), tuple(divisions), whole, complete, values), confirmed)
+        (SnapshotMetadata(digest, float(as_of), tuple(divisions), full, complete, values), confirmed)
         if well_formed
         else None
     )
@@ -238,11 +238,11 @@ class ClusterBackend(Protocol):
     async def renew(self, lease: Lease) -> bool:
         """False if the lease is lost."""
 
-    async def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
+    async def commit(self, lease: Lease, metadata: SnapshotMetadata, event: ChangeEvent) -> bool:
         """Make what was staged under `lease` visible, release the lock and announce. False: refused, too late."""
 
-    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
-        """Release without a new version: the committed documents are true at `as_of`. `whole`: everything was read;
+    async def confirm(self, lease: Lease, as_of: float, *, full: bool, complete: bool) -> bool:
+        """Release without a new version: the committed documents are true at `as_of`. `full`: everything was read;
         `complete`: all that was announced was found. False: refused, too late."""
 
     async def abandon(self, lease: Lease) -> None:

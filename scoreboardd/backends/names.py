@@ -20,7 +20,7 @@ class Names:
         return f"{self.prefix}scoreboard:fence"
 
     @property
-    def catalogue(self) -> str:
+    def metadata(self) -> str:
         return f"{self.prefix}scoreboard:catalogue"
 
     def document(self, name: str) -> str:

@@ -28,42 +28,42 @@ class DeltaLogEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeltaLog:
-    links: tuple[DeltaLogEntry, ...] = ()
+    entries: tuple[DeltaLogEntry, ...] = ()
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
         """The inverse of `text`. ValueError if it is none."""
-        return cls(tuple(map(_link, text.splitlines())))
+        return cls(tuple(map(_entry, text.splitlines())))
 
     def text(self) -> bytes:
-        return b"".join(link.data + b"\n" for link in self.links)
+        return b"".join(entry.data + b"\n" for entry in self.entries)
 
     def then(self, since: int, data: bytes) -> "DeltaLog":
         """With the step `data`, which begins at `since`, at its end, and without the oldest where that is too much."""
-        link = _link(data)
-        assert link.since == since and (not self.links or self.links[-1].number == since)
+        entry = _entry(data)
+        assert entry.since == since and (not self.entries or self.entries[-1].number == since)
         if len(data) > MAX_DELTA_BYTES:
             return DeltaLog()
-        links = (*self.links, link)[-MAX_ENTRIES:]
-        size = sum(len(link.data) for link in links)
+        entries = (*self.entries, entry)[-MAX_ENTRIES:]
+        size = sum(len(entry.data) for entry in entries)
         first = 0
         while size > MAX_BYTES:
-            size -= len(links[first].data)
+            size -= len(entries[first].data)
             first += 1
-        return DeltaLog(links[first:])
+        return DeltaLog(entries[first:])
 
     def after(self, number: int) -> tuple[DeltaLogEntry, ...] | None:
         """The steps that whoever has version `number` has missed; None if they are not here.
 
         No step leads on from a number that none begins at. Such a version was given out, and then lost by the store.
         """
-        for place, link in enumerate(self.links):
-            if link.since == number:
-                return self.links[place:]
-        return () if self.links and number >= self.links[-1].number else None
+        for place, entry in enumerate(self.entries):
+            if entry.since == number:
+                return self.entries[place:]
+        return () if self.entries and number >= self.entries[-1].number else None
 
 
-def _link(data: bytes) -> DeltaLogEntry:
+def _entry(data: bytes) -> DeltaLogEntry:
     numbers = _NUMBERS.match(data)
     if numbers is None:
         raise ValueError("not a step")

@@ -36,12 +36,12 @@ async def serve(channel: Channel) -> None:
     builder = BuilderService(
         PostgresSource(**options["source"]),
         open_document_store(**options["vault"]),
-        PostgresDocumentStore(**options["archive"]) if options["archive"] else None,
+        PostgresDocumentStore(**options["persister"]) if options["persister"] else None,
     )
-    packer = IncrementalWriter()
+    writer = IncrementalWriter()
     async with asyncio.TaskGroup() as tasks:
         while (request := await channel.receive()) is not None:
-            tasks.create_task(_serve_one(channel, builder, packer, *request))
+            tasks.create_task(_serve_one(channel, builder, writer, *request))
         # The parent is gone: nobody waits for what is still under way.
         raise SystemExit(0)
 
@@ -49,14 +49,14 @@ async def serve(channel: Channel) -> None:
 async def _serve_one(
     channel: Channel,
     builder: BuilderService,
-    packer: IncrementalWriter,
+    writer: IncrementalWriter,
     request: dict[str, Any],
     descriptor: int | None,
 ) -> None:
-    log: MemfdFile | None = None
+    memfd: MemfdFile | None = None
     try:
         async with asyncio.timeout(request["within"]):  # then nobody waits for the answer any more
-            answer, log = await _answer(builder, packer, request, descriptor)
+            answer, memfd = await _answer(builder, writer, request, descriptor)
     except SourceError as error:
         answer = {"error": "source", "text": str(error)}
     except Damaged as error:
@@ -66,24 +66,24 @@ async def _serve_one(
     except Exception:  # noqa: BLE001  a fault of ours in one request, reported as such, must not end the others
         answer = {"error": "builder", "text": traceback.format_exc()}
     try:
-        await channel.send(answer | {"id": request["id"]}, None if log is None else log.descriptor)
+        await channel.send(answer | {"id": request["id"]}, None if memfd is None else memfd.descriptor)
     except OSError:
         return  # the parent is gone, which `serve` learns by itself
 
 
 async def _answer(
-    builder: BuilderService, packer: IncrementalWriter, request: dict[str, Any], descriptor: int | None
+    builder: BuilderService, writer: IncrementalWriter, request: dict[str, Any], descriptor: int | None
 ) -> Answer:
     match request:
         case {"op": "build", "token": token, "version": version}:
-            how = {name: request[name] for name in ("quiet", "whole", "solves", "announced", "again")}
+            how = {name: request[name] for name in ("quiet", "full", "solves", "announced", "again")}
             work = await builder.build(Lease(token, Version(**version)), **how)
             answer = {
-                "catalogue": work.catalogue,
-                "stages": work.stages,
+                "metadata": work.metadata,
+                "timings": work.timings,
                 "rows": work.rows,
-                "whole": work.whole,
-                "complete": work.catalogue.complete,
+                "full": work.full,
+                "complete": work.metadata.complete,
                 "size": work.size,
                 "staged_bytes": work.staged_bytes,
                 "unchanged": work.unchanged,
@@ -91,16 +91,16 @@ async def _answer(
             }
             if work.documents is None:
                 return answer, None
-            log, manifest = packer.pack(work.documents)
-            return answer | {"manifest": manifest}, log
+            memfd, manifest = writer.pack(work.documents)
+            return answer | {"manifest": manifest}, memfd
         case {"op": "load", "have": have}:
             return _stored(await builder.load(Version(**have) if have else None))
         case {"op": "restore"}:
             return _stored(await builder.restore())
-        case {"op": "keep", "version": version, "catalogue": catalogue, "places": places, "quiet": quiet}:
-            documents = ((name, b"".join(frames)) for name, frames in _given(descriptor, places).items())
-            kept = await builder.keep(Version(**version), SnapshotMetadata(**catalogue), documents, quiet=quiet)
-            return {"kept": kept}, None
+        case {"op": "persist", "version": version, "metadata": metadata, "places": extents, "quiet": quiet}:
+            documents = ((name, b"".join(frames)) for name, frames in _given(descriptor, extents).items())
+            persisted = await builder.persist(Version(**version), SnapshotMetadata(**metadata), documents, quiet=quiet)
+            return {"persisted": persisted}, None
         case {"op": "ping"}:
             return {}, None
         case {"op": "clock"}:
@@ -113,14 +113,14 @@ async def _answer(
 def _stored(found: StoredSnapshot) -> Answer:
     if found.documents is None:
         return {"head": found.head}, None
-    log, manifest = pack((name, [document]) for name, document in found.documents)
-    return {"head": found.head, "manifest": manifest}, log
+    memfd, manifest = pack((name, [document]) for name, document in found.documents)
+    return {"head": found.head, "manifest": manifest}, memfd
 
 
-def _given(descriptor: int | None, places: Manifest) -> SharedDocuments:
+def _given(descriptor: int | None, extents: Manifest) -> SharedDocuments:
     if descriptor is None:
         raise ValueError("this needs the documents")
-    return SharedDocuments(descriptor, places)
+    return SharedDocuments(descriptor, extents)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class KnownVersion:
 
     digest: str
     boards: Mapping[Division, Boards]
-    rings: Mapping[Division, DeltaLog]
+    delta_logs: Mapping[Division, DeltaLog]
 
 
 class WholeDocument(NamedTuple):
@@ -49,76 +49,79 @@ class WholeDocument(NamedTuple):
 class DeltaHistory:
     """The rings of the versions that are built here. Not to be used by two tasks at once."""
 
-    def __init__(self, vault: DocumentStore) -> None:
-        self._vault = vault
+    def __init__(self, document_store: DocumentStore) -> None:
+        self._document_store = document_store
         self._known: dict[Version, KnownVersion] = {}
 
-    async def rings(self, version: Version, followed: LoadResult, committed: Version | None) -> dict[str, Document]:
+    async def delta_logs(self, version: Version, loaded: LoadResult, committed: Version | None) -> dict[str, Document]:
         """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
         before = committed if committed and committed.epoch == version.epoch else None
         known = await self._find(before) if before else None
-        boards = _boards(followed)
-        rings = dict.fromkeys(boards, DeltaLog())
+        boards = _boards(loaded)
+        delta_logs = dict.fromkeys(boards, DeltaLog())
         if before and known:
-            rings |= await asyncio.to_thread(_extended, known, before.number, version.number, followed, boards)
+            delta_logs |= await asyncio.to_thread(_extended, known, before.number, version.number, loaded, boards)
         self._known = ({before: known} if before and known else {}) | {
-            version: KnownVersion(followed.digest, boards, rings)
+            version: KnownVersion(loaded.digest, boards, delta_logs)
         }
-        return {delta_log_key(division): Document.of(ring.text()) for division, ring in rings.items()}
+        return {delta_log_key(division): Document.of(delta_log.text()) for division, delta_log in delta_logs.items()}
 
-    def renew(self, version: Version, followed: LoadResult) -> None:
+    def renew(self, version: Version, loaded: LoadResult) -> None:
         """`version` has been built again, and is the same: hold on to these pieces, and let go of those before."""
         if version in self._known:
-            self._known = {version: replace(self._known[version], boards=_boards(followed))}
+            self._known = {version: replace(self._known[version], boards=_boards(loaded))}
 
     async def _find(self, version: Version) -> KnownVersion | None:
         """What is committed, as `version`."""
         if version in self._known:
             return self._known[version]
-        stored = await self._vault.load(None)
+        stored = await self._document_store.load(None)
         return _read(stored) if stored.head.version == version else None
 
 
 def _extended(
-    known: KnownVersion, since: int, number: int, followed: LoadResult, boards: Mapping[Division, Boards]
+    known: KnownVersion, since: int, number: int, loaded: LoadResult, boards: Mapping[Division, Boards]
 ) -> dict[Division, DeltaLog]:
     """The rings with the step from version number `since`, which is `known`, to `number`."""
-    news = followed.news if followed.news and followed.news.since == known.digest else None
+    news = loaded.news if loaded.news and loaded.news.since == known.digest else None
     made = {}
-    for division in boards.keys() & known.rings.keys():
+    for division in boards.keys() & known.delta_logs.keys():
         try:
             delta = news.deltas[division] if news else between(known.boards[division], boards[division])
         except UNREADABLE:
             continue
-        made[division] = known.rings[division].then(since, VersionedDelta(since, number, delta).data())
+        made[division] = known.delta_logs[division].then(since, VersionedDelta(since, number, delta).data())
     return made
 
 
-def _boards(followed: LoadResult) -> dict[Division, Boards]:
-    documents = followed.scoreboard.documents
+def _boards(loaded: LoadResult) -> dict[Division, Boards]:
+    documents = loaded.scoreboard.documents
     return {
         division: {owner: documents[leaderboard_key(owner, division)].segments for owner in ParticipantKind}
-        for division in (None, *followed.scoreboard.roster.division_ids)
+        for division in (None, *loaded.scoreboard.roster.division_ids)
     }
 
 
 def _read(stored: StoredSnapshot) -> KnownVersion | None:
-    version, catalogue = stored.head.version, stored.head.catalogue
-    if version is None or catalogue is None or stored.documents is None:
+    version, metadata = stored.head.version, stored.head.metadata
+    if version is None or metadata is None or stored.documents is None:
         return None
     documents = dict(stored.documents)
-    divisions = (None, *catalogue.divisions)
+    divisions = (None, *metadata.divisions)
     try:
-        rings = {division: DeltaLog.parse(plain(documents[delta_log_key(division)])) for division in divisions}
+        delta_logs = {division: DeltaLog.parse(plain(documents[delta_log_key(division)])) for division in divisions}
     except UNREADABLE:
         return None
     # One that leads elsewhere is of no use; whoever wrote it knew nothing of rings.
     number = version.number
-    rings = {id: ring if ring.links and ring.links[-1].number == number else DeltaLog() for id, ring in rings.items()}
+    delta_logs = {
+        id: delta_log if delta_log.entries and delta_log.entries[-1].number == number else DeltaLog()
+        for id, delta_log in delta_logs.items()
+    }
     boards = {
         division: {
             owner: [WholeDocument(b"", documents[leaderboard_key(owner, division)])] for owner in ParticipantKind
         }
         for division in divisions
     }
-    return KnownVersion(catalogue.digest, boards, rings)
+    return KnownVersion(metadata.digest, boards, delta_logs)

@@ -42,7 +42,7 @@ class IncrementalWriter:
     """Not to be used by two threads at once."""
 
     def __init__(self) -> None:
-        self._log = MemfdFile()
+        self._memfd = MemfdFile()
         self._packed: dict[str, WrittenDocument] = {}
         "The last version's documents."
 
@@ -50,36 +50,38 @@ class IncrementalWriter:
         """Returns the log, which is only ever added to, and what is where in it. `OSError` if there is not the memory;
         the next version may have better luck."""
         before, self._packed = self._packed, {}
-        if self._log.size > MAX_GARBAGE_RATIO * sum(int(packed.segments["length"].sum()) for packed in before.values()):
-            self._log, before = MemfdFile(), {}
+        if self._memfd.size > MAX_GARBAGE_RATIO * sum(
+            int(packed.segments["length"].sum()) for packed in before.values()
+        ):
+            self._memfd, before = MemfdFile(), {}
         for name, document in documents.items():
             self._packed[name] = self._pack(document, before.get(name, NOTHING))
-        return self._log, [(name, *packed.index) for name, packed in self._packed.items()]
+        return self._memfd, [(name, *packed.index) for name, packed in self._packed.items()]
 
     def _pack(self, document: Document, before: WrittenDocument) -> WrittenDocument:
         segments, digests = document.segments, document.segment_digests
-        places: list[Extents] = []
-        kept = 0
+        extents: list[Extents] = []
+        persisted = 0
         for start, end, first, last in differing(before.digests, digests):
-            places += [before.segments[kept:start], self._append(segments[first:last])]
-            kept = end
-        if not places:
+            extents += [before.segments[persisted:start], self._append(segments[first:last])]
+            persisted = end
+        if not extents:
             return before
-        packed = np.concatenate([*places, before.segments[kept:]])
-        return WrittenDocument(digests, packed, self._log.index(_stretches(packed)))
+        packed = np.concatenate([*extents, before.segments[persisted:]])
+        return WrittenDocument(digests, packed, self._memfd.index(_extents(packed)))
 
     def _append(self, segments: Sequence[Segment]) -> Extents:
         frames = [segment.frame for segment in segments]
-        start, _ = self._log.append(frames)
-        places = np.empty(len(frames), EXTENT)
-        places["length"] = [len(frame) for frame in frames]
-        places["offset"] = start + np.cumsum(places["length"]) - places["length"]
-        return places
+        start, _ = self._memfd.append(frames)
+        extents = np.empty(len(frames), EXTENT)
+        extents["length"] = [len(frame) for frame in frames]
+        extents["offset"] = start + np.cumsum(extents["length"]) - extents["length"]
+        return extents
 
 
-def _stretches(places: Extents) -> Ints:
+def _extents(extents: Extents) -> Ints:
     """Neighbours in the document that are neighbours in the file as well, together: a row each, offset and length."""
-    starts, ends = places["offset"], places["offset"] + places["length"]
+    starts, ends = extents["offset"], extents["offset"] + extents["length"]
     first = np.flatnonzero(np.append(True, starts[1:] != ends[:-1]))
-    last = np.append(first[1:], len(places)) - 1
+    last = np.append(first[1:], len(extents)) - 1
     return np.column_stack([starts[first], ends[last] - starts[first]])

@@ -39,7 +39,7 @@ class CommittedSnapshot(NamedTuple):
     """What the store has, of the epoch of the version that is built."""
 
     digest: str
-    whole: int
+    full: int
     "Number of the last build that read everything and on which its documents rest; 0 if that is unknown."
 
 
@@ -48,7 +48,7 @@ class LoadRequest:
     """What one build is for."""
 
     version: Version
-    whole: bool = True
+    full: bool = True
     "More was announced than solves, or nothing was and what is kept is to be verified."
     solves: int = 0
     "How many solves were announced that no build of this follower was asked for yet."
@@ -75,7 +75,7 @@ class LoadResult:
     "What is new, if that is all that was read."
     complete: bool = True
     "All that was announced was found."
-    whole: int = 0
+    full: int = 0
     "Number of the build in which this follower last read everything."
 
 
@@ -85,13 +85,13 @@ class IncrementalLoader:
     def __init__(self, source: PostgresSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._clock = clock
-        self._kept: ScoreboardState | None = None
+        self._scoreboard: ScoreboardState | None = None
         "None while there is nothing to go on from: at first, and after a failure."
-        self._last: tuple[Cursor, str] | None = None
+        self._last_read: tuple[Cursor, str] | None = None
         "How far the last read that succeeded came, and the digest of what was made of it."
-        self._built: Version | None = None
+        self._last_build: Version | None = None
         "The last build."
-        self._whole: Version | None = None
+        self._last_full_build: Version | None = None
         "In which build everything was read last."
         self._ledger = Ledger()
         self._change_owed_until = 0.0
@@ -99,97 +99,102 @@ class IncrementalLoader:
         self._change_ahead_until = 0.0
         "Until then a change that was found counts as one whose announcement is still to come."
 
-    async def follow(self, stages: Timings, asked: LoadRequest) -> LoadResult:
-        self._ledger.announced(asked.solves, self._clock())
-        followed = None
-        if self._may_go_on(asked):
-            followed = await self._by_news(stages)
-        followed = followed or await self._by_all(stages, asked)
-        self._built = asked.version
-        assert self._whole is not None
-        return replace(followed, whole=self._whole.number)
+    async def load(self, timings: Timings, request: LoadRequest) -> LoadResult:
+        self._ledger.announced(request.solves, self._clock())
+        loaded = None
+        if self._may_load_increment(request):
+            loaded = await self._load_increment(timings)
+        loaded = loaded or await self._load_full(timings, request)
+        self._last_build = request.version
+        assert self._last_full_build is not None
+        return replace(loaded, full=self._last_full_build.number)
 
-    def _may_go_on(self, asked: LoadRequest) -> bool:
-        if asked.whole or asked.announced or self._whole is None or self._whole.epoch != asked.version.epoch:
+    def _may_load_increment(self, request: LoadRequest) -> bool:
+        if (
+            request.full
+            or request.announced
+            or self._last_full_build is None
+            or self._last_full_build.epoch != request.version.epoch
+        ):
             return False
-        if asked.committed is None:
+        if request.committed is None:
             # Or what is committed is damaged: others may have read more than we have, if they have built since.
-            return self._built is not None and asked.version.number <= self._built.number + 1
-        return asked.committed.whole <= self._whole.number
+            return self._last_build is not None and request.version.number <= self._last_build.number + 1
+        return request.committed.full <= self._last_full_build.number
 
-    async def _by_news(self, stages: Timings) -> LoadResult | None:
+    async def _load_increment(self, timings: Timings) -> LoadResult | None:
         # Gone, if what follows fails, and in any case before another is made: there is not room for many.
-        scoreboard, self._kept = self._kept, None
-        if scoreboard is None or self._last is None:
+        scoreboard, self._scoreboard = self._scoreboard, None
+        if scoreboard is None or self._last_read is None:
             return None
-        mark, since = self._last
-        with stages.timed("read"):
-            news = await self._source.news(mark)
+        cursor, since = self._last_read
+        with timings.timed("read"):
+            news = await self._source.news(cursor)
         if news is None:
             return None
         if news.added < self._ledger.owed(self._clock()):
             await self._source.aclose()  # the connection may lead to the wrong server
             return None
         self._ledger.read(news.added, self._clock())
-        with stages.timed("build"):
+        with timings.timed("build"):
             deltas = await asyncio.to_thread(scoreboard.add, news.solves)
-        followed = self._keep(scoreboard, news.mark, news.as_of, len(news.solves), stages)
-        complete = not self._owes()
-        return replace(followed, findings=news.findings, news=ChangeSet(since, deltas), complete=complete)
+        loaded = self._finish(scoreboard, news.cursor, news.as_of, len(news.solves), timings)
+        complete = not self._is_owed()
+        return replace(loaded, findings=news.findings, news=ChangeSet(since, deltas), complete=complete)
 
-    async def _by_all(self, stages: Timings, asked: LoadRequest) -> LoadResult:
-        self._kept = None
-        last = self._last
-        with stages.timed("read"):
-            rows, as_of, mark, findings, is_current = await self._source.read(last[0] if last else None)
-        with stages.timed("build"):
+    async def _load_full(self, timings: Timings, request: LoadRequest) -> LoadResult:
+        self._scoreboard = None
+        last = self._last_read
+        with timings.timed("read"):
+            rows, as_of, cursor, findings, is_current = await self._source.read(last[0] if last else None)
+        with timings.timed("build"):
             scoreboard = await asyncio.to_thread(ScoreboardState, rows)
-        followed = self._keep(scoreboard, mark, as_of, len(rows.solves), stages)
-        self._whole = asked.version
+        loaded = self._finish(scoreboard, cursor, as_of, len(rows.solves), timings)
+        self._last_full_build = request.version
         recent = int(np.count_nonzero(rows.solves["at"] > (as_of - RECENT_SECONDS) * 1e6))
-        self._compare(mark, followed.digest, last, asked, recent)
-        return replace(followed, findings=findings, complete=is_current and not self._owes())
+        self._settle_announcements(cursor, loaded.digest, last, request, recent)
+        return replace(loaded, findings=findings, complete=is_current and not self._is_owed())
 
-    def _compare(
-        self, mark: Cursor, digest: str, last: tuple[Cursor, str] | None, asked: LoadRequest, recent: int
+    def _settle_announcements(
+        self, cursor: Cursor, digest: str, last: tuple[Cursor, str] | None, request: LoadRequest, recent: int
     ) -> None:
         """What was found by reading everything, beside what was announced. `recent` solves are not much older."""
         now = self._clock()
-        is_new = asked.committed is None or digest != asked.committed.digest
+        is_new = request.committed is None or digest != request.committed.digest
         if last is None:
             # Nothing to count from, but what is committed. The announcements of the newest may still be to come.
             self._ledger.read(recent, now)
             is_changed = is_new
-            if asked.again:
+            if request.again:
                 self._ledger.announced(1, now)
             elif is_new:
                 self._ledger.clear()
         else:
             before, since = last
-            added = mark.solves - before.solves
-            is_changed = mark.roster != before.roster or (added <= 0 and digest != since)
-            if mark.evidence.relations != before.evidence.relations or (is_changed and is_new and added <= 0):
+            added = cursor.solves - before.solves
+            is_changed = cursor.roster != before.roster or (added <= 0 and digest != since)
+            if cursor.evidence.relations != before.evidence.relations or (is_changed and is_new and added <= 0):
                 # Rows were replaced, changed or removed: their number says nothing of what was announced.
                 self._ledger.clear()
             else:
                 self._ledger.read(max(added, 0), now)
-        owed = asked.announced or now < self._change_owed_until
+        owed = request.announced or now < self._change_owed_until
         if owed and (now < self._change_ahead_until or (is_changed and is_new)):
             self._change_owed_until = self._change_ahead_until = 0.0
-        elif asked.announced:
+        elif request.announced:
             self._change_owed_until = now + MEMORY_SECONDS
         elif is_changed and last is not None:
             self._change_ahead_until = now + MEMORY_SECONDS
 
-    def _owes(self) -> bool:
+    def _is_owed(self) -> bool:
         now = self._clock()
         return self._ledger.owed(now) > 0 or now < self._change_owed_until
 
-    def _keep(
-        self, scoreboard: ScoreboardState, mark: Cursor, as_of: float, solves: int, stages: Timings
+    def _finish(
+        self, scoreboard: ScoreboardState, cursor: Cursor, as_of: float, solves: int, timings: Timings
     ) -> LoadResult:
-        with stages.timed("render"):
+        with timings.timed("render"):
             digest = scoreboard.digest
-        self._kept, self._last = scoreboard, (mark, digest)
+        self._scoreboard, self._last_read = scoreboard, (cursor, digest)
         rows = {name: len(getattr(scoreboard.roster, name)) for name in ("challenges", "teams", "users")}
         return LoadResult(scoreboard, as_of, rows | {"solves": solves}, digest)

@@ -49,7 +49,7 @@ _MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
 
-log = structlog.stdlib.get_logger("scoreboardd.builder")
+memfd = structlog.stdlib.get_logger("scoreboardd.builder")
 
 
 class BuilderError(Exception):
@@ -65,12 +65,12 @@ class BuilderError(Exception):
 class FinishedBuild:
     """What a build made. `documents`, zstd, is None if they are those of `unchanged`, which is committed already."""
 
-    catalogue: SnapshotMetadata
+    metadata: SnapshotMetadata
     documents: Mapping[str, Frames] | None
     unchanged: Version | None
-    stages: dict[str, float]
+    timings: dict[str, float]
     rows: dict[str, int]
-    whole: bool
+    full: bool
     "Whether everything was read, and not only what is new."
     complete: bool
     """All that was announced was found. False: an announced solve is not there even after everything was read; or some
@@ -82,31 +82,31 @@ class FinishedBuild:
     findings: list[Finding] = field(default_factory=list)
     "What is odd about the rows that were read."
 
-    def edition(self, version: Version, documents: Mapping[str, Frames]) -> Snapshot:
-        return _edition(version, self.catalogue, documents)
+    def snapshot(self, version: Version, documents: Mapping[str, Frames]) -> Snapshot:
+        return _snapshot(version, self.metadata, documents)
 
 
 class BuilderProcess:
-    """`source` holds the keyword arguments of `PostgresSource`, `vault` those of `backends.factory.open_vault`,
-    `archive` those of `PostgresVault`; secrets among them. Without `archive` there is no `restore` and no `keep`.
-    `clock` learns the database's time. `log_level` and `log_format` are for the child's own log, as in
-    `telemetry.logs.configure`."""
+    """`source` holds the keyword arguments of `PostgresSource`, `document_store` those of
+    `backends.factory.open_document_store`, `persister` those of `PostgresDocumentStore`; secrets among them. Without
+    `persister` there is no `restore` and no `persist`. `clock` learns the database's time. `log_level` and `log_format`
+    are for the child's own log, as in `telemetry.logs.configure`."""
 
     def __init__(
         self,
         *,
         source: dict[str, Any],
-        vault: dict[str, Any],
-        archive: dict[str, Any] | None = None,
+        document_store: dict[str, Any],
+        persister: dict[str, Any] | None = None,
         clock: Clock | None = None,
         metrics: Metrics | None = None,
         log_level: str = "info",
         log_format: str = "json",
     ) -> None:
-        self._opening = {"source": source, "vault": vault, "archive": archive}
+        self._opening = {"source": source, "vault": document_store, "persister": persister}
         self._clock = clock or Clock()
         self._metrics = metrics or Metrics()
-        self._log = (log_level, log_format)
+        self._memfd = (log_level, log_format)
         self._ids = itertools.count(1)
         self._heard = 0
         "Messages that children have sent."
@@ -128,11 +128,11 @@ class BuilderProcess:
                 self._cause = "died"
                 await self._run_child()
                 self.problem = self.problem or "the builder process died, starting another"
-                log.warning("the builder process died, starting another")
+                memfd.warning("the builder process died, starting another")
                 self._metrics.builder_restarts.labels(self._cause).inc()
             except OSError as error:  # no descriptor, no memory, no process left
                 self.problem = f"cannot start the builder process: {error}"
-                log.error("cannot start the builder process, retrying", error=str(error))
+                memfd.error("cannot start the builder process, retrying", error=str(error))
             await asyncio.sleep(RESTART)
 
     async def _run_child(self) -> None:
@@ -145,7 +145,7 @@ class BuilderProcess:
                     "-m",
                     "scoreboardd.builder",
                     str(theirs.fileno()),
-                    *self._log,
+                    *self._memfd,
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=os.environ | _MALLOC,
@@ -163,7 +163,7 @@ class BuilderProcess:
                     self.problem = None
                     self._deliver(*message)
             except OSError as error:
-                log.warning("lost the builder process", error=str(error))
+                memfd.warning("lost the builder process", error=str(error))
             finally:
                 self.pid = None
                 for task in watching:
@@ -187,15 +187,15 @@ class BuilderProcess:
 
     def _deliver(self, answer: dict[str, Any], descriptor: int | None) -> None:
         # Owned from here on: if nobody waits any more it goes at once.
-        parcel = None if descriptor is None else SharedDocuments(descriptor, answer["manifest"])
+        documents = None if descriptor is None else SharedDocuments(descriptor, answer["manifest"])
         waiting = self._answers.get(answer["id"])
         if waiting is None or waiting.done():
             return
-        if parcel is None and "manifest" in answer:
+        if documents is None and "manifest" in answer:
             # The kernel drops a descriptor that it has no number for.
             waiting.set_exception(BuilderError("builder", "out of file descriptors; raise LimitNOFILE"))
         else:
-            waiting.set_result((answer, parcel))
+            waiting.set_result((answer, documents))
 
     def kill(self, pid: int | None = None) -> None:
         """End the child; `run` starts another."""
@@ -211,14 +211,14 @@ class BuilderProcess:
         lease: Lease,
         *,
         quiet: bool,
-        whole: bool,
+        full: bool,
         solves: int = 0,
         announced: bool = False,
         again: bool = False,
         timeout: float,
     ) -> FinishedBuild:
         """Read, build, stage. With `quiet`, documents that are committed already are neither staged nor returned. Not
-        `whole`: nothing but solves is said to have changed since the last build of this process.
+        `full`: nothing but solves is said to have changed since the last build of this process.
 
         `solves` were announced that no earlier call named, and something else if `announced`; `again`: an earlier build
         did not find all that was announced. What is not found is looked for by later calls, too, for
@@ -228,13 +228,13 @@ class BuilderProcess:
             "token": lease.token,
             "version": lease.version,
             "quiet": quiet,
-            "whole": whole,
+            "full": full,
             "solves": solves,
             "announced": announced,
             "again": again,
         }
         try:
-            answer, parcel = await self._ask(timeout, request)
+            answer, documents = await self._ask(timeout, request)
         except asyncio.CancelledError:
             self.kill()
             raise
@@ -245,12 +245,12 @@ class BuilderProcess:
             ) from error
         self.source_problem = None
         return FinishedBuild(
-            catalogue=_catalogue(answer["catalogue"]),
-            documents=parcel,
+            metadata=_metadata(answer["metadata"]),
+            documents=documents,
             unchanged=Version(**answer["unchanged"]) if answer["unchanged"] else None,
-            stages=answer["stages"],
+            timings=answer["timings"],
             rows=answer["rows"],
-            whole=answer["whole"],
+            full=answer["full"],
             complete=answer["complete"],
             size=answer["size"],
             staged_bytes=answer["staged_bytes"],
@@ -265,33 +265,33 @@ class BuilderProcess:
         """The documents that are kept, or None if there are none."""
         return (await self._stored({"op": "restore"}))[1]
 
-    async def keep(self, edition: Snapshot, *, quiet: float) -> bool:
+    async def persist(self, snapshot: Snapshot, *, quiet: float) -> bool:
         """Keep the documents. False if that was done less than `quiet` seconds ago, and they are still to be kept."""
-        documents = edition.documents
+        documents = snapshot.documents
         if not isinstance(documents, SharedDocuments):
             raise TypeError("to keep documents needs them in a parcel")
         request = {
-            "op": "keep",
-            "version": edition.version,
-            "catalogue": SnapshotMetadata(edition.digest, edition.as_of, edition.divisions),
-            "places": [(name, *place) for name, place in documents.places.items()],
+            "op": "persist",
+            "version": snapshot.version,
+            "metadata": SnapshotMetadata(snapshot.digest, snapshot.as_of, snapshot.divisions),
+            "places": [(name, *extent) for name, extent in documents.extents.items()],
             "quiet": quiet,
         }
         try:
             answer, _ = await self._ask(LOAD_TIMEOUT_SECONDS, request, documents.descriptor)
         except TimeoutError as error:
             raise BuilderError("store", f"documents not kept within {LOAD_TIMEOUT_SECONDS:g} s") from error
-        return bool(answer["kept"])
+        return bool(answer["persisted"])
 
     async def _stored(self, request: dict[str, Any]) -> tuple[Head, Snapshot | None]:
         try:
-            answer, parcel = await self._ask(LOAD_TIMEOUT_SECONDS, request)
+            answer, documents = await self._ask(LOAD_TIMEOUT_SECONDS, request)
         except TimeoutError as error:
             raise BuilderError("store", f"documents not read within {LOAD_TIMEOUT_SECONDS:g} s") from error
         head = _head(answer["head"])
-        if parcel is None or head.version is None or head.catalogue is None:
+        if documents is None or head.version is None or head.metadata is None:
             return head, None
-        return head, _edition(head.version, head.catalogue, parcel)
+        return head, _snapshot(head.version, head.metadata, documents)
 
     async def _ping(self) -> None:
         """Returns when the child answers nothing any more."""
@@ -312,7 +312,7 @@ class BuilderProcess:
         """A child that is stopped, or stuck, would hold up every rebuild until its deadline."""
         await self._ping()
         self.problem = "the builder process did not answer, starting another"
-        log.error("the builder process does not answer, killing it", pid=pid)
+        memfd.error("the builder process does not answer, killing it", pid=pid)
         self._cause = "unresponsive"
         self.kill(pid)
 
@@ -349,20 +349,20 @@ class BuilderProcess:
                     await channel.send(request | {"id": number, "within": timeout}, descriptor)
                 except OSError as error:
                     raise BuilderError("builder", "the builder process died") from error
-                answer, parcel = await waiting
+                answer, documents = await waiting
         finally:
             del self._answers[number]
             waiting.cancel()
         if "error" in answer:
             raise BuilderError(answer["error"], answer["text"])
-        return answer, parcel
+        return answer, documents
 
 
-def _edition(version: Version, catalogue: SnapshotMetadata, documents: Mapping[str, Frames]) -> Snapshot:
-    return Snapshot(version, catalogue.as_of, catalogue.divisions, catalogue.digest, documents)
+def _snapshot(version: Version, metadata: SnapshotMetadata, documents: Mapping[str, Frames]) -> Snapshot:
+    return Snapshot(version, metadata.as_of, metadata.divisions, metadata.digest, documents)
 
 
-def _catalogue(fields: dict[str, Any]) -> SnapshotMetadata:
+def _metadata(fields: dict[str, Any]) -> SnapshotMetadata:
     return SnapshotMetadata(
         **fields
         | {
@@ -373,10 +373,10 @@ def _catalogue(fields: dict[str, Any]) -> SnapshotMetadata:
 
 
 def _head(fields: dict[str, Any]) -> Head:
-    version, catalogue, given = fields["version"], fields["catalogue"], fields["given"]
+    version, metadata, given = fields["version"], fields["metadata"], fields["given"]
     return Head(
         Version(**version) if version else None,
-        _catalogue(catalogue) if catalogue else None,
+        _metadata(metadata) if metadata else None,
         fields["confirmed"],
         Version(**given) if given else None,
     )

@@ -4,7 +4,7 @@
   lease, so that only the commit, a few names, is left to the parent. If nobody said that anything changed and the
   result is what is committed already, it says so and stages nothing.
 - `load` reads the committed documents from the store, `restore` the ones that are kept for a day without it.
-- `keep` keeps them there.
+- `persist` keeps them there.
 - `clock` asks the platform's database for the time.
 
 Documents are zstd all the way, from the scoreboard that made them to the reader that takes them so.
@@ -31,10 +31,10 @@ from scoreboardd.system.clock import ClockReading
 class BuildResult:
     """The result of a build. `documents` is None if they are those of `unchanged`, which is committed already."""
 
-    catalogue: SnapshotMetadata
-    stages: dict[str, float]
+    metadata: SnapshotMetadata
+    timings: dict[str, float]
     rows: dict[str, int]
-    whole: bool
+    full: bool
     size: int
     "Bytes of the plain documents."
     documents: Mapping[str, Document] | None = None
@@ -47,94 +47,93 @@ class BuildResult:
 class BuilderService:
     """Holds what survives between requests: the connections, and the scoreboard."""
 
-    def __init__(self, source: PostgresSource, vault: DocumentStore, archive: PostgresDocumentStore | None) -> None:
+    def __init__(
+        self, source: PostgresSource, document_store: DocumentStore, persister: PostgresDocumentStore | None
+    ) -> None:
         self._source = source
-        self._follower = IncrementalLoader(source)
-        self._vault = vault
-        self._chain = DeltaHistory(vault)
-        self._archive = archive
+        self._loader = IncrementalLoader(source)
+        self._document_store = document_store
+        self._delta_history = DeltaHistory(document_store)
+        self._persister = persister
 
     async def build(
         self,
         lease: Lease,
         *,
         quiet: bool,
-        whole: bool,
+        full: bool,
         solves: int = 0,
         announced: bool = False,
         again: bool = False,
     ) -> BuildResult:
-        stages = Timings()
-        with stages.timed("commit"):
+        timings = Timings()
+        with timings.timed("commit"):
             # It stays so until we commit: nobody else can while we have the lease.
-            head = await self._vault.head()
+            head = await self._document_store.head()
         is_same_epoch = head.version is not None and head.version.epoch == lease.version.epoch
-        committed = head.catalogue if is_same_epoch else None
-        asked = LoadRequest(
+        committed = head.metadata if is_same_epoch else None
+        request = LoadRequest(
             lease.version,
-            whole,
+            full,
             solves,
             announced,
             again,
-            CommittedSnapshot(committed.digest, committed.whole) if committed else None,
+            CommittedSnapshot(committed.digest, committed.full) if committed else None,
         )
-        followed = await self._follower.follow(stages, asked)
-        scoreboard = followed.scoreboard
-        catalogue = SnapshotMetadata(
-            followed.digest,
-            followed.as_of,
+        loaded = await self._loader.load(timings, request)
+        scoreboard = loaded.scoreboard
+        metadata = SnapshotMetadata(
+            loaded.digest,
+            loaded.as_of,
             scoreboard.roster.division_ids,
-            whole=followed.whole,
-            complete=followed.complete,
+            full=loaded.full,
+            complete=loaded.complete,
         )
         work = BuildResult(
-            catalogue,
-            stages.seconds,
-            followed.rows,
-            followed.news is None,
+            metadata,
+            timings.seconds,
+            loaded.rows,
+            loaded.news is None,
             scoreboard.size,
-            findings=followed.findings,
+            findings=loaded.findings,
         )
-        with stages.timed("commit"):
-            if quiet and head.version and _same(lease.version, catalogue, head):
-                self._chain.renew(head.version, followed)
+        with timings.timed("commit"):
+            if quiet and head.version and _same(lease.version, metadata, head):
+                self._delta_history.renew(head.version, loaded)
                 return replace(work, unchanged=head.version)
-            rings = await self._chain.rings(lease.version, followed, head.version)
+            rings = await self._delta_history.delta_logs(lease.version, loaded, head.version)
             documents = {**scoreboard.documents, **rings}
-            staged, values = await self._vault.stage(lease, documents)
-        return replace(work, catalogue=replace(catalogue, documents=values), documents=documents, staged_bytes=staged)
+            staged, values = await self._document_store.stage(lease, documents)
+        return replace(work, metadata=replace(metadata, documents=values), documents=documents, staged_bytes=staged)
 
     async def load(self, have: Version | None) -> StoredSnapshot:
-        return await self._vault.load(have)
+        return await self._document_store.load(have)
 
     async def restore(self) -> StoredSnapshot:
-        assert self._archive is not None
-        return await self._archive.load(None)
+        assert self._persister is not None
+        return await self._persister.load(None)
 
-    async def keep(
-        self, version: Version, catalogue: SnapshotMetadata, kept: Iterable[tuple[str, bytes]], *, quiet: float
+    async def persist(
+        self, version: Version, metadata: SnapshotMetadata, persisted: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
         """True if what is kept is this version now, or a newer one."""
-        assert self._archive is not None
-        return await self._archive.keep(version, catalogue, kept, quiet=quiet)
+        assert self._persister is not None
+        return await self._persister.persist(version, metadata, persisted, quiet=quiet)
 
     async def clock(self) -> ClockReading:
         return await self._source.clock()
 
     async def aclose(self) -> None:
         await self._source.aclose()
-        await self._vault.aclose()
-        if self._archive is not None:
-            await self._archive.aclose()
+        await self._document_store.aclose()
+        if self._persister is not None:
+            await self._persister.aclose()
 
 
-def _same(version: Version, catalogue: SnapshotMetadata, head: Head) -> bool:
+def _same(version: Version, metadata: SnapshotMetadata, head: Head) -> bool:
     """Whether the committed documents are these. Those of another epoch will not do: its numbers may come after ones
     that the nodes had seen and the store has lost."""
-    committed, its = head.version, head.catalogue
+    committed, its = head.version, head.metadata
     return (
-        committed is not None
-        and its is not None
-        and its.digest == catalogue.digest
-        and committed.epoch == version.epoch
+        committed is not None and its is not None and its.digest == metadata.digest and committed.epoch == version.epoch
     )

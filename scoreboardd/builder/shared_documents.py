@@ -1,7 +1,7 @@
 """A parcel: documents in an anonymous memory file, sent to another process as a descriptor.
 
 - Nobody copies them: both processes map the same pages, which live as long as anyone holds a slice. Linux only (memfd).
-- A file is only ever added to, so what is in it stays as it is, whatever comes behind: see `packer`.
+- A file is only ever added to, so what is in it stays as it is, whatever comes behind: see `writer`.
 - A document lies in *stretches*, wherever its frames are. Its index, which is in the file as well, says where.
 """
 
@@ -40,9 +40,9 @@ class MemfdFile:
                 raise OSError("no room in memory for the documents")
         return start, self.size - start
 
-    def index(self, stretches: Ints) -> Extent:
+    def index(self, extents: Ints) -> Extent:
         """Where the index of a document is now that lies in these, a row each: offset, length. Raises as `append`."""
-        return self.append([stretches.tobytes()])
+        return self.append([extents.tobytes()])
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -50,20 +50,20 @@ class MemfdFile:
 
 def pack(documents: Iterable[tuple[str, Sequence[bytes]]]) -> tuple[MemfdFile, Manifest]:
     """Takes each document's name and frames. Returns a log of their own, and what is where in it."""
-    log = MemfdFile()
-    return log, [(name, *log.index(np.array([log.append(frames)]))) for name, frames in documents]
+    memfd = MemfdFile()
+    return memfd, [(name, *memfd.index(np.array([memfd.append(frames)]))) for name, frames in documents]
 
 
 class DocumentFrames:
     """The frames of one document; to go through as often as one likes. Immutable."""
 
-    def __init__(self, log: memoryview, index: memoryview) -> None:
-        self._log = log
+    def __init__(self, memfd: memoryview, index: memoryview) -> None:
+        self._memfd = memfd
         self._index = index
 
     def __iter__(self) -> Iterator[memoryview]:
-        places = np.frombuffer(self._index, np.int64).reshape(-1, 2)
-        return (self._log[offset : offset + length] for offset, length in places.tolist())
+        extents = np.frombuffer(self._index, np.int64).reshape(-1, 2)
+        return (self._memfd[offset : offset + length] for offset, length in extents.tolist())
 
 
 class SharedDocuments(Mapping[str, DocumentFrames]):
@@ -71,19 +71,19 @@ class SharedDocuments(Mapping[str, DocumentFrames]):
 
     def __init__(self, descriptor: int, manifest: Manifest) -> None:
         self.descriptor = descriptor
-        self.places = {name: (offset, length) for name, offset, length in manifest}
+        self.extents = {name: (offset, length) for name, offset, length in manifest}
         size = os.fstat(descriptor).st_size
         self._view = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
 
     def __getitem__(self, name: str) -> DocumentFrames:
-        offset, length = self.places[name]
+        offset, length = self.extents[name]
         return DocumentFrames(self._view, self._view[offset : offset + length])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.places)
+        return iter(self.extents)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.extents)
 
     def __del__(self) -> None:
         os.close(self.descriptor)

@@ -37,7 +37,7 @@ class EncodedDocument:
         """The first bytes of the text."""
         return beginning(self._frames, 128)
 
-    async def coded(self, coding: str) -> bytes:
+    async def encode(self, coding: str) -> bytes:
         task = self._coded.get(coding)
         if task is None:
             task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(_MADE[coding], self._frames))
@@ -54,33 +54,33 @@ class CacheTier(StrEnum):
 
 
 class DocumentCache:
-    """`edition` is None until this node has had its first document."""
+    """`snapshot` is None until this node has had its first document."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        self.edition: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
         self.tier = CacheTier.MEMORY
         self.as_of = 0.0
         "Unix time, in seconds, at which the documents were last known to be true."
-        self._representations: dict[str, EncodedDocument] = {}
+        self._encoded_documents: dict[str, EncodedDocument] = {}
 
     @property
     def version(self) -> Version | None:
-        return self.edition.version if self.edition else None
+        return self.snapshot.version if self.snapshot else None
 
     @property
     def age(self) -> float:
         """Seconds since the documents were known to be true."""
         return max(0.0, self.clock.now() - self.as_of)
 
-    def install(self, edition: Snapshot, tier: CacheTier = CacheTier.MEMORY) -> bool:
-        """Serve `edition` from now on. False if it is no newer than what is served."""
-        if not edition.version.follows(self.version):
+    def install(self, snapshot: Snapshot, tier: CacheTier = CacheTier.MEMORY) -> bool:
+        """Serve `snapshot` from now on. False if it is no newer than what is served."""
+        if not snapshot.version.follows(self.version):
             return False
-        self.edition = edition
+        self.snapshot = snapshot
         self.tier = tier
-        self.as_of = bounded(edition.as_of)
-        self._representations = {name: EncodedDocument(body) for name, body in edition.documents.items()}
+        self.as_of = bounded(snapshot.as_of)
+        self._encoded_documents = {name: EncodedDocument(body) for name, body in snapshot.documents.items()}
         return True
 
     def confirm(self, as_of: float) -> None:
@@ -89,6 +89,6 @@ class DocumentCache:
         as_of = bounded(as_of)
         self.as_of = max(self.as_of, min(as_of, self.clock.now()) if self.clock.known else as_of)
 
-    def representations(self, name: str) -> EncodedDocument:
+    def encoded_document(self, name: str) -> EncodedDocument:
         """A document of the edition served; KeyError if it has none of that name."""
-        return self._representations[name]
+        return self._encoded_documents[name]

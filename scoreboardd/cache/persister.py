@@ -31,13 +31,13 @@ class SnapshotPersister:
     """`interval` is in seconds; `restored(edition)` is told what was kept, if the node has nothing better by then."""
 
     def __init__(
-        self, memory: DocumentCache, builder: BuilderProcess, *, interval: float, restored: Callable[[Snapshot], None]
+        self, cache: DocumentCache, builder: BuilderProcess, *, interval: float, restored: Callable[[Snapshot], None]
     ) -> None:
-        self._memory = memory
+        self._cache = cache
         self._builder = builder
         self._interval = interval
         self._restored = restored
-        self._kept: Version | None = None
+        self._persisted_version: Version | None = None
         "The last version of ours that is known to be kept, or to be older than what is."
         self._seldom = LogThrottle()
 
@@ -46,40 +46,40 @@ class SnapshotPersister:
         await self._restore()
         while True:
             await asyncio.sleep(self._interval * random.uniform(1, 1.1))
-            await self._keep(quiet=self._interval)
+            await self._persist(quiet=self._interval)
 
     async def flush(self) -> None:
         """Keep what is served, now: the node is about to end."""
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_SECONDS):
-                await self._keep(quiet=0)
+                await self._persist(quiet=0)
         except TimeoutError:
             log.warning("the documents were not kept in time", seconds=FLUSH_TIMEOUT_SECONDS)
 
     async def _restore(self) -> None:
         delay = RETRY_MIN
-        while self._memory.edition is None:
+        while self._cache.snapshot is None:
             try:
-                edition = await self._builder.restore()
+                snapshot = await self._builder.restore()
             except BuilderError as error:
                 if self._seldom(str(error)):
                     log.warning("cannot read what is kept, retrying", error=str(error))
                 await asyncio.sleep(delay * random.uniform(0.5, 1))
                 delay = min(RETRY_MAX, delay * 2)
                 continue
-            if edition is not None and self._memory.edition is None:
-                self._restored(edition)
-                log.info("restored", version=str(edition.version), age=round(self._memory.age, 1))
-                self._kept = edition.version
+            if snapshot is not None and self._cache.snapshot is None:
+                self._restored(snapshot)
+                log.info("restored", version=str(snapshot.version), age=round(self._cache.age, 1))
+                self._persisted_version = snapshot.version
             return
 
-    async def _keep(self, *, quiet: float) -> None:
-        edition = self._memory.edition
-        if edition is None or edition.version == self._kept:
+    async def _persist(self, *, quiet: float) -> None:
+        snapshot = self._cache.snapshot
+        if snapshot is None or snapshot.version == self._persisted_version:
             return
         try:
-            if await self._builder.keep(edition, quiet=quiet):
-                self._kept = edition.version
+            if await self._builder.persist(snapshot, quiet=quiet):
+                self._persisted_version = snapshot.version
         except BuilderError as error:
             if self._seldom(str(error)):
-                log.warning("cannot keep the documents, retrying", version=str(edition.version), error=str(error))
+                log.warning("cannot keep the documents, retrying", version=str(snapshot.version), error=str(error))

@@ -6,7 +6,7 @@
 
 The counterpart in Python of `frontend/scoreboard.js`. What a server says flows so: `events` (bytes to events) →
 `keeper` (what is held, and when to fetch: pure) → `board`; `stream` and `documents` ask the server by way of `http`,
-and `scoreboard` is the shell that has them do it. Nothing here needs a part of the daemon but `edition` and the
+and `scoreboard` is the shell that has them do it. Nothing here needs a part of the daemon but `snapshot` and the
 facts of `board`.
 """
 

@@ -191,7 +191,7 @@ class Loaded:
     "What is committed; None if nothing is."
     confirmed: int = 0
     "Number of the latest build that committed these documents or found them true."
-    whole: int = 0
+    full: int = 0
     "Number of the latest build that read everything, on which they rest; 0 if not known."
     complete: bool = True
     "The build of number `confirmed` found all that was announced."
@@ -260,7 +260,7 @@ class Build:
     version: Version
     quiet: bool
     "No announcement asks for a version of its own: if the result is what is committed already, say so."
-    whole: bool = False
+    full: bool = False
     "Read everything, and not only what is new."
     solves: int = 0
     "Solves announced since our last build began."
@@ -593,7 +593,7 @@ class Coordinator:
         self._latest_begun = version
         again = self._missing_upto > self.contained
         other = self._missing_nonsolve or self._last_announced_nonsolve > self._changes_at_build_start
-        whole = (
+        full = (
             again
             or self._last_nonsolve_change > self._changes_at_build_start
             or not self._changes_at_build_start
@@ -604,10 +604,10 @@ class Coordinator:
         self._add_cover(version, self._changes_at_lock_attempt, now)
         nothing_new = self._event_for(version) is None or (again and self._last_event_change <= self._missing_upto)
         quiet = nothing_new and not self._repair_needed
-        build = Build(version, quiet=quiet, whole=whole, solves=self._announced_solves, announced=other, again=again)
+        build = Build(version, quiet=quiet, full=full, solves=self._announced_solves, announced=other, again=again)
         self.phase = Phase.BUILDING
         self.lease = version
-        self._build_is_full, self._build_started_at = whole, now
+        self._build_is_full, self._build_started_at = full, now
         self._changes_at_build_start, self._announced_solves = self.changes, 0
         self._renew_at = now + self._timing.lock_ttl / 3
         return build
@@ -702,8 +702,8 @@ class Coordinator:
                 # lock, it starts a new epoch.
                 self._forget_covers(now)
             return []
-        if said.whole and (version.epoch, said.whole) != self._last_full_build:
-            self._full_build_finished((version.epoch, said.whole), now)
+        if said.full and (version.epoch, said.full) != self._last_full_build:
+            self._full_build_finished((version.epoch, said.full), now)
         assert confirmed is not None
         self._settle(confirmed, 0, complete=said.complete, now=now)
         return actions

@@ -68,17 +68,17 @@ class Health:
 
 
 class Runner:
-    """Runs one node's coordinator. `tell(version, event)` announces a version that `memory` already serves; `tier` is
-    what the store is to those who read."""
+    """Runs one node's coordinator. `announce(version, event)` announces a version that `cache` already serves; `tier`
+    is what the store is to those who read."""
 
     def __init__(
         self,
         coordinator: c.Coordinator,
         *,
-        store: ClusterBackend,
+        backend: ClusterBackend,
         builder: BuilderProcess,
-        memory: DocumentCache,
-        tell: Callable[[Version, ChangeEvent], None],
+        cache: DocumentCache,
+        announce: Callable[[Version, ChangeEvent], None],
         metrics: Metrics,
         build_timeout: float,
         tier: CacheTier,
@@ -87,10 +87,10 @@ class Runner:
         self.health = Health()
         self.connected = False
         "Subscribed to the bus."
-        self._store = store
+        self._backend = backend
         self._builder = builder
-        self._memory = memory
-        self._tell = tell
+        self._cache = cache
+        self._announce = announce
         self._metrics = metrics
         self._build_timeout = build_timeout
         self._tier = tier
@@ -136,17 +136,17 @@ class Runner:
         self._echoes[id] = echo
         try:
             async with asyncio.timeout(ECHO):
-                await self._store.publish(ChangeEvent.updated(), id)
+                await self._backend.publish(ChangeEvent.updated(), id)
                 return await echo
         except TimeoutError as error:
             raise Unavailable("what was published did not come back; try again") from error
         finally:
             del self._echoes[id]
 
-    def restored(self, edition: Snapshot) -> None:
+    def restored(self, snapshot: Snapshot) -> None:
         """Serve what was kept outside the store, as long as there is nothing better."""
-        if self._memory.edition is None and self._memory.install(edition, CacheTier.POSTGRES):
-            self._feed(c.Restored(edition.version))
+        if self._cache.snapshot is None and self._cache.install(snapshot, CacheTier.POSTGRES):
+            self._feed(c.Restored(snapshot.version))
 
     async def contained(self, change: int) -> None:
         """Wait until what this node serves contains the change of that number."""
@@ -166,7 +166,7 @@ class Runner:
         attempts = 0
         while True:
             try:
-                async with self._store.subscribe() as messages:
+                async with self._backend.subscribe() as messages:
                     heard = 0
                     async for message in messages:
                         attempts = 0
@@ -222,7 +222,7 @@ class Runner:
         if self.coordinator.wake < c.NEVER:
             self._timer = loop.call_at(self.coordinator.wake, lambda: self._start(self._tick()))
         contained = self.coordinator.contained
-        progress = contained, self._memory.version
+        progress = contained, self._cache.version
         if not self.coordinator.stale:
             if self.health.waiting_since is not None:  # some node has got through, so the store is well
                 self.health = Health(bus=self.health.bus, load=self.health.load)
@@ -230,7 +230,7 @@ class Runner:
             self.health.waiting_since = loop.time()
         self._progress = progress
         if contained:
-            self._memory.tier = CacheTier.MEMORY  # a build that began after we joined made it, or found it true
+            self._cache.tier = CacheTier.MEMORY  # a build that began after we joined made it, or found it true
         for change, waiting in self._waiting:
             if change <= contained and not waiting.done():
                 waiting.set_result(None)
@@ -257,7 +257,7 @@ class Runner:
             case c.Load():
                 self._start(self._load())
             case c.Announce(version, event):
-                self._tell(version, event or ChangeEvent.updated())
+                self._announce(version, event or ChangeEvent.updated())
 
     async def _tick(self) -> None:
         # A task, so that a fault in what it leads to ends the daemon like any other.
@@ -272,7 +272,7 @@ class Runner:
 
     async def _try_lock(self, seen: Version | None) -> None:
         try:
-            answer = await self._store.acquire(self._token, seen)
+            answer = await self._backend.acquire(self._token, seen)
         except Unavailable as error:
             self._metrics.lock_attempts.labels("error").inc()
             self.health.lock = str(error)
@@ -300,7 +300,7 @@ class Runner:
             built = await self._builder.build(
                 self._lease,
                 quiet=asked.quiet,
-                whole=asked.whole,
+                full=asked.full,
                 solves=asked.solves,
                 announced=asked.announced,
                 again=asked.again,
@@ -318,8 +318,8 @@ class Runner:
             log.info("the database can be read")
         self.health.source = self.health.stage = self.health.build = None
         for stage in ("read", "build", "render"):
-            self._metrics.rebuild_duration.labels(stage).observe(built.stages[stage])
-        self._findings.report(built.findings, whole=built.whole)
+            self._metrics.rebuild_duration.labels(stage).observe(built.timings[stage])
+        self._findings.report(built.findings, full=built.full)
         self._built = built
         complete = built.complete
         self._feed(c.Built(complete) if built.unchanged is None else c.Unchanged(built.unchanged, complete))
@@ -328,7 +328,7 @@ class Runner:
         lease = self._lease
         assert lease is not None
         try:
-            ours = await self._store.renew(lease)
+            ours = await self._backend.renew(lease)
         except Unavailable as error:
             self.health.lock = str(error)  # the lock may well outlive this, and the commit will tell
             return
@@ -336,32 +336,32 @@ class Runner:
             self._feed(c.LeaseLost())
 
     async def _commit(self, event: ChangeEvent, changes: int) -> None:
-        lease, built, asked = self._lease, self._built, self._memory.version
+        lease, built, asked = self._lease, self._built, self._cache.version
         assert lease is not None and built is not None and built.documents is not None
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
-            committed = await self._store.commit(lease, built.catalogue, event)
+            committed = await self._backend.commit(lease, built.metadata, event)
         except Unavailable as error:
             self._unfinished(lease, error)
             return
-        stages = built.stages | {"commit": built.stages["commit"] + loop.time() - start}
-        self._metrics.rebuild_duration.labels("commit").observe(stages["commit"])
+        timings = built.timings | {"commit": built.timings["commit"] + loop.time() - start}
+        self._metrics.rebuild_duration.labels("commit").observe(timings["commit"])
         self._built = None
         if not committed:
             self._superseded(lease)
             return
         self.health.commit = None
         self._metrics.rebuilds.labels("committed").inc()
-        self._serve(built.edition(lease.version, built.documents), asked)
+        self._serve(built.snapshot(lease.version, built.documents), asked)
         log.info(
             "rebuilt",
             version=str(lease.version),
             reason=event.reason,
             changes=changes,
-            seconds={stage: round(seconds, 4) for stage, seconds in stages.items()},
+            seconds={stage: round(seconds, 4) for stage, seconds in timings.items()},
             rows=built.rows,
-            whole=built.whole,
+            full=built.full,
             bytes=built.size,
             staged_bytes=built.staged_bytes,
         )
@@ -372,10 +372,8 @@ class Runner:
         assert lease is not None and built is not None
         self._built = None
         try:
-            catalogue = built.catalogue
-            confirmed = await self._store.confirm(
-                lease, catalogue.as_of, whole=built.whole, complete=catalogue.complete
-            )
+            metadata = built.metadata
+            confirmed = await self._backend.confirm(lease, metadata.as_of, full=built.full, complete=metadata.complete)
         except Unavailable as error:
             self._unfinished(lease, error)
             return
@@ -383,9 +381,9 @@ class Runner:
             self._superseded(lease)
             return
         self.health.commit = None
-        log.debug("nothing changed", version=str(lease.version), seconds=built.stages)
-        if built.unchanged == self._memory.version:
-            self._memory.confirm(built.catalogue.as_of)
+        log.debug("nothing changed", version=str(lease.version), seconds=built.timings)
+        if built.unchanged == self._cache.version:
+            self._cache.confirm(built.metadata.as_of)
         self._feed(c.Committed())
 
     def _superseded(self, lease: Lease) -> None:
@@ -402,14 +400,14 @@ class Runner:
     async def _abandon(self) -> None:
         assert self._lease is not None
         try:
-            await self._store.abandon(self._lease)
+            await self._backend.abandon(self._lease)
         except Unavailable as error:
             self.health.lock = str(error)  # the lock then ends by itself
 
     async def _load(self) -> None:
-        asked = self._memory.version
+        asked = self._cache.version
         try:
-            head, edition = await self._builder.load(asked)
+            head, snapshot = await self._builder.load(asked)
         except BuilderError as error:
             self.health.load = str(error)
             if self._seldom(str(error)):
@@ -419,20 +417,20 @@ class Runner:
             self._feed(c.DocumentsDamaged() if error.part == "damaged" else c.LoadFailed())
             return
         self.health.load = None
-        version, catalogue = head.version, head.catalogue
-        if version is None or catalogue is None:
+        version, metadata = head.version, head.metadata
+        if version is None or metadata is None:
             self._feed(c.Loaded(None, given=head.given))
             return
         # The first that the store has for us is what it had; from then on its news are the cluster's own word.
-        first = asked is None or self._memory.tier not in (CacheTier.MEMORY, self._tier)
+        first = asked is None or self._cache.tier not in (CacheTier.MEMORY, self._tier)
         tier = self._tier if first else CacheTier.MEMORY
-        if edition is not None and self._serve(edition, asked, tier):
+        if snapshot is not None and self._serve(snapshot, asked, tier):
             log.info("loaded", version=str(version))
-        elif version == self._memory.version:
+        elif version == self._cache.version:
             if first:
-                self._memory.tier = tier
-            self._memory.confirm(catalogue.as_of)
-        self._feed(c.Loaded(version, head.confirmed, catalogue.whole, catalogue.complete, head.given))
+                self._cache.tier = tier
+            self._cache.confirm(metadata.as_of)
+        self._feed(c.Loaded(version, head.confirmed, metadata.full, metadata.complete, head.given))
 
-    def _serve(self, edition: Snapshot, asked: Version | None, tier: CacheTier = CacheTier.MEMORY) -> bool:
-        return edition.version.replaces(self._memory.version, asked) and self._memory.install(edition, tier)
+    def _serve(self, snapshot: Snapshot, asked: Version | None, tier: CacheTier = CacheTier.MEMORY) -> bool:
+        return snapshot.version.replaces(self._cache.version, asked) and self._cache.install(snapshot, tier)

@@ -146,7 +146,7 @@ class FullRead(NamedTuple):
     rows: SourceRows
     as_of: float
     "Unix time of the database's clock, in seconds, just before the snapshot was taken."
-    mark: Cursor
+    cursor: Cursor
     findings: list[Finding]
     is_current: bool = True
     "False if the server is a standby that has not replayed what it had received."
@@ -158,7 +158,7 @@ class Increment(NamedTuple):
     added: int
     "How many are new."
     as_of: float
-    mark: Cursor
+    cursor: Cursor
     findings: list[Finding]
 
 
@@ -201,33 +201,33 @@ class PostgresSource:
                 await self._find_hidden_tables(connection, roster, solves, findings)
                 tail, is_ordered = await self._tail(connection, evidence, count, before)
             listed = released(roster, solves)
-            mark = Cursor(evidence, roster, listed, count, tail, is_ordered)
-            return FullRead(SourceRows(listed, solves), as_of, mark, findings.all, is_current)
+            cursor = Cursor(evidence, roster, listed, count, tail, is_ordered)
+            return FullRead(SourceRows(listed, solves), as_of, cursor, findings.all, is_current)
         except ColumnError as error:
             raise SourceError(str(error)) from error
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
 
-    async def news(self, mark: Cursor) -> Increment | None:
-        """The solves since `mark`. None if something else has changed, or could have: read all again."""
+    async def news(self, cursor: Cursor) -> Increment | None:
+        """The solves since `cursor`. None if something else has changed, or could have: read all again."""
         try:
             connection, now = await self._observe()
-            then, tail = mark.evidence, mark.tail
-            if tail is None or not (mark.is_ordered and then.countable and now.countable):
+            then, tail = cursor.evidence, cursor.tail
+            if tail is None or not (cursor.is_ordered and then.countable and now.countable):
                 return None
             if now._replace(roster=then.roster) != then:
                 return None
             findings = Findings()
             async with self._transaction(connection, "repeatable read"):
                 as_of = await connection.fetchval(_BEGUN_AT)
-                if now.roster != then.roster and await self._roster(connection, findings) != mark.roster:
+                if now.roster != then.roster and await self._roster(connection, findings) != cursor.roster:
                     return None
                 packed, solves = await self._solves_above(connection, findings, tail.floor)
                 added = tail.added(packed)
-                if added is None or await self._newcomers(connection, mark.listed, solves):
+                if added is None or await self._newcomers(connection, cursor.listed, solves):
                     return None
-            after = replace(mark, evidence=now, solves=mark.solves + added, tail=Tail.of(packed, tail.floor))
+            after = replace(cursor, evidence=now, solves=cursor.solves + added, tail=Tail.of(packed, tail.floor))
             return Increment(solves, added, as_of, after, findings.all)
         except FAILURES as error:
             await self.aclose()

@@ -1,6 +1,6 @@
 """The broadcaster: all streams of this node, whatever they are told.
 
-- Who is told the same bytes is in one feed (see `feed`): there is one of notices, and one of the deltas of everyone's
+- Who is told the same bytes is in one feed (see `topic`): there is one of notices, and one of the deltas of everyone's
   boards and of each division's that somebody follows; of each there is another for bodies in chunks. Each tells its
   clients in a task of its own, so that no feed waits for another. Those of deltas come and go with their clients.
 - What there is room for counts over all of them, by address too.
@@ -40,19 +40,19 @@ class Broadcaster:
         self.queue = queue
         self._heartbeat = heartbeat
         self._stall_timeout = stall_timeout
-        self._clients: dict[Subscriber, None] = {}
-        metrics.clients.set_function(lambda: len(self._clients))
+        self._subscribers: dict[Subscriber, None] = {}
+        metrics.clients.set_function(lambda: len(self._subscribers))
         self._per_address: dict[str, int] = {}
-        self._notices = {chunked: self._feed(chunked) for chunked in (False, True)}
+        self._notices = {chunked: self._topic(chunked) for chunked in (False, True)}
         self._deltas: dict[tuple[int | None, bool], Topic] = {}
         "By division, None is everyone, and by whether in chunks."
-        self._news = asyncio.Event()
+        self._waiting_update = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._draining = False
 
     def __len__(self) -> int:
-        return len(self._clients)
+        return len(self._subscribers)
 
     @property
     def following(self) -> int:
@@ -61,7 +61,7 @@ class Broadcaster:
 
     @property
     def lagging(self) -> int:
-        return sum(feed.lagging for feed in self._feeds())
+        return sum(topic.lagging for topic in self._topics())
 
     # Feeds
 
@@ -71,15 +71,15 @@ class Broadcaster:
     def deltas(self, division_id: int | None, *, chunked: bool) -> Topic:
         """The feed of a division's deltas, to be joined at once: one that nobody is in does not last."""
         key = division_id, chunked
-        feed = self._deltas.get(key)
-        if feed is None:
-            feed = self._deltas[key] = self._feed(chunked)
-        return feed
+        topic = self._deltas.get(key)
+        if topic is None:
+            topic = self._deltas[key] = self._topic(chunked)
+        return topic
 
-    def _feed(self, chunked: bool) -> Topic:
+    def _topic(self, chunked: bool) -> Topic:
         return Topic(self._metrics, queue=self.queue, leave=self._leave, chunked=chunked)
 
-    def _feeds(self) -> list[Topic]:
+    def _topics(self) -> list[Topic]:
         return [*self._notices.values(), *self._deltas.values()]
 
     # Coming and going
@@ -93,60 +93,60 @@ class Broadcaster:
     def has_room(self, address: str) -> bool:
         return (
             not self._draining
-            and len(self._clients) < self._max_clients
+            and len(self._subscribers) < self._max_clients
             and self._per_address.get(address, 0) < self._max_clients_per_ip
         )
 
     def join(
-        self, client: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
+        self, subscriber: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
     ) -> None:
         """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on its feed tells
         it."""
-        self._clients[client] = None
+        self._subscribers[subscriber] = None
         self._empty.clear()
-        self._per_address[client.address] = self._per_address.get(client.address, 0) + 1
-        client.feed.add(client, head, greeting, version, missed)
+        self._per_address[subscriber.address] = self._per_address.get(subscriber.address, 0) + 1
+        subscriber.topic.add(subscriber, head, greeting, version, missed)
 
-    def _leave(self, client: Subscriber, stalled: bool) -> None:
-        if client not in self._clients:
+    def _leave(self, subscriber: Subscriber, stalled: bool) -> None:
+        if subscriber not in self._subscribers:
             return
         if stalled:
             self._metrics.dropped.labels("stalled").inc()
-        del self._clients[client]
-        client.feed.remove(client)
-        left = self._per_address[client.address] - 1
+        del self._subscribers[subscriber]
+        subscriber.topic.remove(subscriber)
+        left = self._per_address[subscriber.address] - 1
         if left:
-            self._per_address[client.address] = left
+            self._per_address[subscriber.address] = left
         else:
-            del self._per_address[client.address]
-        if not self._clients:
+            del self._per_address[subscriber.address]
+        if not self._subscribers:
             self._empty.set()
 
     # Telling
 
-    def tell(self, notice: Update, deltas: Callable[[int | None], Update | None]) -> None:
+    def publish(self, notice: Update, deltas: Callable[[int | None], Update | None]) -> None:
         """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division, None if that is no more.
         Returns at once."""
-        for feed in self._notices.values():
-            feed.tell(notice)
-        for (division_id, chunked), feed in list(self._deltas.items()):
-            if not feed:
+        for topic in self._notices.values():
+            topic.publish(notice)
+        for (division_id, chunked), topic in list(self._deltas.items()):
+            if not topic:
                 del self._deltas[division_id, chunked]
-            elif news := deltas(division_id):
-                feed.tell(news)
+            elif update := deltas(division_id):
+                topic.publish(update)
             else:
-                feed.close()  # whoever comes back is told why
-        self._news.set()
+                topic.close()  # whoever comes back is told why
+        self._waiting_update.set()
 
     async def run(self) -> None:
         """Send what is told, and heartbeats, and cut off who stalls, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after())
             while True:
-                await self._news.wait()
-                self._news.clear()
-                for feed in self._feeds():
-                    tasks.create_task(feed.fan_out())
+                await self._waiting_update.wait()
+                self._waiting_update.clear()
+                for topic in self._topics():
+                    tasks.create_task(topic.fan_out())
 
     # Looking after them
 
@@ -154,9 +154,9 @@ class Broadcaster:
         period = min(1.0, self._heartbeat / 4, self._stall_timeout / 4)
         while True:
             await asyncio.sleep(period)
-            for feed in self._feeds():
-                feed.cut_off_stalled(self._stall_timeout)
-                await feed.send_heartbeats(asyncio.get_running_loop().time() - self._heartbeat)
+            for topic in self._topics():
+                topic.cut_off_stalled(self._stall_timeout)
+                await topic.send_heartbeats(asyncio.get_running_loop().time() - self._heartbeat)
 
     async def drain(self, seconds: float) -> None:
         """Admit nobody, and end all streams within `seconds`, spread over them so that the browsers return spread."""
@@ -164,15 +164,15 @@ class Broadcaster:
         loop = asyncio.get_running_loop()
         # The last tenth is for the bytes of the last ones to get out.
         start, spread = loop.time(), seconds * 0.9
-        leaving = list(self._clients)
+        leaving = list(self._subscribers)
         step = math.ceil(max(1, len(leaving) * 0.02))
         for number, part in enumerate(slices(leaving, step), start=1):
-            for client in part:
-                client.feed.end(client)
+            for subscriber in part:
+                subscriber.topic.end(subscriber)
             await asyncio.sleep(max(0.0, start + spread * number * step / max(1, len(leaving)) - loop.time()))
         try:
             async with asyncio.timeout_at(start + seconds):
                 await self._empty.wait()
         except TimeoutError:
-            for client in list(self._clients):
-                client.transport.abort()
+            for subscriber in list(self._subscribers):
+                subscriber.transport.abort()

@@ -39,20 +39,20 @@ class DeltaUpdates:
     """What an edition is news of to the feeds of deltas. `most` is how many steps a client gets one by one, `clients()`
     counts those who follow deltas."""
 
-    def __init__(self, edition: Snapshot, *, most: int, clients: Callable[[], int]) -> None:
-        self.edition = edition
+    def __init__(self, snapshot: Snapshot, *, most: int, clients: Callable[[], int]) -> None:
+        self.snapshot = snapshot
         self._most = most
         self._clients = clients
-        self._news: dict[int | None, DeltaUpdate] = {}
+        self._waiting_update: dict[int | None, DeltaUpdate] = {}
 
-    def news(self, division_id: int | None) -> "DeltaUpdate":
+    def update_for(self, division_id: int | None) -> "DeltaUpdate":
         """To those who follow a division, or everyone if that is None."""
-        news = self._news.get(division_id)
-        if news is None:
-            news = self._news[division_id] = DeltaUpdate(
-                self.edition, division_id, most=self._most, clients=self._clients
+        update_for = self._waiting_update.get(division_id)
+        if update_for is None:
+            update_for = self._waiting_update[division_id] = DeltaUpdate(
+                self.snapshot, division_id, most=self._most, clients=self._clients
             )
-        return news
+        return update_for
 
 
 class DeltaUpdate:
@@ -60,50 +60,54 @@ class DeltaUpdate:
 
     lossless = True
 
-    def __init__(self, edition: Snapshot, division_id: int | None, *, most: int, clients: Callable[[], int]) -> None:
-        self.version = edition.version
-        self._edition = edition
+    def __init__(self, snapshot: Snapshot, division_id: int | None, *, most: int, clients: Callable[[], int]) -> None:
+        self.version = snapshot.version
+        self._snapshot = snapshot
         self._division_id = division_id
         self._most = most
         self._clients = clients
         self._made: dict[int, Frame] = {}
         "By the number of the version that it leads from."
 
-    def since(self, told: Version | None) -> Frame:
+    def since(self, last_sent: Version | None) -> Frame:
         """From the version a client was last told of; None if it was told of none. It may be one that is not known."""
-        links = self._ring.after(told.number) if told is not None and told.epoch == self.version.epoch else None
-        if not links:
+        entries = (
+            self._delta_log.after(last_sent.number)
+            if last_sent is not None and last_sent.epoch == self.version.epoch
+            else None
+        )
+        if not entries:
             return self._reset()
-        if len(links) > self._most:
-            links = self._ring.links[-(1 << (len(links) - 1).bit_length()) :]
-        since = links[0].since
+        if len(entries) > self._most:
+            entries = self._delta_log.entries[-(1 << (len(entries) - 1).bit_length()) :]
+        since = entries[0].since
         if since not in self._made:
             try:
-                self._made[since] = self._frame(links)
+                self._made[since] = self._frame(entries)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 log.warning("deltas cannot be merged, a client is reset", error=str(error))
                 return self._reset()
         return self._made[since]
 
     @cached_property
-    def _ring(self) -> DeltaLog:
+    def _delta_log(self) -> DeltaLog:
         name = delta_log_key(self._division_id)
-        frames = self._edition.documents.get(name)
+        frames = self._snapshot.documents.get(name)
         if frames is None:
             return DeltaLog()
         try:
-            ring = DeltaLog.parse(plain(frames))
+            parsed = DeltaLog.parse(plain(frames))
         except (ZstdError, ValueError) as error:
-            log.warning("a ring cannot be read, its clients are reset", document=name, error=str(error))
+            log.warning("a delta log cannot be read, its clients are reset", document=name, error=str(error))
             return DeltaLog()
         # What leads elsewhere would lead clients astray.
-        return ring if ring.links and ring.links[-1].number == self.version.number else DeltaLog()
+        return parsed if parsed.entries and parsed.entries[-1].number == self.version.number else DeltaLog()
 
-    def _frame(self, links: tuple[DeltaLogEntry, ...]) -> Frame:
-        if len(links) > self._most:
-            links = (merged(links),)
+    def _frame(self, entries: tuple[DeltaLogEntry, ...]) -> Frame:
+        if len(entries) > self._most:
+            entries = (merged(entries),)
         epoch = self.version.epoch.encode()
-        events = [b"id: %s-%d\nevent: delta\ndata: %s\n\n" % (epoch, link.number, link.data) for link in links]
+        events = [b"id: %s-%d\nevent: delta\ndata: %s\n\n" % (epoch, entry.number, entry.data) for entry in entries]
         return Frame(self.version, b"".join(events), len(events))
 
     def _reset(self) -> Frame:
@@ -115,7 +119,7 @@ class DeltaUpdate:
     def _size(self) -> int:
         """Bytes of the leaderboards, compressed, that whoever starts over fetches."""
         names = (leaderboard_key(owner, self._division_id) for owner in ParticipantKind)
-        return sum(len(frames) for name in names for frames in self._edition.documents.get(name, ()))
+        return sum(len(frames) for name in names for frames in self._snapshot.documents.get(name, ()))
 
 
 def spread(clients: int, size: int) -> float:
@@ -123,10 +127,10 @@ def spread(clients: int, size: int) -> float:
     return round(min(MAX_SPREAD_SECONDS, clients * size / REFETCH_BYTES_PER_SECOND), 1)
 
 
-def merged(links: tuple[DeltaLogEntry, ...]) -> DeltaLogEntry:
+def merged(entries: tuple[DeltaLogEntry, ...]) -> DeltaLogEntry:
     """All of them, of which there is one at least, as one."""
-    steps = [VersionedDelta.parse(link.data) for link in links]
-    while len(steps) > 1:
+    deltas = [VersionedDelta.parse(entry.data) for entry in entries]
+    while len(deltas) > 1:
         # In pairs, and pairs of pairs: one by one, all there is so far would be copied for each.
-        steps = [a if b is None else a.then(b) for a, b in zip_longest(steps[::2], steps[1::2])]
-    return DeltaLogEntry(steps[0].since, steps[0].number, steps[0].data())
+        deltas = [a if b is None else a.then(b) for a, b in zip_longest(deltas[::2], deltas[1::2])]
+    return DeltaLogEntry(deltas[0].since, deltas[0].number, deltas[0].data())

@@ -64,8 +64,8 @@ class Notice:
 
     lossless = False
 
-    def since(self, told: Version | None) -> Frame:
-        in_order = told is not None and told == self.previous and told.epoch == self.version.epoch
+    def since(self, last_sent: Version | None) -> Frame:
+        in_order = last_sent is not None and last_sent == self.previous and last_sent.epoch == self.version.epoch
         return self._next if in_order or self.event.division_ids is None else self._after_a_gap
 
     @cached_property
@@ -82,7 +82,7 @@ class StreamEndpoint:
 
     def __init__(
         self,
-        memory: DocumentCache,
+        cache: DocumentCache,
         broadcaster: Broadcaster,
         addresses: ClientAddressResolver,
         *,
@@ -90,22 +90,22 @@ class StreamEndpoint:
         retry_max: float,
         cors_origins: Iterable[str] = (),
     ) -> None:
-        self._memory = memory
+        self._cache = cache
         self._broadcaster = broadcaster
         self._addresses = addresses
         self._retry = (retry_min, retry_max)
         self.origins = cors.Origins(cors_origins)
-        self._told: DeltaUpdates | None = None
+        self._last_sent: DeltaUpdates | None = None
         self._version: Version | None = None
         "The version that clients were told of last, by a notice or a greeting, and the one before:"
         self._previous: Version | None = None
 
-    def tell(self, version: Version, event: ChangeEvent) -> None:
+    def publish(self, version: Version, event: ChangeEvent) -> None:
         """Tell everyone of `version`, which is served, and of what it was made for; returns at once."""
-        news = self._deltas().news
+        update_for = self._deltas().update_for
         self._note(version)
         notice = Notice(version, event, self._previous)
-        self._broadcaster.tell(notice, lambda id: news(id) if self._has(id) else None)
+        self._broadcaster.publish(notice, lambda id: update_for(id) if self._has(id) else None)
 
     def _note(self, version: Version | None) -> None:
         if version != self._version:
@@ -125,11 +125,11 @@ class StreamEndpoint:
         except Full:
             return errors.unavailable("too many streams", math.ceil(self._retry[1]))
 
-        def make_client(transport: asyncio.Transport, asked: StreamRequest = asked) -> Subscriber:
-            return Subscriber(self._feed(asked), transport, address)
+        def make_subscriber(transport: asyncio.Transport, asked: StreamRequest = asked) -> Subscriber:
+            return Subscriber(self._topic(asked), transport, address)
 
-        client = hijack.hijack(request, make_client)
-        self._join(client, asked, _head(asked.chunked, *request.get(cors.HEADERS, {}).items()))
+        subscriber = hijack.hijack(request, make_subscriber)
+        self._join(subscriber, asked, _head(asked.chunked, *request.get(cors.HEADERS, {}).items()))
         return hijack.Hijacked()
 
     def _asked(self, request: web.Request) -> StreamRequest | web.Response:
@@ -144,11 +144,11 @@ class StreamEndpoint:
         if not all(right.values()):
             return errors.invalid([field for field, ok in right.items() if not ok])
         if division_id is not None:
-            edition = self._memory.edition
-            if edition is None:
+            snapshot = self._cache.snapshot
+            if snapshot is None:
                 return errors.unavailable("no scoreboard yet", RETRY_AFTER)
             try:
-                division_id = edition.division(division_id)
+                division_id = snapshot.division(division_id)
             except LookupError:
                 return errors.error(404, "no such division")
         return StreamRequest(said == ["1"], division_id, last or _last_of(request.query), chunked)
@@ -161,48 +161,48 @@ class StreamEndpoint:
         address = network(self._addresses.nearest(transport, fields.get("x-forwarded-for", "")))
         if not self._broadcaster.has_room(address) or not self._has(asked.division_id):
             return False
-        client = Subscriber(self._feed(asked), transport, address)
-        transport.set_protocol(client)
-        self._join(client, asked, _head(asked.chunked, *self.origins.headers(fields.get("origin")).items()))
+        subscriber = Subscriber(self._topic(asked), transport, address)
+        transport.set_protocol(subscriber)
+        self._join(subscriber, asked, _head(asked.chunked, *self.origins.headers(fields.get("origin")).items()))
         return True
 
     def _has(self, division_id: int | None) -> bool:
-        edition = self._memory.edition
-        return division_id is None or (edition is not None and division_id in edition.divisions)
+        snapshot = self._cache.snapshot
+        return division_id is None or (snapshot is not None and division_id in snapshot.divisions)
 
-    def _feed(self, asked: StreamRequest) -> Topic:
+    def _topic(self, asked: StreamRequest) -> Topic:
         if asked.deltas:
             return self._broadcaster.deltas(asked.division_id, chunked=asked.chunked)
         return self._broadcaster.notices(chunked=asked.chunked)
 
     def _deltas(self) -> DeltaUpdates:
         """Of the edition served; there has to be one."""
-        edition = self._memory.edition
-        assert edition is not None
-        if self._told is None or self._told.edition is not edition:
-            self._told = DeltaUpdates(
-                edition, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following
+        snapshot = self._cache.snapshot
+        assert snapshot is not None
+        if self._last_sent is None or self._last_sent.snapshot is not snapshot:
+            self._last_sent = DeltaUpdates(
+                snapshot, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following
             )
-        return self._told
+        return self._last_sent
 
-    def _join(self, client: Subscriber, asked: StreamRequest, head: bytes = b"") -> None:
+    def _join(self, subscriber: Subscriber, asked: StreamRequest, head: bytes = b"") -> None:
         # No await between reading the version and joining: whatever comes after it, the client is told of.
-        version, last = self._memory.version, asked.last
+        version, last = self._cache.version, asked.last
         self._note(version)
-        greeted = told = version
+        greeted = last_sent = version
         missed = None
         if last is not None and last != version:
             if version is None:
                 # What it is told first leads from there.
-                told = last if asked.deltas else None
+                last_sent = last if asked.deltas else None
             elif asked.deltas:
-                missed = self._deltas().news(asked.division_id).since(last)
+                missed = self._deltas().update_for(asked.division_id).since(last)
                 # It has nothing newer than `last` yet: cut off here, it has to come back with that.
                 greeted = last if version.follows(last) else version
             else:
                 missed = _resume(version)
         retry_ms = round(random.uniform(*self._retry) * 1000)
-        self._broadcaster.join(client, head, ready_block(greeted, retry_ms), told, missed)
+        self._broadcaster.join(subscriber, head, ready_block(greeted, retry_ms), last_sent, missed)
 
 
 def scoreboard_frame(version: Version, event: ChangeEvent) -> Frame:

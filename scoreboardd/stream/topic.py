@@ -68,8 +68,8 @@ class Update(Protocol):
     def lossless(self) -> bool:
         """It says all that earlier news would have said, to whoever has not been told that."""
 
-    def since(self, told: Version | None) -> Frame:
-        """What a client gets that was last told of `told`, which `version` follows."""
+    def since(self, last_sent: Version | None) -> Frame:
+        """What a client gets that was last told of `last_sent`, which `version` follows."""
 
 
 class Subscriber(asyncio.Protocol):
@@ -79,18 +79,18 @@ class Subscriber(asyncio.Protocol):
         "address",
         "blocked",
         "buffered",
-        "feed",
         "passable",
         "progress_at",
         "queue",
         "sent_at",
         "socket",
+        "topic",
         "transport",
         "version",
     )
 
-    def __init__(self, feed: "Topic", transport: asyncio.Transport, address: str) -> None:
-        self.feed = feed
+    def __init__(self, topic: "Topic", transport: asyncio.Transport, address: str) -> None:
+        self.topic = topic
         self.transport = transport
         self.address = address
         self.passable = False
@@ -110,7 +110,7 @@ class Subscriber(asyncio.Protocol):
         "What waits for the transport; None as long as it never lagged."
 
     @property
-    def told(self) -> Version | None:
+    def last_sent(self) -> Version | None:
         """The version it will have been told of once it has taken what waits."""
         return self.queue[-1].version if self.queue else self.version
 
@@ -128,11 +128,11 @@ class Subscriber(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.blocked = True
-        self.feed.lags(self)
+        self.topic.lags(self)
 
     def resume_writing(self) -> None:
         self.blocked = False
-        self.feed.caught_up(self)
+        self.topic.caught_up(self)
 
     def data_received(self, data: bytes) -> None:
         # The request was all that a client of a stream has to say; an empty line after it says nothing.
@@ -144,7 +144,7 @@ class Subscriber(asyncio.Protocol):
         # comes at once on this machine, and after a while over a network.
         loop = asyncio.get_running_loop()
         if not self.blocked:
-            self.write(self.feed.heartbeat, loop.time())
+            self.write(self.topic.heartbeat, loop.time())
         if self.has_left:
             return False
         loop.call_later(PROBE_SECONDS, self._abort_if_left)
@@ -156,7 +156,7 @@ class Subscriber(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         # The kernel gives up on a peer that acknowledges nothing (TCP_USER_TIMEOUT): a stall that it found first.
-        self.feed.leave(self, isinstance(exc, TimeoutError))
+        self.topic.leave(self, isinstance(exc, TimeoutError))
 
 
 class Topic:
@@ -172,22 +172,22 @@ class Topic:
         self.chunked = chunked
         self.heartbeat = chunk(PING) if chunked else PING
         # Every client is in one of these two.
-        self._in_step: dict[Callable[[bytes], int], Subscriber] = {}
+        self._synced: dict[Callable[[bytes], int], Subscriber] = {}
         self._others: dict[Subscriber, None] = {}
-        self._told: Version | None = None
+        self._last_sent: Version | None = None
         "What those in step were told last, and when:"
-        self._told_at = 0.0
-        self._telling = False
+        self._last_sent_at = 0.0
+        self._publishing = False
         "A fan-out is under way."
         self._lagging: dict[Subscriber, None] = {}
-        self._news: Update | None = None
+        self._waiting_update: Update | None = None
         "The newest that is not yet fanned out."
 
     def __len__(self) -> int:
-        return len(self._in_step) + len(self._others)
+        return len(self._synced) + len(self._others)
 
-    def __contains__(self, client: Subscriber) -> bool:
-        return client in self._others or (client.socket is not None and client.socket.send in self._in_step)
+    def __contains__(self, subscriber: Subscriber) -> bool:
+        return subscriber in self._others or (subscriber.socket is not None and subscriber.socket.send in self._synced)
 
     @property
     def lagging(self) -> int:
@@ -196,182 +196,182 @@ class Topic:
     # Coming and going
 
     def add(
-        self, client: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None
+        self, subscriber: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None
     ) -> None:
         """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on it is told of
         others.
 
         `missed` is written by itself: it may be large, and many may have missed the same.
         """
-        sock = client.transport.get_extra_info("socket")
+        sock = subscriber.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            client.passable = client.transport.get_protocol() is client
+            subscriber.passable = subscriber.transport.get_protocol() is subscriber
         # The transport calls `pause_writing` as soon as it has to keep a byte, and `resume_writing` when it has none.
-        client.transport.set_write_buffer_limits(high=0)
-        client.version = version
-        self._others[client] = None
+        subscriber.transport.set_write_buffer_limits(high=0)
+        subscriber.version = version
+        self._others[subscriber] = None
         now = asyncio.get_running_loop().time()
-        client.write(head + (chunk(greeting) if self.chunked else greeting), now)
+        subscriber.write(head + (chunk(greeting) if self.chunked else greeting), now)
         if missed is not None:
-            client.write(self._rendered(missed), now)
+            subscriber.write(self._rendered(missed), now)
 
     def _rendered(self, frame: Frame) -> bytes:
         return frame.chunk if self.chunked else frame.payload
 
-    def remove(self, client: Subscriber) -> None:
-        self._fall_out(client)
-        self._others.pop(client, None)
-        if client.socket is not None:
+    def remove(self, subscriber: Subscriber) -> None:
+        self._mark_unsynced(subscriber)
+        self._others.pop(subscriber, None)
+        if subscriber.socket is not None:
             # In time: a transport first tells of its end, and then closes the descriptor, which may become another's.
-            client.socket.detach()
-        self._lagging.pop(client, None)
+            subscriber.socket.detach()
+        self._lagging.pop(subscriber, None)
 
-    def end(self, client: Subscriber) -> None:
+    def end(self, subscriber: Subscriber) -> None:
         """End its stream after what its transport holds, and tell it nothing more."""
-        self._fall_out(client)
-        self._others.pop(client, None)
-        client.queue = None
-        if self.chunked and not client.transport.is_closing():
-            client.transport.write(LAST_CHUNK)
-        client.transport.close()
+        self._mark_unsynced(subscriber)
+        self._others.pop(subscriber, None)
+        subscriber.queue = None
+        if self.chunked and not subscriber.transport.is_closing():
+            subscriber.transport.write(LAST_CHUNK)
+        subscriber.transport.close()
 
     def close(self) -> None:
         """End all its streams."""
-        for client in [*self._in_step.values(), *self._others]:
-            self.end(client)
+        for subscriber in [*self._synced.values(), *self._others]:
+            self.end(subscriber)
 
     # Telling
 
-    def tell(self, news: Update) -> None:
+    def publish(self, update: Update) -> None:
         """Have the next `fan_out` tell everyone who is not there yet."""
-        if self._news is not None and not news.lossless:
+        if self._waiting_update is not None and not update.lossless:
             self._metrics.dropped.labels("coalesced").inc(len(self))
-        self._news = news
+        self._waiting_update = update
 
     async def fan_out(self) -> None:
         """Tell all that there is to tell; if that is being done already, leave it to whoever does."""
-        if self._telling:
+        if self._publishing:
             return
-        self._telling = True
+        self._publishing = True
         try:
-            while self._news is not None:
-                news, self._news = self._news, None
-                sent = await self._send_in_step(news) + await self._send_to_others(news)
+            while self._waiting_update is not None:
+                update, self._waiting_update = self._waiting_update, None
+                sent = await self._send_to_synced(update) + await self._send_to_others(update)
                 self._metrics.events_sent.inc(sent)
         finally:
-            self._telling = False
+            self._publishing = False
 
-    async def _send_in_step(self, news: Update) -> int:
-        if not news.version.follows(self._told):
+    async def _send_to_synced(self, update: Update) -> int:
+        if not update.version.follows(self._last_sent):
             return 0
-        frame = news.since(self._told)
+        frame = update.since(self._last_sent)
         loop, payload = asyncio.get_running_loop(), self._rendered(frame)
         size = len(payload)
-        self._told, self._told_at = news.version, loop.time()
-        in_step, told, sent = self._in_step, list(self._in_step), 0
-        for part in slices(told):
+        self._last_sent, self._last_sent_at = update.version, loop.time()
+        synced, last_sent, sent = self._synced, list(self._synced), 0
+        for part in slices(last_sent):
             # Nobody falls into step before this is over, so that it shows if somebody has left.
-            present = part if len(in_step) == len(told) else [send for send in part if send in in_step]
+            present = part if len(synced) == len(last_sent) else [send for send in part if send in synced]
             for send in present:
                 try:
                     taken = send(payload)
                 except OSError:
                     taken = 0  # the transport finds out why, or waits
                 if taken < size:
-                    in_step[send].write(memoryview(payload)[taken:], loop.time())
+                    synced[send].write(memoryview(payload)[taken:], loop.time())
             sent += len(present)
             await asyncio.sleep(0)
         return sent * frame.events
 
-    async def _send_to_others(self, news: Update) -> int:
+    async def _send_to_others(self, update: Update) -> int:
         sent = 0
         for part in slices(list(self._others)):
             now = asyncio.get_running_loop().time()
-            for client in part:
+            for subscriber in part:
                 # Some have left meanwhile, and uvloop's closed transports raise when written to.
-                if client in self._others and news.version.follows(client.told):
-                    sent += self._offer(client, news, now)
+                if subscriber in self._others and update.version.follows(subscriber.last_sent):
+                    sent += self._offer(subscriber, update, now)
             await asyncio.sleep(0)
         return sent
 
-    def _offer(self, client: Subscriber, news: Update, now: float) -> int:
+    def _offer(self, subscriber: Subscriber, update: Update, now: float) -> int:
         """How many events went to its transport."""
-        if not client.blocked:
-            frame = news.since(client.version)
-            client.version = frame.version
-            client.write(self._rendered(frame), now)
-            if client.passable and not client.blocked and frame.version == self._told:
-                self._fall_in(client)
+        if not subscriber.blocked:
+            frame = update.since(subscriber.version)
+            subscriber.version = frame.version
+            subscriber.write(self._rendered(frame), now)
+            if subscriber.passable and not subscriber.blocked and frame.version == self._last_sent:
+                self._mark_synced(subscriber)
             return frame.events
-        if client.queue is None:
-            client.queue = deque()
-        if len(client.queue) >= self._queue:
-            self._metrics.dropped.labels("coalesced").inc(len(client.queue))
-            client.queue.clear()
-        client.queue.append(news.since(client.told))
+        if subscriber.queue is None:
+            subscriber.queue = deque()
+        if len(subscriber.queue) >= self._queue:
+            self._metrics.dropped.labels("coalesced").inc(len(subscriber.queue))
+            subscriber.queue.clear()
+        subscriber.queue.append(update.since(subscriber.last_sent))
         return 0
 
-    def _fall_in(self, client: Subscriber) -> None:
-        if client.socket is None:
-            client.socket = socket.socket(fileno=client.transport.get_extra_info("socket").fileno())
-            client.socket.setblocking(False)
-        del self._others[client]
-        self._in_step[client.socket.send] = client
+    def _mark_synced(self, subscriber: Subscriber) -> None:
+        if subscriber.socket is None:
+            subscriber.socket = socket.socket(fileno=subscriber.transport.get_extra_info("socket").fileno())
+            subscriber.socket.setblocking(False)
+        del self._others[subscriber]
+        self._synced[subscriber.socket.send] = subscriber
 
-    def _fall_out(self, client: Subscriber) -> bool:
+    def _mark_unsynced(self, subscriber: Subscriber) -> bool:
         """Whether it was in step."""
-        return client.socket is not None and self._in_step.pop(client.socket.send, None) is not None
+        return subscriber.socket is not None and self._synced.pop(subscriber.socket.send, None) is not None
 
-    def lags(self, client: Subscriber) -> None:
-        if self._fall_out(client):
-            client.version = self._told
-            self._others[client] = None
-        if client in self:
-            client.buffered = client.transport.get_write_buffer_size()
-            client.progress_at = asyncio.get_running_loop().time()
-            self._lagging[client] = None
+    def lags(self, subscriber: Subscriber) -> None:
+        if self._mark_unsynced(subscriber):
+            subscriber.version = self._last_sent
+            self._others[subscriber] = None
+        if subscriber in self:
+            subscriber.buffered = subscriber.transport.get_write_buffer_size()
+            subscriber.progress_at = asyncio.get_running_loop().time()
+            self._lagging[subscriber] = None
 
-    def caught_up(self, client: Subscriber) -> None:
+    def caught_up(self, subscriber: Subscriber) -> None:
         """Its transport is empty again: give it what waits, as one write."""
-        self._lagging.pop(client, None)
-        if client.queue:
-            waiting, client.queue = client.queue, None
-            client.version = waiting[-1].version
+        self._lagging.pop(subscriber, None)
+        if subscriber.queue:
+            waiting, subscriber.queue = subscriber.queue, None
+            subscriber.version = waiting[-1].version
             self._metrics.events_sent.inc(sum(frame.events for frame in waiting))
-            client.write(b"".join(map(self._rendered, waiting)), asyncio.get_running_loop().time())
+            subscriber.write(b"".join(map(self._rendered, waiting)), asyncio.get_running_loop().time())
 
     # Looking after them
 
     async def send_heartbeats(self, quiet_since: float) -> None:
         """To clients that nothing was written to after `quiet_since`, in the loop's time."""
-        quiet = [client for client in self._others if client.sent_at <= quiet_since]
-        if self._told_at <= quiet_since:
-            quiet += [client for client in self._in_step.values() if client.sent_at <= quiet_since]
+        quiet = [subscriber for subscriber in self._others if subscriber.sent_at <= quiet_since]
+        if self._last_sent_at <= quiet_since:
+            quiet += [subscriber for subscriber in self._synced.values() if subscriber.sent_at <= quiet_since]
         for part in slices(quiet):
-            if self._telling:
+            if self._publishing:
                 break  # an event is as good, and who gets none has a heartbeat when this is next looked at
             now = asyncio.get_running_loop().time()
-            for client in part:
-                if client not in self or client.sent_at > quiet_since:
+            for subscriber in part:
+                if subscriber not in self or subscriber.sent_at > quiet_since:
                     continue
-                if client.blocked:
-                    client.sent_at = now  # it has enough to take
+                if subscriber.blocked:
+                    subscriber.sent_at = now  # it has enough to take
                 else:
-                    client.write(self.heartbeat, now)
+                    subscriber.write(self.heartbeat, now)
             await asyncio.sleep(0)
 
     def cut_off_stalled(self, timeout: float) -> None:
         """Clients that lag, and have taken nothing for `timeout` seconds."""
         now = asyncio.get_running_loop().time()
-        for client in list(self._lagging):
-            buffered = client.transport.get_write_buffer_size()
-            if buffered < client.buffered:
-                client.progress_at = now
-            client.buffered = buffered
-            if now - client.progress_at >= timeout:
-                client.transport.abort()
-                self.leave(client, True)
+        for subscriber in list(self._lagging):
+            buffered = subscriber.transport.get_write_buffer_size()
+            if buffered < subscriber.buffered:
+                subscriber.progress_at = now
+            subscriber.buffered = buffered
+            if now - subscriber.progress_at >= timeout:
+                subscriber.transport.abort()
+                self.leave(subscriber, True)
 
 
 def slices(everyone: list[T], size: int = SEND_BATCH) -> Iterator[list[T]]:

@@ -23,8 +23,8 @@ class FindingsReporter:
         self._seldom = LogThrottle(REPEAT_SECONDS, MAX_REMEMBERED)
         self._counted: set[str] = set()
 
-    def report(self, findings: Iterable[Finding], *, whole: bool) -> None:
-        """`whole`: they are all there are, and not only those of the newest rows."""
+    def report(self, findings: Iterable[Finding], *, full: bool) -> None:
+        """`full`: they are all there are, and not only those of the newest rows."""
         rows: dict[str, int] = {}
         for finding in findings:
             if finding.is_altered:
@@ -37,7 +37,7 @@ class FindingsReporter:
                     rows=finding.rows,
                     ids=finding.ids,
                 )
-        if whole:
+        if full:
             for table in self._counted - rows.keys():
                 self._metrics.bad_rows.labels(table).set(0)
             for table, count in rows.items():

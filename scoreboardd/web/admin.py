@@ -24,7 +24,7 @@ class Admin:
         self,
         runner: Runner,
         builder: BuilderProcess,
-        memory: DocumentCache,
+        cache: DocumentCache,
         metrics: Metrics,
         *,
         store: str,
@@ -33,7 +33,7 @@ class Admin:
         self._runner = runner
         self._builder = builder
         self._store = store
-        self._memory = memory
+        self._cache = cache
         self._metrics = metrics
         self._draining = draining
 
@@ -51,7 +51,7 @@ class Admin:
     async def readyz(self, request: web.Request) -> web.Response:
         """Ready is who can answer and hears of changes. All else is reported, but does not decide: a node that cannot
         read the platform's database, or rebuild, still answers (I6)."""
-        health, version, draining = self._runner.health, self._memory.version, self._draining()
+        health, version, draining = self._runner.health, self._cache.version, self._draining()
         ready = version is not None and self._runner.connected and not draining
         body = {
             "ready": ready,
@@ -65,7 +65,7 @@ class Admin:
             "documents": "ok" if version else "none yet: waiting for the first rebuild",
             "draining": draining,
             "version": str(version) if version else None,
-            "age": round(self._memory.age, 3) if version else None,
+            "age": round(self._cache.age, 3) if version else None,
         }
         return errors.answer(200 if ready else 503, body)
 
@@ -80,9 +80,9 @@ class Admin:
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     async def metrics(self, request: web.Request) -> web.Response:
-        version = self._memory.version
+        version = self._cache.version
         self._metrics.waiting.set(self._waiting_seconds())
         if version is not None:
-            self._metrics.document_age.set(self._memory.age)
+            self._metrics.document_age.set(self._cache.age)
             self._metrics.document_version.set(version.number)
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

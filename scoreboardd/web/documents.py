@@ -44,9 +44,9 @@ class DocumentEndpoint:
     """Answers for the documents. `stale()` says whether what is served is known to be out of date."""
 
     def __init__(
-        self, memory: DocumentCache, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float
+        self, cache: DocumentCache, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float
     ) -> None:
-        self._memory = memory
+        self._cache = cache
         self.windows = Windows(metrics)
         self._stale = stale
         self._write_timeout = write_timeout
@@ -62,29 +62,29 @@ class DocumentEndpoint:
             if not (division_ok and window_ok):
                 wrong = {"division_id": division_ok, "window": window_ok}
                 return errors.invalid([field for field, ok in wrong.items() if not ok])
-        edition = self._memory.edition
-        if edition is None:
+        snapshot = self._cache.snapshot
+        if snapshot is None:
             return errors.unavailable("no scoreboard yet", RETRY_AFTER)
         try:
-            division_id = edition.division(division_id)
+            division_id = snapshot.division(division_id)
         except LookupError:
             return errors.error(404, "no such division")
-        headers = self._headers(edition)
+        headers = self._headers(snapshot)
         name = make_key(owner, division_id)
         since = None if window is None else self._since(name, window)
         if window is None or since is None:
             if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
                 return web.Response(status=304, headers=headers)
             # No await before this: it is of the edition that the header describes.
-            body = self._memory.representations(name)
+            body = self._cache.encoded_document(name)
             coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
-            return await self._answer(request, headers, coding, await body.coded(coding))
+            return await self._answer(request, headers, coding, await body.encode(coding))
         coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
         try:
             async with self.windows.cut(
-                edition, owner, division_id, minutes=window, since=since, coding=coding
+                snapshot, owner, division_id, minutes=window, since=since, coding=coding
             ) as windowed:
-                headers["ETag"] = f'W/"{edition.version}-{window}-{windowed.checksum:08x}"'
+                headers["ETag"] = f'W/"{snapshot.version}-{window}-{windowed.checksum:08x}"'
                 if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
                     return web.Response(status=304, headers=headers)
                 return await self._answer(request, headers, coding, windowed.payload)
@@ -96,25 +96,25 @@ class DocumentEndpoint:
     def _since(self, name: str, window: int) -> int | None:
         """The moment (in microseconds) at which a window of so many minutes begins; None if it contains all of the
         timeline of that name."""
-        since = (math.floor(self._memory.clock.now()) - min(window, LONGEST) * 60) * 1_000_000
-        first = _FIRST_BUCKET.match(self._memory.representations(name).beginning)
+        since = (math.floor(self._cache.clock.now()) - min(window, LONGEST) * 60) * 1_000_000
+        first = _FIRST_BUCKET.match(self._cache.encoded_document(name).beginning)
         return None if first is None or since <= micros(first[1].decode()) else since
 
-    def _headers(self, edition: Snapshot) -> CIMultiDict[str]:
+    def _headers(self, snapshot: Snapshot) -> CIMultiDict[str]:
         described, headers = self._described
-        if described is not edition:
+        if described is not snapshot:
             headers = CIMultiDict(
                 {
-                    "ETag": f'W/"{edition.version}"',
+                    "ETag": f'W/"{snapshot.version}"',
                     "Cache-Control": "no-cache",
                     "Vary": "Accept-Encoding",
-                    "X-Scoreboard-Version": str(edition.version),
+                    "X-Scoreboard-Version": str(snapshot.version),
                 }
             )
-            self._described = edition, headers
+            self._described = snapshot, headers
         headers = headers.copy()
-        headers["X-Scoreboard-Cache"] = f"stale-{self._memory.tier}" if self._stale() else self._memory.tier
-        headers["Age"] = str(math.floor(self._memory.age))
+        headers["X-Scoreboard-Cache"] = f"stale-{self._cache.tier}" if self._stale() else self._cache.tier
+        headers["Age"] = str(math.floor(self._cache.age))
         return headers
 
     async def _answer(

@@ -13,18 +13,18 @@ PATH = "/api/scoreboard"
 class InfoEndpoint:
     """`name` is the contest's."""
 
-    def __init__(self, memory: DocumentCache, *, name: str) -> None:
-        self._memory = memory
+    def __init__(self, cache: DocumentCache, *, name: str) -> None:
+        self._cache = cache
         self._name = name
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        edition = self._memory.edition
-        divisions = await self._memory.representations(DIVISIONS).coded("identity") if edition else b"[]"
+        snapshot = self._cache.snapshot
+        divisions = await self._cache.encoded_document(DIVISIONS).encode("identity") if snapshot else b"[]"
         return errors.answer(
             200,
             {
                 "name": self._name,
-                "version": str(edition.version) if edition else None,
+                "version": str(snapshot.version) if snapshot else None,
                 "divisions": orjson.loads(divisions),
             },
             {"Cache-Control": "no-cache"},

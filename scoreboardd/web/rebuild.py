@@ -35,11 +35,11 @@ class RebuildEndpoint:
     """`timeout` (seconds) bounds the wait of `?wait=1`."""
 
     def __init__(
-        self, runner: Runner, memory: DocumentCache, addresses: ClientAddressResolver, *, token: str, timeout: float
+        self, runner: Runner, cache: DocumentCache, addresses: ClientAddressResolver, *, token: str, timeout: float
     ) -> None:
         self._runner = runner
         self._request = CoalescedCall(runner.request)
-        self._memory = memory
+        self._cache = cache
         self._addresses = addresses
         self._attempts = FailureRateLimiter(burst=BURST, refill=REFILL)
         self._token = token.encode()
@@ -70,12 +70,12 @@ class RebuildEndpoint:
                 await self._runner.contained(change)
         except TimeoutError:
             return errors.error(504, f"not rebuilt within {self._timeout:g} s")
-        generated_at = rfc3339(round(self._memory.as_of * 1e6))
+        generated_at = rfc3339(round(self._cache.as_of * 1e6))
         return errors.answer(200, {"ok": True, "version": self._number, "generated_at": generated_at})
 
     @property
     def _number(self) -> int:
-        version = self._memory.version
+        version = self._cache.version
         return version.number if version else 0
 
 

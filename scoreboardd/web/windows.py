@@ -100,7 +100,7 @@ class Windows:
     @asynccontextmanager
     async def cut(
         self,
-        edition: Snapshot,
+        snapshot: Snapshot,
         owner: ParticipantKind,
         division_id: int | None,
         *,
@@ -110,7 +110,7 @@ class Windows:
     ) -> AsyncIterator[Windowed]:
         """The timeline of the solves at or after `since`, for as long as it is read. `minutes` is the window that was
         asked for. Raises `TooMany`, and `CutFailed`."""
-        cut = self._join(edition, (edition.version, owner, division_id), minutes, since, coding)
+        cut = self._join(snapshot, (snapshot.version, owner, division_id), minutes, since, coding)
         try:
             try:
                 async with asyncio.timeout(CUT_TIMEOUT_SECONDS):
@@ -125,20 +125,20 @@ class Windows:
                 if not cut.made.done():
                     cut.made.cancel()
                     self._metrics.windows.labels("abandoned").inc()
-                self._tidy(edition.version)
+                self._tidy(snapshot.version)
 
-    def _join(self, edition: Snapshot, board: Board, minutes: int, since: Micros, coding: str) -> Cut:
+    def _join(self, snapshot: Snapshot, board: Board, minutes: int, since: Micros, coding: str) -> Cut:
         key = (board, minutes, coding)
         cut = self._kept.get(key)
         if cut is None or cut.failed or (cut.made.done() and cut.since != since):
-            self._tidy(edition.version)
+            self._tidy(snapshot.version)
             unfinished = sum(not other.made.done() for other in self.cuts)
             held_bytes = sum(other.held_bytes for other in self.cuts)
             if unfinished >= MAX_UNFINISHED or held_bytes > MAX_HELD_BYTES:
                 self._metrics.windows.labels("refused").inc()
                 raise TooMany
             cut = self._kept[key] = Cut(board, since)
-            cut.made = asyncio.create_task(self._make(edition, cut, coding))
+            cut.made = asyncio.create_task(self._make(snapshot, cut, coding))
             self.cuts.add(cut)
         self._kept.move_to_end(key)
         cut.clients += 1
@@ -157,11 +157,11 @@ class Windows:
         kept = set(self._kept.values())
         self.cuts = {cut for cut in self.cuts if cut.clients or cut in kept}
 
-    async def _make(self, edition: Snapshot, cut: Cut, coding: str) -> Windowed:
+    async def _make(self, snapshot: Snapshot, cut: Cut, coding: str) -> Windowed:
         async with self._turn:
             unwanted = threading.Event()
             making = asyncio.get_running_loop().run_in_executor(
-                self._thread, self._work, edition, cut, coding, unwanted
+                self._thread, self._work, snapshot, cut, coding, unwanted
             )
             self._metrics.windows.labels("begun").inc()
             try:
@@ -173,16 +173,16 @@ class Windows:
                 raise
             except Exception as error:
                 if self._seldom("cut"):
-                    log.exception("cannot cut a timeline to a window", version=str(edition.version))
+                    log.exception("cannot cut a timeline to a window", version=str(snapshot.version))
                 raise CutFailed("see the log") from error
 
     # In the thread
 
-    def _work(self, edition: Snapshot, cut: Cut, coding: str, unwanted: threading.Event) -> Windowed:
+    def _work(self, snapshot: Snapshot, cut: Cut, coding: str, unwanted: threading.Event) -> Windowed:
         _, owner, division_id = cut.board
 
         def text_of(name: str) -> Iterator[bytes]:
-            for chunk in texts(edition.documents[name], CHUNK_BYTES):
+            for chunk in texts(snapshot.documents[name], CHUNK_BYTES):
                 if unwanted.is_set():
                     raise _Nobody
                 yield chunk

@@ -47,8 +47,8 @@ class Cluster:
         lease = await self.won()
         self.solves += 1
         _, values = await self.vaults[node].stage(lease, self.documents())
-        catalogue = SnapshotMetadata(f"digest {self.solves}", 1.5, (), whole=lease.version.number, documents=values)
-        assert await self.store.commit(lease, catalogue, SOLVE)
+        metadata = SnapshotMetadata(f"digest {self.solves}", 1.5, (), full=lease.version.number, documents=values)
+        assert await self.store.commit(lease, metadata, SOLVE)
         return lease.version
 
     def documents(self) -> dict[str, Document]:
@@ -92,7 +92,7 @@ class RedisCluster(Cluster):
         await self.client.hset(self.names.fence, "number", number)
 
     async def set_catalogue(self, name: str, value: str) -> None:
-        await self.client.hset(self.names.catalogue, name, value)
+        await self.client.hset(self.names.metadata, name, value)
 
 
 @dataclass
@@ -150,7 +150,7 @@ async def test_no_node_confirms_documents_that_another_has_found_damaged(cluster
     assert (await cluster.vaults[0].head()).version == version, "its length is right"
     assert not await cluster.loads(version)
     head = await cluster.vaults[0].head()
-    assert (head.version, head.catalogue) == (None, None)
+    assert (head.version, head.metadata) == (None, None)
     assert head.given == version
     assert await cluster.loads(await cluster.commit())
 
@@ -180,14 +180,14 @@ async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, 
     version = await cluster.commit()
     await cluster.flip(cluster.names.document(USERS))
     newer: list[Version] = []
-    vault = cluster.vaults[1]
-    forget = vault._forget
+    document_store = cluster.vaults[1]
+    forget = document_store._forget
 
     async def forget_late(damaged: Version) -> None:
         newer.append(await cluster.commit())
         await forget(damaged)
 
-    monkeypatch.setattr(vault, "_forget", forget_late)
+    monkeypatch.setattr(document_store, "_forget", forget_late)
     assert not await cluster.loads(version)
     assert await cluster.loads(*newer, node=0)
 
@@ -198,10 +198,10 @@ async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, 
         ("as_of", "1e999"),
         ("as_of", "NaN"),
         ("as_of", "true"),
-        ("whole", "1e300"),
-        ("whole", "18446744073709551616"),
-        ("whole", "-1"),
-        ("whole", '"7"'),
+        ("full", "1e300"),
+        ("full", "18446744073709551616"),
+        ("full", "-1"),
+        ("full", '"7"'),
         ("confirmed", "1e300"),
         ("confirmed", "null"),
         ("complete", '"no"'),
@@ -222,7 +222,7 @@ async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Clus
     await cluster.commit()
     await cluster.set_catalogue(name, value)
     head = await cluster.vaults[0].head()
-    assert (head.version, head.catalogue) == (None, None)
+    assert (head.version, head.metadata) == (None, None)
     assert (await cluster.vaults[1].load(None)).documents is None
     assert await cluster.loads(await cluster.commit())
 
@@ -260,10 +260,10 @@ class TestWhatIsKept:
 
     @pytest.fixture
     async def kept(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[PostgresDocumentStore]:
-        vault = PostgresDocumentStore(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
-        await self.keep(vault, Version("e", 5))
-        yield vault
-        await vault.aclose()
+        document_store = PostgresDocumentStore(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
+        await self.keep(document_store, Version("e", 5))
+        yield document_store
+        await document_store.aclose()
 
     @pytest.fixture
     async def row(self, cache_dsn: str, key_prefix: str):
@@ -277,13 +277,15 @@ class TestWhatIsKept:
         connection.terminate()
 
     async def keep(
-        self, vault: PostgresDocumentStore, version: Version, *, as_of: float = 1000.0, quiet: float = 0
+        self, document_store: PostgresDocumentStore, version: Version, *, as_of: float = 1000.0, quiet: float = 0
     ) -> bool:
         documents = [(name, compressed(b'"%b %d"' % (name.encode(), version.number))) for name in document_names(())]
-        return await vault.keep(version, SnapshotMetadata(f"digest {version}", as_of, ()), documents, quiet=quiet)
+        return await document_store.keep(
+            version, SnapshotMetadata(f"digest {version}", as_of, ()), documents, quiet=quiet
+        )
 
-    async def holds(self, vault: PostgresDocumentStore, version: Version) -> bool:
-        stored = await vault.load(None)
+    async def holds(self, document_store: PostgresDocumentStore, version: Version) -> bool:
+        stored = await document_store.load(None)
         return stored.head.version == version and all(
             plain(value) == b'"%b %d"' % (name.encode(), version.number) for name, value in stored.documents
         )

@@ -35,7 +35,7 @@ async def server():
 
 
 @pytest.fixture
-def vault(server, monkeypatch):
+def document_store(server, monkeypatch):
     monkeypatch.setattr(backend, "_connect", lambda url: server)
     return RedisDocumentStore("redis://fake", prefix="", encoding="identity", stage_ttl=60)
 
@@ -46,24 +46,24 @@ async def commit(server: FakeAsyncRedis, number: int) -> None:
         await server.set(name, f"{number}")
     await server.set("scoreboard:version", f"e-{number}")
     values = {key: {"length": 1, "digest": digest_of(b"%d" % number)} for key in document_names.document_names(())}
-    catalogue = {"digest": f"digest {number}", "as_of": 1.5, "divisions": [], "whole": 1, "complete": True}
-    catalogue["documents"] = values
-    catalogue = {name: orjson.dumps(value) for name, value in (catalogue | {"confirmed": number}).items()}
-    await server.hset("scoreboard:catalogue", mapping=catalogue)
+    metadata = {"digest": f"digest {number}", "as_of": 1.5, "divisions": [], "full": 1, "complete": True}
+    metadata["documents"] = values
+    metadata = {name: orjson.dumps(value) for name, value in (metadata | {"confirmed": number}).items()}
+    await server.hset("scoreboard:catalogue", mapping=metadata)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
-async def test_a_commit_between_two_reads_starts_the_load_over(server, vault, at):
+async def test_a_commit_between_two_reads_starts_the_load_over(server, document_store, at):
     await commit(server, 1)
     server.number, server.interrupt = at, lambda: commit(server, 2)
-    stored = await vault.load(None)
+    stored = await document_store.load(None)
     assert stored is not None
     assert stored.head.version.number == 2
     assert {content for _, content in stored.documents} == {compressed(b"2")}
-    assert stored.head.catalogue.digest == "digest 2"
+    assert stored.head.metadata.digest == "digest 2"
 
 
-async def test_a_store_that_is_emptied_meanwhile_has_nothing(server, vault):
+async def test_a_store_that_is_emptied_meanwhile_has_nothing(server, document_store):
     await commit(server, 1)
     server.number, server.interrupt = 3, server.flushall
-    assert (await vault.load(None)).documents is None
+    assert (await document_store.load(None)).documents is None

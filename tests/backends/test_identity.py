@@ -166,15 +166,15 @@ class TestRights:
         url = await user(own, *acl(prefix).split())
         async with opened(url, prefix) as store:
             assert await store.check() == []
-            vault = RedisDocumentStore(url, prefix=prefix, encoding=encoding, stage_ttl=30)
+            document_store = RedisDocumentStore(url, prefix=prefix, encoding=encoding, stage_ttl=30)
             async with asyncio.timeout(20), store.subscribe() as messages:
                 assert isinstance(await anext(messages), Subscribed)
                 for _ in range(3):
-                    version = await commit(store, vault)
-                    assert (await vault.head()).version == version
-                    assert (await vault.load(None)).documents is not None
+                    version = await commit(store, document_store)
+                    assert (await document_store.head()).version == version
+                    assert (await document_store.load(None)).documents is not None
                 await store.publish(SOLVE)
-            await vault.aclose()
+            await document_store.aclose()
 
     def test_the_documentation_names_them(self):
         assert acl("") in Path("README.md").read_text()
@@ -220,7 +220,7 @@ class TestForeignValues:
             (lambda client, key, names: client.set(key, "[]", ex=60), "TTL"),
             (lambda client, key, names: client.set(key, "[]"), "another program"),
             (lambda client, key, names: client.lpush(key, "x"), "is a list"),
-            (lambda client, key, names: client.set(names.catalogue, "x"), "is a string"),
+            (lambda client, key, names: client.set(names.metadata, "x"), "is a string"),
             (lambda client, key, names: client.hset(names.version, "x", "y"), "is a hash"),
         ],
     )
@@ -234,8 +234,8 @@ class TestForeignValues:
 class TestFull:
     async def test_documents_are_loaded_and_check_says_so(self, own):
         async with opened(own.url()) as store, Redis.from_url(own.url()) as client:
-            vault = RedisDocumentStore(own.url(), prefix="", encoding="identity", stage_ttl=30)
-            version = await commit(store, vault)
+            document_store = RedisDocumentStore(own.url(), prefix="", encoding="identity", stage_ttl=30)
+            version = await commit(store, document_store)
             await client.config_set("maxmemory", "1mb")
             with pytest.raises(Exception, match=r"OOM|maxmemory"):
                 await client.set("x", "y")
@@ -245,7 +245,7 @@ class TestFull:
             assert stored.documents
             assert (await fresh.head()).version == version
             assert any("maxmemory" in line for line in await store.check())
-            await vault.aclose()
+            await document_store.aclose()
             await fresh.aclose()
 
 

@@ -165,12 +165,12 @@ async def make_vault(cache_dsn: str, table: Table) -> AsyncIterator[Callable[...
         return made[-1]
 
     yield make
-    for vault in made:
-        await vault.aclose()
+    for document_store in made:
+        await document_store.aclose()
 
 
 @pytest.fixture
-def vault(make_vault: Callable[..., PostgresDocumentStore]) -> PostgresDocumentStore:
+def document_store(make_vault: Callable[..., PostgresDocumentStore]) -> PostgresDocumentStore:
     return make_vault()
 
 
@@ -194,36 +194,36 @@ def text(name: str, version: Version) -> bytes:
     return f'"{name} of {version}"'.encode()
 
 
-def catalogue(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> SnapshotMetadata:
+def metadata(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> SnapshotMetadata:
     as_of = 1772215200.25 + version.number if as_of is None else as_of
     documents = in_pieces(version, divisions).items()
     values = {name: Value(len(b"".join(each.frames())), each.zstd_digest) for name, each in documents}
     return SnapshotMetadata(f"digest of {version}", as_of, divisions, documents=values)
 
 
-async def stage(vault: PostgresDocumentStore, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
-    await vault.stage(lease, in_pieces(lease.version, divisions))
+async def stage(document_store: PostgresDocumentStore, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
+    await document_store.stage(lease, in_pieces(lease.version, divisions))
 
 
 async def commit(
     store: PostgresClusterBackend,
-    vault: PostgresDocumentStore,
+    document_store: PostgresDocumentStore,
     lease: Lease | None = None,
     divisions: tuple[int, ...] = (),
 ) -> Version:
     lease = lease or await won(store)
-    await stage(vault, lease, divisions)
-    assert await store.commit(lease, catalogue(lease.version, divisions), SOLVE)
+    await stage(document_store, lease, divisions)
+    assert await store.commit(lease, metadata(lease.version, divisions), SOLVE)
     return lease.version
 
 
-async def holds(vault: PostgresDocumentStore, version: Version) -> None:
+async def holds(document_store: PostgresDocumentStore, version: Version) -> None:
     """Of that version, and of nothing else."""
-    stored = await vault.load(None)
+    stored = await document_store.load(None)
     assert stored is not None
     assert stored.head.version == version
-    assert stored.head.catalogue.digest == f"digest of {version}"
-    assert [name for name, _ in stored.documents] == document_names(stored.head.catalogue.divisions)
+    assert stored.head.metadata.digest == f"digest of {version}"
+    assert [name for name, _ in stored.documents] == document_names(stored.head.metadata.divisions)
     for name, document in stored.documents:
         assert plain(document) == text(name, version)
 
@@ -275,33 +275,35 @@ class TestAcquire:
         await store.abandon(lease)
         assert (await won(store, "you")).version.number == lease.version.number + 1
 
-    async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(self, store, vault):
-        version = await commit(store, vault)
+    async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(self, store, document_store):
+        version = await commit(store, document_store)
         assert (await won(store, "me", seen=version)).version == Version(version.epoch, version.number + 1)
 
     async def test_the_epoch_stays_for_who_has_seen_another(
-        self, store: PostgresClusterBackend, vault: PostgresDocumentStore
+        self, store: PostgresClusterBackend, document_store: PostgresDocumentStore
     ):
-        version = await commit(store, vault)
+        version = await commit(store, document_store)
         lease = await won(store, "me", seen=Version("other", 99))
         assert lease.version == Version(version.epoch, version.number + 1)
 
-    async def test_a_store_that_has_lost_all_starts_a_new_epoch(self, store, vault, table: Table):
-        version = await commit(store, vault)
+    async def test_a_store_that_has_lost_all_starts_a_new_epoch(self, store, document_store, table: Table):
+        version = await commit(store, document_store)
         await table.lose()
         lease = await won(store, "me", seen=version)
         assert lease.version.epoch != version.epoch
         assert lease.version.number == 1
 
-    async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(self, store, vault):
-        version = await commit(store, vault)
+    async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(self, store, document_store):
+        version = await commit(store, document_store)
         lease = await won(store, "me", seen=Version(version.epoch, version.number + 5))
         assert lease.version.epoch != version.epoch
         assert lease.version.number == 1
 
-    async def test_a_store_whose_documents_went_back_starts_a_new_epoch(self, store, vault, table, names: Names):
-        first = await commit(store, vault)
-        second = await commit(store, vault)
+    async def test_a_store_whose_documents_went_back_starts_a_new_epoch(
+        self, store, document_store, table, names: Names
+    ):
+        first = await commit(store, document_store)
+        second = await commit(store, document_store)
         await table.set(names.version, f"version = {first.number}")
         assert (await won(store, "a", seen=first)).version.epoch == first.epoch
         await table.expire(names.lock)
@@ -312,15 +314,15 @@ class TestAcquire:
         await table.set(names.lock, "epoch = NULL, version = NULL")
         assert (await won(store, "me")).version.epoch != lease.version.epoch
 
-    async def test_documents_that_redis_had_made_are_of_another_epoch(self, store, vault, table: Table):
+    async def test_documents_that_redis_had_made_are_of_another_epoch(self, store, document_store, table: Table):
         # `cache.persist` has kept them; then the cluster moved here.
         kept = Version("kept", 50)
-        assert await vault.keep(kept, catalogue(kept), documents(kept), quiet=0)
+        assert await document_store.keep(kept, metadata(kept), documents(kept), quiet=0)
         lease = await won(store, "me", seen=kept)
         assert lease.version.epoch != kept.epoch
-        await holds(vault, kept)
-        await commit(store, vault, lease)
-        await holds(vault, lease.version)
+        await holds(document_store, kept)
+        await commit(store, document_store, lease)
+        await holds(document_store, lease.version)
 
     async def test_another_server_passes_over_the_numbers_that_it_may_have_forgotten(self, store, table, names):
         # A promoted replica, which lags, or a restored dump: what was given out last is not known there.
@@ -408,173 +410,183 @@ class TestRenew:
 
 
 class TestCommit:
-    async def test_makes_all_visible_and_frees_the_lock(self, store, vault, table: Table, names: Names):
+    async def test_makes_all_visible_and_frees_the_lock(self, store, document_store, table: Table, names: Names):
         lease = await won(store)
-        await stage(vault, lease, (1, 2))
+        await stage(document_store, lease, (1, 2))
         assert await table.keys("leaderboard:users") == []
         async with hearing(store) as heard:
-            assert await store.commit(lease, catalogue(lease.version, (1, 2)), SOLVE)
+            assert await store.commit(lease, metadata(lease.version, (1, 2)), SOLVE)
             assert await heard(1) == [Rebuilt(lease.version.number, SOLVE)]
         head = await table.row(names.version)
         assert (head["epoch"], head["version"]) == (lease.version.epoch, lease.version.number)
-        assert head["generated_at"].timestamp() == catalogue(lease.version).as_of
+        assert head["generated_at"].timestamp() == metadata(lease.version).as_of
         for name, document in documents(lease.version, (1, 2)):
             row = await table.row(names.document(name))
             assert row["encoding"] == "zstd"
             assert row["payload"] == document
             assert (row["epoch"], row["version"]) == (lease.version.epoch, lease.version.number)
-            assert row["generated_at"].timestamp() == catalogue(lease.version).as_of
+            assert row["generated_at"].timestamp() == metadata(lease.version).as_of
             assert row["building_until"] is None, "it would be forgotten"
         assert await table.holder() is None
         assert await table.keys("scoreboard:staged:") == []
 
-    async def test_who_hears_of_it_can_read_it(self, store, vault, table: Table):
+    async def test_who_hears_of_it_can_read_it(self, store, document_store, table: Table):
         async with hearing(store) as heard:
             for _ in range(10):
-                version = await commit(store, vault)
+                version = await commit(store, document_store)
                 while await heard(1) != [Rebuilt(version.number, SOLVE)]:
                     pass
-                await holds(vault, version)
+                await holds(document_store, version)
                 assert await table.holder() is None
 
-    async def test_removes_the_divisions_that_are_gone(self, store, vault, table: Table, names: Names):
-        await commit(store, vault, divisions=(1, 2))
-        await commit(store, vault, divisions=(2, 3))
+    async def test_removes_the_divisions_that_are_gone(self, store, document_store, table: Table, names: Names):
+        await commit(store, document_store, divisions=(1, 2))
+        await commit(store, document_store, divisions=(2, 3))
         kept = {key for key in await table.keys() if ":div:" in key}
         assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
 
-    async def test_with_a_lock_that_ran_out_is_refused(self, store, vault, table: Table, names: Names):
-        before = await commit(store, vault)
+    async def test_with_a_lock_that_ran_out_is_refused(self, store, document_store, table: Table, names: Names):
+        before = await commit(store, document_store)
         lease = await won(store)
-        await stage(vault, lease)
+        await stage(document_store, lease)
         await table.expire(names.lock)
-        assert not await store.commit(lease, catalogue(lease.version), SOLVE)
-        await holds(vault, before)
+        assert not await store.commit(lease, metadata(lease.version), SOLVE)
+        await holds(document_store, before)
 
-    async def test_after_a_takeover_is_refused(self, store, vault, table: Table, names: Names):
-        before = await commit(store, vault)
+    async def test_after_a_takeover_is_refused(self, store, document_store, table: Table, names: Names):
+        before = await commit(store, document_store)
         late = await won(store, "late")
-        await stage(vault, late)
+        await stage(document_store, late)
         await table.expire(names.lock)  # while its holder was frozen
         fresh = await won(store, "fresh")
         async with hearing(store) as heard:
-            assert not await store.commit(late, catalogue(late.version), SOLVE)
+            assert not await store.commit(late, metadata(late.version), SOLVE)
             await store.publish(SOLVE)
             assert [type(message) for message in await heard(1)] == [Changed]  # and says nothing
-        await holds(vault, before)
+        await holds(document_store, before)
         assert await table.holder() == "fresh"
-        await commit(store, vault, fresh)
-        assert not await store.commit(late, catalogue(late.version), SOLVE)
-        await holds(vault, fresh.version)
+        await commit(store, document_store, fresh)
+        assert not await store.commit(late, metadata(late.version), SOLVE)
+        await holds(document_store, fresh.version)
 
-    async def test_overtaken_while_it_waits_is_refused(self, store, vault, table: Table, names: Names):
-        before = await commit(store, vault)
+    async def test_overtaken_while_it_waits_is_refused(self, store, document_store, table: Table, names: Names):
+        before = await commit(store, document_store)
         lease = await won(store)
-        await stage(vault, lease)
-        committing = store.commit(lease, catalogue(lease.version), SOLVE)
+        await stage(document_store, lease)
+        committing = store.commit(lease, metadata(lease.version), SOLVE)
         taken = "building_token = 'you', building_until = now() + interval '50 s', version = version + 1"
         assert await table.overtake(committing, names.lock, taken) is False
-        await holds(vault, before)
+        await holds(document_store, before)
         assert await table.holder() == "you"
 
     @pytest.mark.parametrize("fence", ["version = version + 1", "epoch = 'other'", "epoch = NULL, version = NULL"])
-    async def test_with_another_fence_is_refused_even_with_the_lock(self, store, vault, table, names, fence: str):
-        before = await commit(store, vault)
+    async def test_with_another_fence_is_refused_even_with_the_lock(
+        self, store, document_store, table, names, fence: str
+    ):
+        before = await commit(store, document_store)
         late = await won(store, "me")
-        await stage(vault, late)
+        await stage(document_store, late)
         await table.set(names.lock, fence)
-        assert not await store.commit(late, catalogue(late.version), SOLVE)
-        await holds(vault, before)
+        assert not await store.commit(late, metadata(late.version), SOLVE)
+        await holds(document_store, before)
 
     @pytest.mark.parametrize("missing", document_names(()))
     @pytest.mark.parametrize("how", ["delete", "expire"])
-    async def test_without_a_staged_document_is_refused(self, store, vault, table, names: Names, missing: str, how):
-        before = await commit(store, vault)
+    async def test_without_a_staged_document_is_refused(
+        self, store, document_store, table, names: Names, missing: str, how
+    ):
+        before = await commit(store, document_store)
         lease = await won(store)
-        await stage(vault, lease)
+        await stage(document_store, lease)
         await getattr(table, how)(names.staged(lease.token, missing))
-        assert not await store.commit(lease, catalogue(lease.version), SOLVE)
-        await holds(vault, before)
+        assert not await store.commit(lease, metadata(lease.version), SOLVE)
+        await holds(document_store, before)
         assert await table.holder() == lease.token
 
-    async def test_said_twice_is_done_once(self, store: PostgresClusterBackend, vault: PostgresDocumentStore):
+    async def test_said_twice_is_done_once(self, store: PostgresClusterBackend, document_store: PostgresDocumentStore):
         # As when the answer to the first try was lost.
         lease = await won(store)
-        await commit(store, vault, lease)
+        await commit(store, document_store, lease)
         async with hearing(store) as heard:
-            assert await store.commit(lease, catalogue(lease.version), SOLVE)
+            assert await store.commit(lease, metadata(lease.version), SOLVE)
             await store.publish(SOLVE)
             assert [type(message) for message in await heard(1)] == [Changed]
-        await holds(vault, lease.version)
+        await holds(document_store, lease.version)
 
-    async def test_said_twice_disturbs_nobody_who_has_the_lock_by_now(self, store, vault, table: Table):
+    async def test_said_twice_disturbs_nobody_who_has_the_lock_by_now(self, store, document_store, table: Table):
         lease = await won(store)
-        await commit(store, vault, lease)
+        await commit(store, document_store, lease)
         await won(store, "you")
-        assert await store.commit(lease, catalogue(lease.version), SOLVE)
+        assert await store.commit(lease, metadata(lease.version), SOLVE)
         assert await table.holder() == "you"
 
     @pytest.mark.parametrize("garbage", ["'\\xff'", "'{}'", "'[1]'", "NULL"])
-    async def test_overwrites_what_it_cannot_read(self, store, vault, table: Table, names: Names, garbage: str):
-        await commit(store, vault)
+    async def test_overwrites_what_it_cannot_read(
+        self, store, document_store, table: Table, names: Names, garbage: str
+    ):
+        await commit(store, document_store)
         await table.set(names.version, f"payload = {garbage}, version = NULL, generated_at = NULL")
         await table.set(names.document("leaderboard:users"), f"payload = {garbage}, encoding = NULL")
-        assert (await vault.load(None)).documents is None
-        assert (await vault.head()).version is None
-        await holds(vault, await commit(store, vault))
+        assert (await document_store.load(None)).documents is None
+        assert (await document_store.head()).version is None
+        await holds(document_store, await commit(store, document_store))
 
 
 class TestConfirm:
-    async def test_brings_what_is_committed_up_to_date(self, store, vault, table: Table):
-        version = await commit(store, vault, divisions=(7,))
+    async def test_brings_what_is_committed_up_to_date(self, store, document_store, table: Table):
+        version = await commit(store, document_store, divisions=(7,))
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.5, whole=True, complete=True)
+            assert await store.confirm(lease, 1772215999.5, full=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, 1772215999.5)]
         assert await table.holder() is None
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
         assert stored.head.version == version
-        before = catalogue(version, (7,))
-        assert stored.head.catalogue == replace(before, as_of=1772215999.5, whole=lease.version.number)
+        before = metadata(version, (7,))
+        assert stored.head.metadata == replace(before, as_of=1772215999.5, full=lease.version.number)
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
-    async def test_leaves_the_divisions_as_they_are(self, store, vault, divisions):
-        await commit(store, vault, divisions=divisions)
-        assert await store.confirm(await won(store), 1.5, whole=True, complete=True)
-        stored = await vault.load(None)
+    async def test_leaves_the_divisions_as_they_are(self, store, document_store, divisions):
+        await commit(store, document_store, divisions=divisions)
+        assert await store.confirm(await won(store), 1.5, full=True, complete=True)
+        stored = await document_store.load(None)
         assert stored is not None
-        assert stored.head.catalogue.divisions == divisions
+        assert stored.head.metadata.divisions == divisions
         assert [name for name, _ in stored.documents] == document_names(divisions)
 
     @pytest.mark.parametrize("as_of", [1772215999.0, 1772215999.123456])
-    async def test_seconds_are_heard_as_they_were_said(self, store, vault, as_of: float):
-        version = await commit(store, vault)
+    async def test_seconds_are_heard_as_they_were_said(self, store, document_store, as_of: float):
+        version = await commit(store, document_store)
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, as_of, whole=True, complete=True)
+            assert await store.confirm(lease, as_of, full=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, as_of)]
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
-        assert stored.head.catalogue.as_of == pytest.approx(as_of, abs=1e-6)
+        assert stored.head.metadata.as_of == pytest.approx(as_of, abs=1e-6)
 
     @pytest.mark.parametrize("lost", ["building_token = 'you'", "building_until = now() - interval '1 ms'"])
-    async def test_is_refused_to_who_does_not_hold_the_lock(self, store, vault, table, names: Names, lost: str):
-        version = await commit(store, vault)
+    async def test_is_refused_to_who_does_not_hold_the_lock(
+        self, store, document_store, table, names: Names, lost: str
+    ):
+        version = await commit(store, document_store)
         lease = await won(store)
         await table.set(names.lock, lost)
-        assert not await store.confirm(lease, 9e9, whole=True, complete=True)
+        assert not await store.confirm(lease, 9e9, full=True, complete=True)
         assert await table.holder() in ("you", None)
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
-        assert stored.head.catalogue == catalogue(version)
+        assert stored.head.metadata == metadata(version)
 
     @pytest.mark.parametrize("lost", ["version = NULL", "payload = NULL", "cache_key = cache_key || ' is gone'"])
-    async def test_is_refused_if_there_is_nothing_to_confirm(self, store, vault, table, names: Names, lost: str):
-        await commit(store, vault)
+    async def test_is_refused_if_there_is_nothing_to_confirm(
+        self, store, document_store, table, names: Names, lost: str
+    ):
+        await commit(store, document_store)
         lease = await won(store)
         await table.set(names.version, lost)
-        assert not await store.confirm(lease, 1.5, whole=True, complete=True)
+        assert not await store.confirm(lease, 1.5, full=True, complete=True)
         assert await table.holder() == "me"
 
 
@@ -600,67 +612,73 @@ class TestAbandon:
 
 
 class TestTheVault:
-    async def test_an_empty_store_has_nothing(self, vault: PostgresDocumentStore):
-        assert (await vault.load(None)).documents is None
-        assert (await vault.head()).version is None
+    async def test_an_empty_store_has_nothing(self, document_store: PostgresDocumentStore):
+        assert (await document_store.load(None)).documents is None
+        assert (await document_store.head()).version is None
 
-    async def test_what_is_staged_is_not_seen_and_has_an_end(self, store, vault, table: Table, names: Names):
+    async def test_what_is_staged_is_not_seen_and_has_an_end(self, store, document_store, table: Table, names: Names):
         lease = await won(store)
-        await stage(vault, lease)
+        await stage(document_store, lease)
         for name in document_names(()):
             assert 0 < await table.left(names.staged(lease.token, name)) <= STAGE_TTL
-        assert (await vault.load(None)).documents is None
+        assert (await document_store.load(None)).documents is None
 
-    async def test_what_dead_builders_have_staged_is_forgotten_by_the_next(self, store, vault, table, names: Names):
+    async def test_what_dead_builders_have_staged_is_forgotten_by_the_next(
+        self, store, document_store, table, names: Names
+    ):
         dead = await won(store, "dead")
-        await stage(vault, dead)
+        await stage(document_store, dead)
         slow = Lease("slow", Version("e", 1))
-        await stage(vault, slow)
+        await stage(document_store, slow)
         for name in document_names(()):
             await table.expire(names.staged("dead", name))
         await table.expire(names.lock)
-        version = await commit(store, vault, await won(store, "next"))
-        await holds(vault, version)
+        version = await commit(store, document_store, await won(store, "next"))
+        await holds(document_store, version)
         assert await table.keys("scoreboard:staged:") == sorted(
             names.staged("slow", name) for name in document_names(())
         )
 
-    async def test_staging_leaves_alone_what_only_looks_expired(self, store, vault, table: Table, names: Names):
-        version = await commit(store, vault)
+    async def test_staging_leaves_alone_what_only_looks_expired(
+        self, store, document_store, table: Table, names: Names
+    ):
+        version = await commit(store, document_store)
         for key in (names.version, names.lock, *map(names.document, document_names(()))):
             await table.expire(key)
-        await stage(vault, Lease("me", Version("e", 1)))
-        await holds(vault, version)
+        await stage(document_store, Lease("me", Version("e", 1)))
+        await holds(document_store, version)
         assert await table.row(names.lock) is not None
 
     @pytest.mark.parametrize("missing", document_names((3,)))
     @pytest.mark.parametrize("how", ["row", "payload"])
-    async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, table, names, missing, how):
-        await commit(store, vault, divisions=(3,))
+    async def test_a_version_without_one_of_its_documents_is_none(
+        self, store, document_store, table, names, missing, how
+    ):
+        await commit(store, document_store, divisions=(3,))
         if how == "row":
             await table.delete(names.document(missing))
         else:
             await table.set(names.document(missing), "payload = NULL")
         with pytest.raises(Damaged, match="gone"):
-            await vault.load(None)
-        assert (await vault.head()).version is None
+            await document_store.load(None)
+        assert (await document_store.head()).version is None
 
-    async def test_what_is_committed_can_be_known_without_reading_it(self, store, vault):
+    async def test_what_is_committed_can_be_known_without_reading_it(self, store, document_store):
         lease = await won(store)
-        await commit(store, vault, lease, divisions=(3,))
-        head = await vault.head()
-        assert (head.version, head.catalogue) == (lease.version, catalogue(lease.version, (3,)))
+        await commit(store, document_store, lease, divisions=(3,))
+        head = await document_store.head()
+        assert (head.version, head.metadata) == (lease.version, metadata(lease.version, (3,)))
 
-    async def test_documents_come_back_as_they_went(self, store, vault, table: Table, names: Names):
+    async def test_documents_come_back_as_they_went(self, store, document_store, table: Table, names: Names):
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
         parts = document_of(said[:9000], said[9000:])
         lease = await won(store)
-        written, values = await vault.stage(lease, dict.fromkeys(document_names(()), parts))
-        assert await store.commit(lease, replace(catalogue(lease.version), documents=values), SOLVE)
+        written, values = await document_store.stage(lease, dict.fromkeys(document_names(()), parts))
+        assert await store.commit(lease, replace(metadata(lease.version), documents=values), SOLVE)
         raw = (await table.row(names.document("leaderboard:users")))["payload"]
         assert raw == b"".join(parts.frames())
         assert written == len(document_names(())) * len(raw)
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
         assert stored.documents == [(name, raw) for name in document_names(())]
 
@@ -670,9 +688,9 @@ class TestTheVault:
         )
         assert storage == b"e"
 
-    async def test_reads_no_mix_of_versions(self, make_store, make_vault, vault: PostgresDocumentStore):
+    async def test_reads_no_mix_of_versions(self, make_store, make_vault, document_store: PostgresDocumentStore):
         store, writer = make_store(), make_vault()
-        await commit(store, vault, divisions=(1, 2))
+        await commit(store, document_store, divisions=(1, 2))
         stop, reads, seen = asyncio.Event(), 0, set()
 
         async def write() -> None:
@@ -685,11 +703,11 @@ class TestTheVault:
             tasks.create_task(write())
             deadline = time.monotonic() + 20
             while (reads < 100 or len(seen) < 20) and time.monotonic() < deadline:
-                stored = await vault.load(None)
+                stored = await document_store.load(None)
                 assert stored is not None
                 assert all(plain(document) == text(name, stored.head.version) for name, document in stored.documents)
-                assert [name for name, _ in stored.documents] == document_names(stored.head.catalogue.divisions)
-                assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
+                assert [name for name, _ in stored.documents] == document_names(stored.head.metadata.divisions)
+                assert stored.head.metadata.digest == f"digest of {stored.head.version}"
                 reads += 1
                 seen.add(stored.head.version)
             stop.set()
@@ -701,90 +719,96 @@ class TestKeep:
 
     @staticmethod
     async def keep(
-        vault: PostgresDocumentStore,
+        document_store: PostgresDocumentStore,
         version: Version,
         divisions: tuple[int, ...] = (),
         *,
         quiet: float = 0,
         as_of: float | None = None,
     ) -> bool:
-        kept = catalogue(version, divisions, as_of=as_of)
-        return await vault.keep(version, kept, documents(version, divisions), quiet=quiet)
+        kept = metadata(version, divisions, as_of=as_of)
+        return await document_store.keep(version, kept, documents(version, divisions), quiet=quiet)
 
-    async def test_what_is_kept_can_be_read(self, vault: PostgresDocumentStore, table: Table, names: Names):
+    async def test_what_is_kept_can_be_read(self, document_store: PostgresDocumentStore, table: Table, names: Names):
         version = Version("e", 5)
-        assert await self.keep(vault, version, (1, 2), quiet=100)
-        await holds(vault, version)
-        head = await vault.head()
-        assert (head.version, head.catalogue) == (version, catalogue(version, (1, 2)))
+        assert await self.keep(document_store, version, (1, 2), quiet=100)
+        await holds(document_store, version)
+        head = await document_store.head()
+        assert (head.version, head.metadata) == (version, metadata(version, (1, 2)))
         assert await table.keys("scoreboard:staged:") == []
         assert {
             row["encoding"] for row in [await table.row(names.document(name)) for name in document_names((1, 2))]
         } == {"zstd"}
 
-    async def test_a_newer_version_replaces_it_with_all_its_divisions(self, vault, table: Table, names: Names):
-        await self.keep(vault, Version("e", 5), (1, 2))
-        assert await self.keep(vault, Version("e", 6), (2, 3))
-        await holds(vault, Version("e", 6))
+    async def test_a_newer_version_replaces_it_with_all_its_divisions(self, document_store, table: Table, names: Names):
+        await self.keep(document_store, Version("e", 5), (1, 2))
+        assert await self.keep(document_store, Version("e", 6), (2, 3))
+        await holds(document_store, Version("e", 6))
         kept = {key for key in await table.keys() if ":div:" in key}
         assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
 
     @pytest.mark.parametrize("number", [4, 5])
-    async def test_an_older_version_or_the_same_does_not_and_there_is_nothing_more_to_do(self, vault, table, number):
-        await self.keep(vault, Version("e", 5), (1,))
+    async def test_an_older_version_or_the_same_does_not_and_there_is_nothing_more_to_do(
+        self, document_store, table, number
+    ):
+        await self.keep(document_store, Version("e", 5), (1,))
         before = await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1")
-        assert await self.keep(vault, Version("e", number), (2,), as_of=9e9)
-        await holds(vault, Version("e", 5))
+        assert await self.keep(document_store, Version("e", number), (2,), as_of=9e9)
+        await holds(document_store, Version("e", 5))
         assert await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1") == before
 
-    async def test_of_another_epoch_the_younger_snapshot_wins(self, vault: PostgresDocumentStore):
-        await self.keep(vault, Version("e", 5), (1,), as_of=1000.0)
-        assert await self.keep(vault, Version("old", 99), (2,), as_of=999.0)
-        await holds(vault, Version("e", 5))
-        assert await self.keep(vault, Version("new", 1), (3,), as_of=1001.0)
-        await holds(vault, Version("new", 1))
+    async def test_of_another_epoch_the_younger_snapshot_wins(self, document_store: PostgresDocumentStore):
+        await self.keep(document_store, Version("e", 5), (1,), as_of=1000.0)
+        assert await self.keep(document_store, Version("old", 99), (2,), as_of=999.0)
+        await holds(document_store, Version("e", 5))
+        assert await self.keep(document_store, Version("new", 1), (3,), as_of=1001.0)
+        await holds(document_store, Version("new", 1))
 
-    async def test_an_older_snapshot_that_lost_leaves_nothing_behind_for_long(self, vault, table: Table, names: Names):
-        await self.keep(vault, Version("e", 5), as_of=1000.0)
-        await self.keep(vault, Version("old", 99), as_of=999.0)
+    async def test_an_older_snapshot_that_lost_leaves_nothing_behind_for_long(
+        self, document_store, table: Table, names: Names
+    ):
+        await self.keep(document_store, Version("e", 5), as_of=1000.0)
+        await self.keep(document_store, Version("old", 99), as_of=999.0)
         for key in await table.keys("scoreboard:staged:"):
             await table.expire(key)
-        await self.keep(vault, Version("e", 6))
+        await self.keep(document_store, Version("e", 6))
         assert await table.keys("scoreboard:staged:") == []
 
-    async def test_overtaken_by_a_newer_one_while_it_waits_it_does_not_replace_it(self, vault, table, names: Names):
-        await self.keep(vault, Version("e", 5))
+    async def test_overtaken_by_a_newer_one_while_it_waits_it_does_not_replace_it(
+        self, document_store, table, names: Names
+    ):
+        await self.keep(document_store, Version("e", 5))
         newer = "version = 7, payload = '{}'"
-        await table.overtake(self.keep(vault, Version("e", 6)), names.version, newer)
+        await table.overtake(self.keep(document_store, Version("e", 6)), names.version, newer)
         assert (await table.row(names.version))["version"] == 7
         assert (await table.row(names.document("leaderboard:users")))["version"] == 5
 
     @pytest.mark.parametrize("garbage", ["payload = NULL", "version = NULL, generated_at = NULL", "epoch = NULL"])
-    async def test_it_replaces_what_cannot_be_read(self, vault, table: Table, names: Names, garbage: str):
-        await self.keep(vault, Version("e", 5), as_of=1000.0)
+    async def test_it_replaces_what_cannot_be_read(self, document_store, table: Table, names: Names, garbage: str):
+        await self.keep(document_store, Version("e", 5), as_of=1000.0)
         await table.set(names.version, garbage)
-        assert await self.keep(vault, Version("e", 6), as_of=1001.0)
-        await holds(vault, Version("e", 6))
+        assert await self.keep(document_store, Version("e", 6), as_of=1001.0)
+        await holds(document_store, Version("e", 6))
 
     async def test_nobody_writes_while_it_is_quiet(
-        self, vault: PostgresDocumentStore, make_vault, table: Table, names: Names
+        self, document_store: PostgresDocumentStore, make_vault, table: Table, names: Names
     ):
-        assert await self.keep(vault, Version("e", 5), quiet=100)
-        for number, other in enumerate((vault, make_vault()), start=6):
+        assert await self.keep(document_store, Version("e", 5), quiet=100)
+        for number, other in enumerate((document_store, make_vault()), start=6):
             assert not await self.keep(other, Version("e", number), quiet=100)
             assert not await self.keep(other, Version("other", number), quiet=100, as_of=9e9)
-        await holds(vault, Version("e", 5))
+        await holds(document_store, Version("e", 5))
         assert await table.keys("scoreboard:staged:") == []
         await table.expire(names.version)
-        assert await self.keep(vault, Version("e", 8), quiet=100)
-        await holds(vault, Version("e", 8))
+        assert await self.keep(document_store, Version("e", 8), quiet=100)
+        await holds(document_store, Version("e", 8))
 
-    async def test_who_is_about_to_end_does_not_wait_for_the_end_of_the_quiet(self, vault, make_vault):
-        await self.keep(vault, Version("e", 5), quiet=100)
+    async def test_who_is_about_to_end_does_not_wait_for_the_end_of_the_quiet(self, document_store, make_vault):
+        await self.keep(document_store, Version("e", 5), quiet=100)
         assert await self.keep(make_vault(), Version("e", 6), quiet=0)
-        await holds(vault, Version("e", 6))
+        await holds(document_store, Version("e", 6))
 
-    async def test_many_at_once_write_once(self, vault: PostgresDocumentStore, make_vault, table: Table):
+    async def test_many_at_once_write_once(self, document_store: PostgresDocumentStore, make_vault, table: Table):
         written = await self._writes_of_the_version(table)
         vaults = [make_vault() for _ in range(10)]
         await asyncio.gather(
@@ -792,12 +816,14 @@ class TestKeep:
         )
         assert len(await written()) == 1
 
-    async def test_many_at_once_who_are_about_to_end_keep_the_newest(self, vault: PostgresDocumentStore, make_vault):
+    async def test_many_at_once_who_are_about_to_end_keep_the_newest(
+        self, document_store: PostgresDocumentStore, make_vault
+    ):
         vaults = [make_vault() for _ in range(10)]
         await asyncio.gather(
             *(self.keep(one, Version("e", 1 + number * 7 % 10), quiet=0) for number, one in enumerate(vaults))
         )
-        await holds(vault, Version("e", 10))
+        await holds(document_store, Version("e", 10))
 
     @staticmethod
     async def _writes_of_the_version(table: Table) -> Callable[[], Awaitable[list[int]]]:
@@ -833,18 +859,18 @@ async def hearing(store: PostgresClusterBackend) -> AsyncIterator[Callable[[int]
 
 class TestTheBus:
     async def test_says_everything_in_the_order_in_which_it_was_done_to_all(
-        self, make_store, vault: PostgresDocumentStore
+        self, make_store, document_store: PostgresDocumentStore
     ):
         store, other = make_store(), make_store()
         async with hearing(store) as heard, hearing(other) as heard_by_the_other:
             await other.publish(SOLVE, "f00")
             first = await won(other, "a")
             await store.publish(SOLVE)
-            await stage(vault, first)
-            assert await other.commit(first, catalogue(first.version), SOLVE)
+            await stage(document_store, first)
+            assert await other.commit(first, metadata(first.version), SOLVE)
             second = await won(store, "b")
             await other.publish(SOLVE)
-            await store.confirm(second, 1.5, whole=True, complete=True)
+            await store.confirm(second, 1.5, full=True, complete=True)
             third = await won(other, "c")
             await other.abandon(third)
             said = await heard(9)
@@ -904,24 +930,26 @@ class TestTheBus:
             await store.publish(SOLVE)
             assert await heard(1) == [Changed(SOLVE)]
 
-    async def test_what_is_said_is_what_the_contract_says(self, store, vault, table: Table, names: Names):
+    async def test_what_is_said_is_what_the_contract_says(self, store, document_store, table: Table, names: Names):
         heard: asyncio.Queue[str] = asyncio.Queue()
         await table.connection.add_listener(
             f"{names.prefix}scoreboard_rebuilt", lambda *said: heard.put_nowait(said[-1])
         )
-        version = await commit(store, vault)
+        version = await commit(store, document_store)
         said = '{"scope":"all","reason":"submission_correct","ts":"2026-02-27T18:00:00Z","version":%d}'
         async with asyncio.timeout(5):
             assert await heard.get() == said % version.number
 
     @pytest.mark.parametrize("character", ["\U0001f98a", "\x01", '"', "\x00"])
-    async def test_the_largest_that_is_said_fits_into_a_notification(self, store, vault, table, character: str):
+    async def test_the_largest_that_is_said_fits_into_a_notification(
+        self, store, document_store, table, character: str
+    ):
         field = character * wire.MAX_FIELD
         event = ChangeEvent(field, field, field, tuple(range(2**53 - MAX_DIVISION_IDS, 2**53)))
         lease = Lease((await won(store)).token, Version("z" * 32, 10**18 - 1))
-        catalogued = catalogue(lease.version, as_of=1.5)
+        catalogued = metadata(lease.version, as_of=1.5)
         await table.set(table.names.lock, f"epoch = '{lease.version.epoch}', version = {lease.version.number}")
-        await stage(vault, lease)
+        await stage(document_store, lease)
         assert len(wire.change(event, "f" * 16)) < NOTIFY_LIMIT
         assert len(wire.announcement(lease.version, event.after(event))) < NOTIFY_LIMIT
         async with hearing(store) as heard:
@@ -1041,7 +1069,7 @@ async def _execute(dsn: str, *statements: str) -> None:
 
 class TestUnavailable:
     @staticmethod
-    def _calls(store: PostgresClusterBackend, vault: PostgresDocumentStore) -> dict[str, Any]:
+    def _calls(store: PostgresClusterBackend, document_store: PostgresDocumentStore) -> dict[str, Any]:
         """Everything that a daemon asks of a server, but for `check`."""
         lease = Lease("me", Version("e", 1))
 
@@ -1053,15 +1081,17 @@ class TestUnavailable:
         return {
             "acquire": store.acquire("me", None),
             "renew": store.renew(lease),
-            "commit": store.commit(lease, catalogue(lease.version), SOLVE),
-            "confirm": store.confirm(lease, 1.5, whole=True, complete=True),
+            "commit": store.commit(lease, metadata(lease.version), SOLVE),
+            "confirm": store.confirm(lease, 1.5, full=True, complete=True),
             "abandon": store.abandon(lease),
             "publish": store.publish(SOLVE),
             "subscribe": subscribe(),
-            "load": vault.load(None),
-            "committed": vault.head(),
-            "stage": vault.stage(lease, in_pieces(lease.version)),
-            "keep": vault.keep(lease.version, catalogue(lease.version, as_of=4e9), documents(lease.version), quiet=0),
+            "load": document_store.load(None),
+            "committed": document_store.head(),
+            "stage": document_store.stage(lease, in_pieces(lease.version)),
+            "keep": document_store.keep(
+                lease.version, metadata(lease.version, as_of=4e9), documents(lease.version), quiet=0
+            ),
         }
 
     @staticmethod
@@ -1131,58 +1161,58 @@ class TestUnavailable:
         await store.abandon(lease)
 
     async def test_another_transaction_has_the_rows_locked(self, quick: None, table: Table, make_store, make_vault):
-        store, vault = make_store(lock_ttl=60.0), make_vault()
+        store, document_store = make_store(lock_ttl=60.0), make_vault()
         lease = await won(store)
-        await stage(vault, lease)
+        await stage(document_store, lease)
         other = await asyncpg.connect(table.dsn, timeout=10, command_timeout=30)
         try:
             async with other.transaction():
                 await other.execute("LOCK TABLE leaderboard_cache IN EXCLUSIVE MODE")
-                calls = self._calls(make_store(), vault)
+                calls = self._calls(make_store(), document_store)
                 for reads in ("publish", "subscribe", "load", "committed"):
                     calls.pop(reads).close()
                 await self._all_fail(calls)
-                assert (await vault.load(None)).documents is None, "who only reads is not kept from it"
+                assert (await document_store.load(None)).documents is None, "who only reads is not kept from it"
         finally:
             other.terminate()
-        assert await store.commit(lease, catalogue(lease.version), SOLVE)
-        await holds(vault, lease.version)
+        assert await store.commit(lease, metadata(lease.version), SOLVE)
+        await holds(document_store, lease.version)
 
-    async def test_a_connection_that_was_cut_is_made_anew(self, store, vault, table: Table):
+    async def test_a_connection_that_was_cut_is_made_anew(self, store, document_store, table: Table):
         lease = await won(store)
-        await stage(vault, lease)
+        await stage(document_store, lease)
         for _ in range(3):
             await _terminate(table, "")
             # The very next call may find out; no later one fails.
             await _answers(store.renew(lease))
             assert await store.renew(lease)
-            await _answers(vault.head())
-            assert (await vault.head()).version is None
-        assert await store.commit(lease, catalogue(lease.version), SOLVE)
-        await holds(vault, lease.version)
+            await _answers(document_store.head())
+            assert (await document_store.head()).version is None
+        assert await store.commit(lease, metadata(lease.version), SOLVE)
+        await holds(document_store, lease.version)
 
     async def test_a_server_that_was_restarted_is_found_again(self, own_server: Postgres, names: Names):
         store = PostgresClusterBackend(own_server.dsn(), prefix=names.prefix, lock_ttl=60.0)
-        vault = PostgresDocumentStore(own_server.dsn(), prefix=names.prefix, stage_ttl=STAGE_TTL)
-        version = await commit(store, vault)
+        document_store = PostgresDocumentStore(own_server.dsn(), prefix=names.prefix, stage_ttl=STAGE_TTL)
+        version = await commit(store, document_store)
         lease = await won(store)
         async with hearing(store) as heard:
             await asyncio.to_thread(own_server.restart)
             with pytest.raises(Unavailable, match=r"^postgres: "):
                 await heard(1)
         await until(lambda: _answers(store.renew(lease)), "the lease is ours still")
-        await until(lambda: _answers(vault.head()), "it can be read")
-        await holds(vault, version)
+        await until(lambda: _answers(document_store.head()), "it can be read")
+        await holds(document_store, version)
         # It is the same server: no number is passed over.
         assert lease.version.number == version.number + 1
         await store.abandon(lease)
         assert (await won(store)).version.number == lease.version.number + 1
         await asyncio.to_thread(own_server.kill)
-        await self._all_fail(self._calls(store, vault), "postgres.dsn is right")
+        await self._all_fail(self._calls(store, document_store), "postgres.dsn is right")
         await asyncio.to_thread(own_server.start)
-        await holds(vault, version)
+        await holds(document_store, version)
         await store.aclose()
-        await vault.aclose()
+        await document_store.aclose()
 
     async def test_the_table_is_missing(self, calls, make_store, database: str):
         those = calls(database)
@@ -1210,15 +1240,15 @@ class TestUnavailable:
             await _execute(database, f"GRANT DELETE ON leaderboard_cache TO {role}")
             assert await make_store(dsn=dsn).check() == []
             # And those are all that it needs.
-            store, vault = (
+            store, document_store = (
                 make_store(dsn=dsn),
                 PostgresDocumentStore(dsn, prefix=make_store()._names.prefix, stage_ttl=9),
             )
             async with hearing(store) as heard:
-                version = await commit(store, vault)
+                version = await commit(store, document_store)
                 assert await heard(2) == [Begun(version), Rebuilt(version.number, SOLVE)]
             await store.aclose()
-            await vault.aclose()
+            await document_store.aclose()
         finally:
             await _execute(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
@@ -1235,16 +1265,16 @@ class TestUnavailable:
     async def test_the_server_is_a_replica(self, make_store, make_vault, tmp_path, names: Names):
         with Postgres(tmp_path, settings={"wal_level": "replica"}) as primary:
             await _execute(primary.dsn(), TABLE)
-            store, vault = make_store(dsn=primary.dsn()), make_vault(dsn=primary.dsn())
-            version = await commit(store, vault)
+            store, document_store = make_store(dsn=primary.dsn()), make_vault(dsn=primary.dsn())
+            version = await commit(store, document_store)
             await asyncio.to_thread(primary.stop)
             (primary._data / "standby.signal").touch()
             await asyncio.to_thread(primary.start)
-            those = self._calls(store, vault)
+            those = self._calls(store, document_store)
             for reads in ("load", "committed"):
                 those.pop(reads).close()
             await self._all_fail(those, "point postgres.dsn at the primary")
-            await holds(vault, version)
+            await holds(document_store, version)
             (problem,) = await store.check()
             assert "takes no writes; point postgres.dsn at the primary" in problem
 
@@ -1304,29 +1334,29 @@ class TestNobodyCanStopInTheMiddle:
 
     async def test_every_statement_is_over_when_its_answer_comes(self, make_store, make_vault, cache_dsn: str):
         async with overhearing(cache_dsn) as (dsn, states):
-            store, vault = make_store(dsn=dsn), make_vault(dsn=dsn)
+            store, document_store = make_store(dsn=dsn), make_vault(dsn=dsn)
             async with hearing(make_store()) as heard:
-                await commit(store, vault, divisions=(1,))
+                await commit(store, document_store, divisions=(1,))
                 lease = await won(store)
                 assert isinstance(await store.acquire("you", None), Busy)
                 assert await store.renew(lease)
-                assert await store.confirm(lease, 1.5, whole=True, complete=True)
-                assert not await store.commit(lease, catalogue(lease.version), SOLVE)
+                assert await store.confirm(lease, 1.5, full=True, complete=True)
+                assert not await store.commit(lease, metadata(lease.version), SOLVE)
                 await store.abandon(await won(store))
                 await store.publish(SOLVE)
                 later = Version("later", 99)
-                assert await vault.keep(later, catalogue(later), documents(later), quiet=0)
+                assert await document_store.keep(later, metadata(later), documents(later), quiet=0)
                 await heard(7)
             assert len(states) > 30
             assert set(states) == {b"I"}
             # Only who reads is in a transaction for longer: of one snapshot, and without a lock on any row.
-            await holds(vault, later)
+            await holds(document_store, later)
             assert b"T" in states
             await store.aclose()
-            await vault.aclose()
+            await document_store.aclose()
 
-    async def test_who_reads_and_freezes_is_thrown_out(self, vault: PostgresDocumentStore):
-        async with vault._link.snapshot() as connection:
+    async def test_who_reads_and_freezes_is_thrown_out(self, document_store: PostgresDocumentStore):
+        async with document_store._link.snapshot() as connection:
             assert await connection.fetchval("SHOW transaction_read_only") == "on"
             assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "20s"
 
@@ -1345,14 +1375,14 @@ class TestDamage:
             "(SELECT payload FROM leaderboard_cache WHERE cache_key = '{other}')",
         ],
     )
-    async def test_of_a_document_is_found(self, store, vault, table: Table, names: Names, how: str):
-        await commit(store, vault)
+    async def test_of_a_document_is_found(self, store, document_store, table: Table, names: Names, how: str):
+        await commit(store, document_store)
         key, other = names.document("leaderboard:users"), names.document("timeline:users")
         await table.set(key, f"payload = {how}".replace("{other}", other))
         with pytest.raises(Damaged, match=re.escape(key)):
-            await vault.load(None)
-        version = await commit(store, vault)
-        assert (await vault.load(None)).head.version == version
+            await document_store.load(None)
+        version = await commit(store, document_store)
+        assert (await document_store.load(None)).head.version == version
 
     @pytest.mark.parametrize(
         "row",
@@ -1367,24 +1397,28 @@ class TestDamage:
             "version = NULL",
         ],
     )
-    async def test_a_last_number_that_is_none_begins_an_epoch(self, store, vault, table: Table, names: Names, row: str):
-        await commit(store, vault)
+    async def test_a_last_number_that_is_none_begins_an_epoch(
+        self, store, document_store, table: Table, names: Names, row: str
+    ):
+        await commit(store, document_store)
         await table.set(names.lock, row)
-        assert (await vault.head()).given is None
+        assert (await document_store.head()).given is None
         lease = await won(store)
         assert lease.version.number == 1
         assert re.fullmatch("[0-9a-z]{8}", lease.version.epoch)
 
     @pytest.mark.parametrize("row", ["payload = '\\xff00'", "payload = '[]'", "payload = NULL", "generated_at = NULL"])
-    async def test_a_catalogue_that_is_none_is_nothing(self, store, vault, table: Table, names: Names, row: str):
-        await commit(store, vault)
+    async def test_a_catalogue_that_is_none_is_nothing(
+        self, store, document_store, table: Table, names: Names, row: str
+    ):
+        await commit(store, document_store)
         await table.set(names.version, row)
-        assert (await vault.head()).version is None
-        assert (await vault.load(None)).documents is None
-        version = await commit(store, vault)
-        assert (await vault.load(None)).head.version == version
+        assert (await document_store.head()).version is None
+        assert (await document_store.load(None)).documents is None
+        version = await commit(store, document_store)
+        assert (await document_store.load(None)).head.version == version
 
-    async def test_a_run_that_is_garbage_is_another_run(self, store, vault, table: Table, names: Names):
-        await commit(store, vault)
+    async def test_a_run_that_is_garbage_is_another_run(self, store, document_store, table: Table, names: Names):
+        await commit(store, document_store)
         await table.set(names.lock, "payload = '\\xff00'")
         assert (await won(store)).version.number > 1000

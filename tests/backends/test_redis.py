@@ -74,10 +74,10 @@ def encoding(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def vault(redis_url: str, names: Names) -> AsyncIterator[RedisDocumentStore]:
-    vault = RedisDocumentStore(redis_url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
-    yield vault
-    await vault.aclose()
+async def document_store(redis_url: str, names: Names) -> AsyncIterator[RedisDocumentStore]:
+    document_store = RedisDocumentStore(redis_url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
+    yield document_store
+    await document_store.aclose()
 
 
 async def lose(client: Redis, prefix: str) -> None:
@@ -102,7 +102,7 @@ def text(name: str, version: Version) -> bytes:
     return f'"{name} of {version}"'.encode()
 
 
-def catalogue(lease: Lease, divisions: tuple[int, ...] = ()) -> SnapshotMetadata:
+def metadata(lease: Lease, divisions: tuple[int, ...] = ()) -> SnapshotMetadata:
     texts = {name: text(name, lease.version) for name in document_names(divisions)}
     values = {name: Value(len(text), digest_of(text)) for name, text in texts.items()}
     return SnapshotMetadata(
@@ -111,11 +111,14 @@ def catalogue(lease: Lease, divisions: tuple[int, ...] = ()) -> SnapshotMetadata
 
 
 async def commit(
-    store: RedisClusterBackend, vault: RedisDocumentStore, lease: Lease | None = None, divisions: tuple[int, ...] = ()
+    store: RedisClusterBackend,
+    document_store: RedisDocumentStore,
+    lease: Lease | None = None,
+    divisions: tuple[int, ...] = (),
 ) -> Version:
     lease = lease or await won(store)
-    _, values = await vault.stage(lease, documents(lease, divisions))
-    assert await store.commit(lease, replace(catalogue(lease, divisions), documents=values), SOLVE)
+    _, values = await document_store.stage(lease, documents(lease, divisions))
+    assert await store.commit(lease, replace(metadata(lease, divisions), documents=values), SOLVE)
     return lease.version
 
 
@@ -161,38 +164,42 @@ class TestAcquire:
         assert (await won(store, "you")).version.number == lease.version.number + 1
 
     async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore
     ):
-        version = await commit(store, vault)
+        version = await commit(store, document_store)
         assert (await won(store, "me", seen=version)).version == Version(version.epoch, version.number + 1)
 
     async def test_the_epoch_stays_for_who_has_seen_another(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore
     ):
-        version = await commit(store, vault)
+        version = await commit(store, document_store)
         lease = await won(store, "me", seen=Version("other", 99))
         assert lease.version == Version(version.epoch, version.number + 1)
 
-    async def test_a_store_that_has_lost_all_starts_a_new_epoch(self, store, vault, redis_client, names: Names):
-        version = await commit(store, vault)
+    async def test_a_store_that_has_lost_all_starts_a_new_epoch(
+        self, store, document_store, redis_client, names: Names
+    ):
+        version = await commit(store, document_store)
         await lose(redis_client, names.prefix)
         lease = await won(store, "me", seen=version)
         assert lease.version.epoch != version.epoch
         assert lease.version.number == 1
 
     async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore
     ):
-        version = await commit(store, vault)
+        version = await commit(store, document_store)
         lease = await won(store, "me", seen=Version(version.epoch, version.number + 5))
         assert lease.version.epoch != version.epoch
         assert lease.version.number == 1
 
-    async def test_a_store_whose_documents_went_back_starts_a_new_epoch(self, store, vault, redis_client, names: Names):
+    async def test_a_store_whose_documents_went_back_starts_a_new_epoch(
+        self, store, document_store, redis_client, names: Names
+    ):
         # The number was given out already when the dump was made that the server came back from.
-        first = await commit(store, vault)
+        first = await commit(store, document_store)
         saved = await redis_client.get(names.version)
-        second = await commit(store, vault)
+        second = await commit(store, document_store)
         await redis_client.set(names.version, saved)
         assert (await won(store, "a", seen=first)).version.epoch == first.epoch
         await redis_client.delete(names.lock)
@@ -250,12 +257,12 @@ class TestRenew:
 
 
 class TestCommit:
-    async def test_makes_all_visible_and_frees_the_lock(self, store, vault, redis_client, names: Names):
+    async def test_makes_all_visible_and_frees_the_lock(self, store, document_store, redis_client, names: Names):
         lease = await won(store)
-        await vault.stage(lease, documents(lease, (1, 2)))
+        await document_store.stage(lease, documents(lease, (1, 2)))
         assert await redis_client.keys(f"{names.prefix}leaderboard:users*") == []
         async with hearing(store) as heard:
-            assert await store.commit(lease, catalogue(lease, (1, 2)), SOLVE)
+            assert await store.commit(lease, metadata(lease, (1, 2)), SOLVE)
             assert await heard(1) == [Rebuilt(lease.version.number, SOLVE)]
         assert await redis_client.get(names.version) == str(lease.version).encode()
         for name in document_names((1, 2)):
@@ -265,12 +272,12 @@ class TestCommit:
         assert await redis_client.keys(f"{names.prefix}scoreboard:staged:*") == []
 
     async def test_who_hears_of_it_can_read_it(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore, redis_client, names: Names
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore, redis_client, names: Names
     ):
         lease = await won(store)
-        await vault.stage(lease, documents(lease))
+        await document_store.stage(lease, documents(lease))
         async with hearing(store) as heard:
-            committing = asyncio.create_task(store.commit(lease, catalogue(lease), SOLVE))
+            committing = asyncio.create_task(store.commit(lease, metadata(lease), SOLVE))
             await heard(1)
             assert await redis_client.get(names.version) == str(lease.version).encode()
             assert await redis_client.exists(*(names.document(name) for name in document_names(()))) == len(
@@ -279,88 +286,94 @@ class TestCommit:
             assert not await redis_client.exists(names.lock)
             assert await committing
 
-    async def test_removes_the_divisions_that_are_gone(self, store, vault, redis_client, names: Names):
-        await commit(store, vault, divisions=(1, 2))
-        await commit(store, vault, divisions=(2, 3))
+    async def test_removes_the_divisions_that_are_gone(self, store, document_store, redis_client, names: Names):
+        await commit(store, document_store, divisions=(1, 2))
+        await commit(store, document_store, divisions=(2, 3))
         kept = {key.decode() for key in await redis_client.keys(f"{names.prefix}*:div:*")}
         assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
 
-    async def test_without_the_lock_is_refused(self, store, vault, redis_client, names: Names):
-        before = await commit(store, vault)
+    async def test_without_the_lock_is_refused(self, store, document_store, redis_client, names: Names):
+        before = await commit(store, document_store)
         lease = await won(store)
-        await vault.stage(lease, documents(lease))
+        await document_store.stage(lease, documents(lease))
         await redis_client.delete(names.lock)
-        assert not await store.commit(lease, catalogue(lease), SOLVE)
-        await self._nothing_changed(vault, before)
+        assert not await store.commit(lease, metadata(lease), SOLVE)
+        await self._nothing_changed(document_store, before)
 
     async def test_after_a_takeover_is_refused(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore, redis_client, names: Names
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore, redis_client, names: Names
     ):
-        before = await commit(store, vault)
+        before = await commit(store, document_store)
         late = await won(store, "late")
-        await vault.stage(late, documents(late))
+        await document_store.stage(late, documents(late))
         await redis_client.delete(names.lock)  # it ran out while its holder was frozen
         fresh = await won(store, "fresh")
-        assert not await store.commit(late, catalogue(late), SOLVE)
-        await self._nothing_changed(vault, before)
+        assert not await store.commit(late, metadata(late), SOLVE)
+        await self._nothing_changed(document_store, before)
         assert await redis_client.get(names.lock) == b"fresh"
-        await commit(store, vault, fresh)
-        assert not await store.commit(late, catalogue(late), SOLVE)
-        await self._nothing_changed(vault, fresh.version)
+        await commit(store, document_store, fresh)
+        assert not await store.commit(late, metadata(late), SOLVE)
+        await self._nothing_changed(document_store, fresh.version)
 
-    async def test_with_an_old_fence_is_refused_even_with_the_lock(self, store, vault, redis_client, names: Names):
-        before = await commit(store, vault)
+    async def test_with_an_old_fence_is_refused_even_with_the_lock(
+        self, store, document_store, redis_client, names: Names
+    ):
+        before = await commit(store, document_store)
         late = await won(store, "me")
-        await vault.stage(late, documents(late))
+        await document_store.stage(late, documents(late))
         await redis_client.hset(names.fence, "number", late.version.number + 1)
-        assert not await store.commit(late, catalogue(late), SOLVE)
-        await self._nothing_changed(vault, before)
+        assert not await store.commit(late, metadata(late), SOLVE)
+        await self._nothing_changed(document_store, before)
 
-    async def test_of_another_epoch_is_refused(self, store, vault, redis_client, names: Names):
-        before = await commit(store, vault)
+    async def test_of_another_epoch_is_refused(self, store, document_store, redis_client, names: Names):
+        before = await commit(store, document_store)
         late = await won(store, "me")
-        await vault.stage(late, documents(late))
+        await document_store.stage(late, documents(late))
         await redis_client.hset(names.fence, "epoch", "other")
-        assert not await store.commit(late, catalogue(late), SOLVE)
-        await self._nothing_changed(vault, before)
+        assert not await store.commit(late, metadata(late), SOLVE)
+        await self._nothing_changed(document_store, before)
 
     @pytest.mark.parametrize("missing", document_names(()))
-    async def test_without_a_staged_document_is_refused(self, store, vault, redis_client, names: Names, missing: str):
-        before = await commit(store, vault)
+    async def test_without_a_staged_document_is_refused(
+        self, store, document_store, redis_client, names: Names, missing: str
+    ):
+        before = await commit(store, document_store)
         lease = await won(store)
-        await vault.stage(lease, documents(lease))
+        await document_store.stage(lease, documents(lease))
         await redis_client.delete(names.staged(lease.token, missing))
-        assert not await store.commit(lease, catalogue(lease), SOLVE)
-        await self._nothing_changed(vault, before)
+        assert not await store.commit(lease, metadata(lease), SOLVE)
+        await self._nothing_changed(document_store, before)
 
-    async def test_said_twice_is_done_once(self, store: RedisClusterBackend, vault: RedisDocumentStore):
+    async def test_said_twice_is_done_once(self, store: RedisClusterBackend, document_store: RedisDocumentStore):
         # As when the answer to the first try was lost.
         lease = await won(store)
-        await commit(store, vault, lease)
+        await commit(store, document_store, lease)
         async with hearing(store) as heard:
-            assert await store.commit(lease, catalogue(lease), SOLVE)
+            assert await store.commit(lease, metadata(lease), SOLVE)
             await store.publish(SOLVE)
             assert [type(message) for message in await heard(1)] == [Changed]
 
-    async def test_said_twice_disturbs_nobody_who_has_the_lock_by_now(self, store, vault, redis_client, names: Names):
+    async def test_said_twice_disturbs_nobody_who_has_the_lock_by_now(
+        self, store, document_store, redis_client, names: Names
+    ):
         lease = await won(store)
-        await commit(store, vault, lease)
+        await commit(store, document_store, lease)
         await won(store, "you")
-        assert await store.commit(lease, catalogue(lease), SOLVE)
+        assert await store.commit(lease, metadata(lease), SOLVE)
         assert await redis_client.get(names.lock) == b"you"
 
-    async def test_overwrites_what_it_cannot_read(self, store, vault, redis_client, names: Names):
+    async def test_overwrites_what_it_cannot_read(self, store, document_store, redis_client, names: Names):
         await redis_client.set(names.version, b"\xff garbage")
-        await redis_client.hset(names.catalogue, mapping={"digest": "{", "more": "x"})
+        await redis_client.hset(names.metadata, mapping={"digest": "{", "more": "x"})
         await redis_client.rpush(names.document("leaderboard:users"), "not ours")
-        assert (await vault.load(None)).documents is None
-        version = await commit(store, vault)
-        stored = await vault.load(None)
+        assert (await document_store.load(None)).documents is None
+        version = await commit(store, document_store)
+        stored = await document_store.load(None)
         assert stored is not None
         assert stored.head.version == version
 
-    async def _nothing_changed(self, vault: RedisDocumentStore, version: Version) -> None:
-        stored = await vault.load(None)
+    async def _nothing_changed(self, document_store: RedisDocumentStore, version: Version) -> None:
+        stored = await document_store.load(None)
         assert stored is not None
         assert stored.head.version == version
         assert all(plain(document) == text(name, version) for name, document in stored.documents)
@@ -368,54 +381,56 @@ class TestCommit:
 
 class TestConfirm:
     async def test_brings_what_is_committed_up_to_date(
-        self, store: RedisClusterBackend, vault, redis_client, names: Names
+        self, store: RedisClusterBackend, document_store, redis_client, names: Names
     ):
-        version = await commit(store, vault, divisions=(7,))
+        version = await commit(store, document_store, divisions=(7,))
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.5, whole=True, complete=True)
+            assert await store.confirm(lease, 1772215999.5, full=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, 1772215999.5)]
         assert not await redis_client.exists(names.lock)
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
         assert stored.head.version == version
-        before = catalogue(Lease("", version), (7,))
-        assert stored.head.catalogue == replace(before, as_of=1772215999.5, whole=lease.version.number)
+        before = metadata(Lease("", version), (7,))
+        assert stored.head.metadata == replace(before, as_of=1772215999.5, full=lease.version.number)
 
     @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
     async def test_leaves_the_divisions_as_they_are(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore, divisions
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore, divisions
     ):
-        await commit(store, vault, divisions=divisions)
-        assert await store.confirm(await won(store), 1.5, whole=True, complete=True)
-        stored = await vault.load(None)
+        await commit(store, document_store, divisions=divisions)
+        assert await store.confirm(await won(store), 1.5, full=True, complete=True)
+        stored = await document_store.load(None)
         assert stored is not None
-        assert stored.head.catalogue.divisions == divisions
+        assert stored.head.metadata.divisions == divisions
         assert [name for name, _ in stored.documents] == document_names(divisions)
 
-    async def test_whole_seconds_are_heard_too(self, store: RedisClusterBackend, vault: RedisDocumentStore):
-        version = await commit(store, vault)
+    async def test_whole_seconds_are_heard_too(self, store: RedisClusterBackend, document_store: RedisDocumentStore):
+        version = await commit(store, document_store)
         lease = await won(store)
         async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.0, whole=True, complete=True)
+            assert await store.confirm(lease, 1772215999.0, full=True, complete=True)
             assert await heard(1) == [Confirmed(lease.version, version, 1772215999.0)]
 
-    async def test_is_refused_to_who_does_not_hold_the_lock(self, store, vault, redis_client, names: Names):
-        version = await commit(store, vault)
+    async def test_is_refused_to_who_does_not_hold_the_lock(self, store, document_store, redis_client, names: Names):
+        version = await commit(store, document_store)
         lease = await won(store)
         await redis_client.set(names.lock, "you")
-        assert not await store.confirm(lease, 9e9, whole=True, complete=True)
+        assert not await store.confirm(lease, 9e9, full=True, complete=True)
         assert await redis_client.get(names.lock) == b"you"
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
-        assert stored.head.catalogue.as_of == 1772215200.25 + version.number
+        assert stored.head.metadata.as_of == 1772215200.25 + version.number
 
-    @pytest.mark.parametrize("lost", ["version", "catalogue"])
-    async def test_is_refused_if_there_is_nothing_to_confirm(self, store, vault, redis_client, names: Names, lost: str):
-        await commit(store, vault)
+    @pytest.mark.parametrize("lost", ["version", "metadata"])
+    async def test_is_refused_if_there_is_nothing_to_confirm(
+        self, store, document_store, redis_client, names: Names, lost: str
+    ):
+        await commit(store, document_store)
         lease = await won(store)
         await redis_client.delete(getattr(names, lost))
-        assert not await store.confirm(lease, 1.5, whole=True, complete=True)
+        assert not await store.confirm(lease, 1.5, full=True, complete=True)
         assert await redis_client.get(names.lock) == b"me"
 
 
@@ -438,51 +453,53 @@ class TestAbandon:
 
 
 class TestTheVault:
-    async def test_an_empty_store_has_nothing(self, vault: RedisDocumentStore):
-        assert (await vault.load(None)).documents is None
-        assert (await vault.head()).version is None
+    async def test_an_empty_store_has_nothing(self, document_store: RedisDocumentStore):
+        assert (await document_store.load(None)).documents is None
+        assert (await document_store.head()).version is None
 
-    async def test_what_is_staged_expires(self, store, vault, redis_client, names: Names):
+    async def test_what_is_staged_expires(self, store, document_store, redis_client, names: Names):
         lease = await won(store)
-        await vault.stage(lease, documents(lease))
+        await document_store.stage(lease, documents(lease))
         for name in document_names(()):
             assert 0 < await redis_client.pttl(names.staged(lease.token, name)) <= STAGE_TTL * 1000
-        assert (await vault.load(None)).documents is None
+        assert (await document_store.load(None)).documents is None
 
     @pytest.mark.parametrize("missing", document_names((3,)))
-    async def test_a_version_without_one_of_its_documents_is_none(self, store, vault, redis_client, names, missing):
-        await commit(store, vault, divisions=(3,))
+    async def test_a_version_without_one_of_its_documents_is_none(
+        self, store, document_store, redis_client, names, missing
+    ):
+        await commit(store, document_store, divisions=(3,))
         await redis_client.delete(names.document(missing))
         with pytest.raises(Damaged, match="gone"):
-            await vault.load(None)
-        assert (await vault.head()).version is None
+            await document_store.load(None)
+        assert (await document_store.head()).version is None
 
     async def test_what_is_committed_can_be_known_without_reading_it(
-        self, store: RedisClusterBackend, vault: RedisDocumentStore
+        self, store: RedisClusterBackend, document_store: RedisDocumentStore
     ):
         lease = await won(store)
-        await commit(store, vault, lease, divisions=(3,))
-        head = await vault.head()
-        assert (head.version, head.catalogue) == (lease.version, catalogue(lease, (3,)))
+        await commit(store, document_store, lease, divisions=(3,))
+        head = await document_store.head()
+        assert (head.version, head.metadata) == (lease.version, metadata(lease, (3,)))
 
     async def test_documents_come_back_as_they_went(
         self, store: RedisClusterBackend, redis_url, redis_client, names, encoding
     ):
         said = b'{"text":"\xf0\x9f\x98\x80 <script>"}' * 1000
         parts = document_of(said[:9000], said[9000:])
-        vault = RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
+        document_store = RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
         lease = await won(store)
-        written, values = await vault.stage(lease, dict.fromkeys(document_names(()), parts))
-        assert await store.commit(lease, replace(catalogue(lease), documents=values), SOLVE)
+        written, values = await document_store.stage(lease, dict.fromkeys(document_names(()), parts))
+        assert await store.commit(lease, replace(metadata(lease), documents=values), SOLVE)
         raw = await redis_client.get(names.document("leaderboard:users"))
         assert written == len(document_names(())) * len(raw)
         assert raw == said if encoding == "identity" else plain(raw) == said
-        stored = await vault.load(None)
+        stored = await document_store.load(None)
         assert stored is not None
         # What is stored as text is one frame from then on.
         back = raw if encoding == "zstd" else compressed(said)
         assert stored.documents == [(name, back) for name in document_names(())]
-        await vault.aclose()
+        await document_store.aclose()
 
     async def test_either_coding_reads_the_other_s(self, store: RedisClusterBackend, redis_url: str, names: Names):
         one, other = (
@@ -498,9 +515,11 @@ class TestTheVault:
         await one.aclose()
         await other.aclose()
 
-    async def test_reads_no_mix_of_versions(self, make_store, redis_url: str, names: Names, vault: RedisDocumentStore):
+    async def test_reads_no_mix_of_versions(
+        self, make_store, redis_url: str, names: Names, document_store: RedisDocumentStore
+    ):
         store = make_store()
-        await commit(store, vault, divisions=(1, 2))
+        await commit(store, document_store, divisions=(1, 2))
         writer = RedisDocumentStore(redis_url, prefix=names.prefix, encoding="zstd", stage_ttl=STAGE_TTL)
         stop, reads, seen = asyncio.Event(), 0, set()
 
@@ -515,12 +534,12 @@ class TestTheVault:
             tasks.create_task(write())
             deadline = time.monotonic() + 20
             while (reads < 100 or len(seen) < 20) and time.monotonic() < deadline:
-                stored = await vault.load(None)
+                stored = await document_store.load(None)
                 assert stored is not None
                 reads += 1
                 seen.add(stored.head.version)
-                assert [name for name, _ in stored.documents] == document_names(stored.head.catalogue.divisions)
-                assert stored.head.catalogue.digest == f"digest of {stored.head.version}"
+                assert [name for name, _ in stored.documents] == document_names(stored.head.metadata.divisions)
+                assert stored.head.metadata.digest == f"digest of {stored.head.version}"
                 for name, document in stored.documents:
                     assert plain(document) == text(name, stored.head.version)
             stop.set()
@@ -541,17 +560,19 @@ async def hearing(store: RedisClusterBackend) -> AsyncIterator[Callable[[int], A
 
 
 class TestTheBus:
-    async def test_says_everything_in_the_order_in_which_it_was_done(self, make_store, vault: RedisDocumentStore):
+    async def test_says_everything_in_the_order_in_which_it_was_done(
+        self, make_store, document_store: RedisDocumentStore
+    ):
         store, other = make_store(), make_store()
         async with hearing(store) as heard:
             await other.publish(SOLVE, "f00")
             first = await won(other, "a")
             await store.publish(SOLVE)
-            await vault.stage(first, documents(first))
-            assert await other.commit(first, catalogue(first), SOLVE)
+            await document_store.stage(first, documents(first))
+            assert await other.commit(first, metadata(first), SOLVE)
             second = await won(store, "b")
             await other.publish(SOLVE)
-            await store.confirm(second, 1.5, whole=True, complete=True)
+            await store.confirm(second, 1.5, full=True, complete=True)
             third = await won(other, "c")
             await other.abandon(third)
             assert await heard(9) == [
@@ -586,11 +607,11 @@ class TestTheBus:
             await store.publish(SOLVE)
             assert await heard(1) == [Changed(SOLVE)]
 
-    async def test_what_is_said_is_what_the_contract_says(self, store, vault, redis_client, names: Names):
+    async def test_what_is_said_is_what_the_contract_says(self, store, document_store, redis_client, names: Names):
         async with redis_client.pubsub(ignore_subscribe_messages=True) as raw:
             await raw.subscribe(f"{names.prefix}scoreboard.rebuilt")
             await raw.get_message(timeout=5)
-            version = await commit(store, vault)
+            version = await commit(store, document_store)
             message = await raw.get_message(timeout=5)
         said = '{"scope":"all","reason":"submission_correct","ts":"2026-02-27T18:00:00Z","version":%d}'
         assert message["data"].decode() == said % version.number
@@ -646,8 +667,8 @@ class TestUnavailable:
         return [
             store.acquire("me", None),
             store.renew(lease),
-            store.commit(lease, catalogue(lease), SOLVE),
-            store.confirm(lease, 1.5, whole=True, complete=True),
+            store.commit(lease, metadata(lease), SOLVE),
+            store.confirm(lease, 1.5, full=True, complete=True),
             store.abandon(lease),
             store.publish(SOLVE),
             store.check(),
@@ -665,11 +686,13 @@ class TestUnavailable:
 
     async def test_nobody_listens(self, make_store, names: Names):
         url = f"redis://someone:s3cret@127.0.0.1:{free_port()}/0"
-        vault = RedisDocumentStore(url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
+        document_store = RedisDocumentStore(url, prefix=names.prefix, encoding="identity", stage_ttl=STAGE_TTL)
         lease = Lease("me", Version("e", 1))
-        staging = vault.stage(lease, documents(lease))
-        await self._all_fail([*self._calls(make_store(url=url)), vault.load(None), vault.head(), staging])
-        await vault.aclose()
+        staging = document_store.stage(lease, documents(lease))
+        await self._all_fail(
+            [*self._calls(make_store(url=url)), document_store.load(None), document_store.head(), staging]
+        )
+        await document_store.aclose()
 
     async def test_the_password_is_wrong(self, make_store, redis_url: str):
         place = urlsplit(redis_url).netloc.rpartition("@")[2]
@@ -698,16 +721,16 @@ class TestDamage:
     """Whatever is under our keys and is not what was committed is neither loaded nor taken for unchanged."""
 
     @pytest.fixture
-    async def vault(self, store: RedisClusterBackend, redis_url: str, names: Names, encoding: str):
-        vault = RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
-        await commit(store, vault)
-        yield vault
-        await vault.aclose()
+    async def document_store(self, store: RedisClusterBackend, redis_url: str, names: Names, encoding: str):
+        document_store = RedisDocumentStore(redis_url, prefix=names.prefix, encoding=encoding, stage_ttl=STAGE_TTL)
+        await commit(store, document_store)
+        yield document_store
+        await document_store.aclose()
 
     @pytest.mark.parametrize(
         "how", ["flipped", "cut", "longer", "garbage", "foreign", "list", "swapped", "other version"]
     )
-    async def test_of_a_document_is_found(self, store, vault, redis_client, names: Names, encoding, how: str):
+    async def test_of_a_document_is_found(self, store, document_store, redis_client, names: Names, encoding, how: str):
         key, other = names.document("leaderboard:users"), names.document("timeline:users")
         value = await redis_client.get(key)
         match how:
@@ -727,17 +750,24 @@ class TestDamage:
             case "swapped":
                 await redis_client.set(key, await redis_client.get(other))
             case "other version":
-                await commit(store, vault)
+                await commit(store, document_store)
                 await redis_client.set(key, value)
         with pytest.raises(Damaged, match=re.escape(key)):
-            await vault.load(None)
+            await document_store.load(None)
         # What has another length or type is seen without reading it.
-        assert (await vault.head()).version is None or how in ("flipped", "garbage", "swapped", "other version")
-        version = await commit(store, vault)
-        assert (await vault.load(None)).head.version == version
+        assert (await document_store.head()).version is None or how in (
+            "flipped",
+            "garbage",
+            "swapped",
+            "other version",
+        )
+        version = await commit(store, document_store)
+        assert (await document_store.load(None)).head.version == version
 
-    @pytest.mark.parametrize("name", ["lock", "fence", "version", "catalogue", "document", "previous"])
-    async def test_keys_of_another_type_are_written_over(self, store, vault, redis_client, names, encoding, name):
+    @pytest.mark.parametrize("name", ["lock", "fence", "version", "metadata", "document", "previous"])
+    async def test_keys_of_another_type_are_written_over(
+        self, store, document_store, redis_client, names, encoding, name
+    ):
         key = getattr(names, name)
         key = key if isinstance(key, str) else key("leaderboard:users")
         await redis_client.delete(key)
@@ -747,9 +777,9 @@ class TestDamage:
             assert answer == Busy(TTL, overlong=True)
             assert 0 < await redis_client.pttl(key) <= TTL * 1000
             await redis_client.delete(key)
-        await vault.head()
-        version = await commit(store, vault)
-        assert (await vault.load(None)).head.version == version
+        await document_store.head()
+        version = await commit(store, document_store)
+        assert (await document_store.load(None)).head.version == version
 
     @pytest.mark.parametrize(
         "fence",
@@ -770,20 +800,22 @@ class TestDamage:
         ],
         ids=str,
     )
-    async def test_a_last_number_that_is_none_begins_an_epoch(self, store, vault, redis_client, names, encoding, fence):
+    async def test_a_last_number_that_is_none_begins_an_epoch(
+        self, store, document_store, redis_client, names, encoding, fence
+    ):
         await redis_client.delete(names.fence)
         await redis_client.hset(names.fence, mapping=fence)
-        assert (await vault.head()).given is None
+        assert (await document_store.head()).given is None
         lease = await won(store)
         assert lease.version.number == 1
         assert re.fullmatch("[0-9a-z]{8}", lease.version.epoch)
-        assert (await vault.head()).given == lease.version
+        assert (await document_store.head()).given == lease.version
 
     @pytest.mark.parametrize("version", [b"\xff-1", b"e\r\nx-1", b"e-99999999999999999999", b"-", b"", b"e-"])
     async def test_a_committed_version_that_is_none_is_nothing(
-        self, store, vault, redis_client, names, encoding, version
+        self, store, document_store, redis_client, names, encoding, version
     ):
         await redis_client.set(names.version, version)
-        assert (await vault.head()).version is None
-        assert (await vault.load(None)).documents is None
-        assert await commit(store, vault) == (await vault.load(None)).head.version
+        assert (await document_store.head()).version is None
+        assert (await document_store.load(None)).documents is None
+        assert await commit(store, document_store) == (await document_store.load(None)).head.version

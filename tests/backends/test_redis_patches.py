@@ -48,12 +48,12 @@ async def make_vault(redis_url: str, names: Names) -> AsyncIterator[Callable[...
         return made[-1]
 
     yield make
-    for vault in made:
-        await vault.aclose()
+    for document_store in made:
+        await document_store.aclose()
 
 
 @pytest.fixture
-def vault(make_vault: Callable[..., RedisDocumentStore]) -> RedisDocumentStore:
+def document_store(make_vault: Callable[..., RedisDocumentStore]) -> RedisDocumentStore:
     return make_vault()
 
 
@@ -90,20 +90,20 @@ async def won(store: RedisClusterBackend) -> Lease:
     return lease
 
 
-async def commit(store: RedisClusterBackend, vault: RedisDocumentStore, contest: Contest) -> int:
+async def commit(store: RedisClusterBackend, document_store: RedisDocumentStore, contest: Contest) -> int:
     """Returns the bytes that were written."""
     lease = await won(store)
-    written, values = await vault.stage(lease, contest.documents())
-    catalogue = SnapshotMetadata(f"digest {lease.version}", 1.5, contest.divisions, documents=values)
-    assert await store.commit(lease, catalogue, SOLVE)
+    written, values = await document_store.stage(lease, contest.documents())
+    metadata = SnapshotMetadata(f"digest {lease.version}", 1.5, contest.divisions, documents=values)
+    assert await store.commit(lease, metadata, SOLVE)
     return written
 
 
-async def begin(store: RedisClusterBackend, vault: RedisDocumentStore, contest: Contest) -> int:
+async def begin(store: RedisClusterBackend, document_store: RedisDocumentStore, contest: Contest) -> int:
     """Twice, so that there are documents to write over. Returns how much it is to write them whole."""
-    await commit(store, vault, contest)
+    await commit(store, document_store, contest)
     contest.solve()
-    return await commit(store, vault, contest)
+    return await commit(store, document_store, contest)
 
 
 @pytest.fixture
@@ -121,30 +121,30 @@ def stored(redis_client: Redis, names: Names) -> Callable[[], Any]:
     return read
 
 
-async def test_two_are_written_whole_and_those_after_where_they_differ(store, vault, contest, stored):
+async def test_two_are_written_whole_and_those_after_where_they_differ(store, document_store, contest, stored):
     for _ in range(2):
-        assert await commit(store, vault, contest) > FEW
+        assert await commit(store, document_store, contest) > FEW
         assert await stored() == contest.texts()
         contest.solve()
     for _ in range(50):
-        assert 0 < await commit(store, vault, contest) < FEW
+        assert 0 < await commit(store, document_store, contest) < FEW
         assert await stored() == contest.texts()
         contest.solve()
 
 
-async def test_a_version_that_does_not_differ_costs_nothing(store, vault, contest, stored):
-    await begin(store, vault, contest)
-    await commit(store, vault, contest)
-    assert await commit(store, vault, contest) == 0
+async def test_a_version_that_does_not_differ_costs_nothing(store, document_store, contest, stored):
+    await begin(store, document_store, contest)
+    await commit(store, document_store, contest)
+    assert await commit(store, document_store, contest) == 0
     assert await stored() == contest.texts()
 
 
-async def test_what_is_staged_is_not_seen_and_expires(store, vault, contest, stored, redis_client, names):
-    await begin(store, vault, contest)
+async def test_what_is_staged_is_not_seen_and_expires(store, document_store, contest, stored, redis_client, names):
+    await begin(store, document_store, contest)
     before = await stored()
     contest.solve()
     lease = await won(store)
-    written, values = await vault.stage(lease, contest.documents())
+    written, values = await document_store.stage(lease, contest.documents())
     assert written < FEW
     assert await stored() == before
     for name in document_names(()):
@@ -154,33 +154,33 @@ async def test_what_is_staged_is_not_seen_and_expires(store, vault, contest, sto
         assert await redis_client.pttl(names.document(name)) == -1
 
 
-async def test_a_value_grows_by_being_written_whole(store, vault, contest, stored, monkeypatch):
+async def test_a_value_grows_by_being_written_whole(store, document_store, contest, stored, monkeypatch):
     monkeypatch.setattr(value_layout, "ROOM", 8)
     monkeypatch.setattr(value_layout, "TAIL", 1 << 40)
-    whole = await begin(store, vault, contest)
+    full = await begin(store, document_store, contest)
     written = []
     for _ in range(60):
         contest.solve()
-        written.append(await commit(store, vault, contest))
+        written.append(await commit(store, document_store, contest))
         assert await stored() == contest.texts()
     assert min(written) < FEW
-    assert max(written) > whole / 8
+    assert max(written) > full / 8
 
 
-async def test_another_node_that_reads_it_has_the_same_text(store, vault, make_vault, contest):
-    await begin(store, vault, contest)
+async def test_another_node_that_reads_it_has_the_same_text(store, document_store, make_vault, contest):
+    await begin(store, document_store, contest)
     contest.solve()
-    assert await commit(store, vault, contest) < FEW
+    assert await commit(store, document_store, contest) < FEW
     stored = await make_vault().load(None)
     assert stored is not None
     assert {name: plain(payload) for name, payload in stored.documents} == contest.texts()
     assert all(payload.startswith(zstandard.FRAME_HEADER) for _, payload in stored.documents)
 
 
-async def test_two_nodes_that_take_turns_write_over_their_own(store, vault, make_vault, contest, stored):
+async def test_two_nodes_that_take_turns_write_over_their_own(store, document_store, make_vault, contest, stored):
     other = make_vault()
     for number in range(12):
-        written = await commit(store, (vault, other)[number % 2], contest)
+        written = await commit(store, (document_store, other)[number % 2], contest)
         assert (written < FEW) == (number >= 2)
         assert await stored() == contest.texts()
         contest.solve()
@@ -190,25 +190,25 @@ class TestWhatIsNotAsItWasLeft:
     """It is written whole, and a few commits later all is as before."""
 
     @pytest.fixture(autouse=True)
-    async def begun(self, store, vault, contest: Contest) -> None:
-        self.whole = await begin(store, vault, contest)
+    async def begun(self, store, document_store, contest: Contest) -> None:
+        self.full = await begin(store, document_store, contest)
         contest.solve()
-        assert await commit(store, vault, contest) < FEW
+        assert await commit(store, document_store, contest) < FEW
         contest.solve()
 
     @pytest.fixture
-    def healed(self, store, vault, contest: Contest, stored) -> Callable[..., Any]:
-        async def check(*, whole: int = 4) -> None:
-            """`whole`: how many of the four documents."""
-            written = await commit(store, vault, contest)
-            assert self.whole * whole / 4 - FEW < written < self.whole * whole / 4 + FEW
+    def healed(self, store, document_store, contest: Contest, stored) -> Callable[..., Any]:
+        async def check(*, full: int = 4) -> None:
+            """`full`: how many of the four documents."""
+            written = await commit(store, document_store, contest)
+            assert self.full * full / 4 - FEW < written < self.full * full / 4 + FEW
             assert await stored() == contest.texts()
             for _ in range(2):
                 contest.solve()
-                await commit(store, vault, contest)
+                await commit(store, document_store, contest)
                 assert await stored() == contest.texts()
             contest.solve()
-            assert await commit(store, vault, contest) < FEW
+            assert await commit(store, document_store, contest) < FEW
             assert await stored() == contest.texts()
 
         return check
@@ -220,34 +220,34 @@ class TestWhatIsNotAsItWasLeft:
             await commit(store, other, Contest())
         await healed()
 
-    async def test_a_commit_was_refused(self, store, vault, contest, stored, redis_client, names, healed):
+    async def test_a_commit_was_refused(self, store, document_store, contest, stored, redis_client, names, healed):
         before = await stored()
         lease = await won(store)
         contest.solve()
-        await vault.stage(lease, contest.documents())
+        await document_store.stage(lease, contest.documents())
         await redis_client.delete(names.lock)
         assert not await store.commit(lease, SnapshotMetadata("", 1.5, ()), SOLVE)
         assert await stored() == before
         await healed()
 
-    async def test_a_build_was_abandoned(self, store, vault, contest, healed):
+    async def test_a_build_was_abandoned(self, store, document_store, contest, healed):
         lease = await won(store)
         contest.solve()
-        await vault.stage(lease, contest.documents())
+        await document_store.stage(lease, contest.documents())
         await store.abandon(lease)
         await healed()
 
     async def test_a_build_was_abandoned_before_it_staged(self, store, healed):
         await store.abandon(await won(store))
-        await healed(whole=0)
+        await healed(full=0)
 
     async def test_another_took_over_and_committed(
-        self, store, vault, make_vault, contest, redis_client, names, healed
+        self, store, document_store, make_vault, contest, redis_client, names, healed
     ):
         late = await won(store)
         await redis_client.delete(names.lock)
         await commit(store, make_vault(), Contest())
-        await vault.stage(late, contest.documents())
+        await document_store.stage(late, contest.documents())
         assert not await store.commit(late, SnapshotMetadata("", 1.5, ()), SOLVE)
         await healed()
 
@@ -255,46 +255,46 @@ class TestWhatIsNotAsItWasLeft:
         await redis_client.delete(*[key async for key in redis_client.scan_iter(match=f"{names.prefix}*")])
         await healed()
 
-    @pytest.mark.parametrize("what", ["version", "catalogue", "fence"])
+    @pytest.mark.parametrize("what", ["version", "metadata", "fence"])
     async def test_the_store_has_forgotten_something(self, redis_client, names, healed, what):
         await redis_client.delete(getattr(names, what))
-        await healed(whole=4 if what == "catalogue" else 0)
+        await healed(full=4 if what == "metadata" else 0)
 
-    async def test_a_document_is_gone(self, store, vault, contest, stored, redis_client, names, healed):
+    async def test_a_document_is_gone(self, store, document_store, contest, stored, redis_client, names, healed):
         """Then the one before it is written over all the same; but it leaves nothing to write over in its turn."""
         await redis_client.delete(names.document(document_names(())[0]))
-        assert await commit(store, vault, contest) < FEW
+        assert await commit(store, document_store, contest) < FEW
         assert await stored() == contest.texts()
         contest.solve()
-        await healed(whole=1)
+        await healed(full=1)
 
     @pytest.mark.parametrize("place", [0, 3])
     async def test_a_previous_document_is_gone(self, redis_client, names, healed, place):
         await redis_client.delete(names.previous(document_names(())[place]))
-        await healed(whole=1)
+        await healed(full=1)
 
     @pytest.mark.parametrize("by_hand", [b"", b'{"challenges":[],"entries":[]}', compressed(b"{}"), bytes(10**6)])
     async def test_a_previous_document_is_another(self, redis_client, names, healed, by_hand):
         await redis_client.set(names.previous(document_names(())[0]), by_hand)
-        await healed(whole=1)
+        await healed(full=1)
 
     async def test_a_previous_document_is_longer(self, redis_client, names, healed):
         await redis_client.append(names.previous(document_names(())[0]), b"\n")
-        await healed(whole=1)
+        await healed(full=1)
 
     async def test_a_previous_document_is_no_string(self, redis_client, names, healed):
         await redis_client.delete(names.previous(document_names(())[0]))
         await redis_client.rpush(names.previous(document_names(())[0]), "a", "b")
-        await healed(whole=1)
+        await healed(full=1)
 
 
-async def test_divisions_come_and_go(store, vault, contest, stored, redis_client, names):
-    written = await begin(store, vault, contest)
+async def test_divisions_come_and_go(store, document_store, contest, stored, redis_client, names):
+    written = await begin(store, document_store, contest)
     five = written * 5 / len(contest.documents())  # a division's, each as long as any
 
     async def committed(least: float, most: float) -> None:
         contest.solve()
-        assert least <= await commit(store, vault, contest) < most
+        assert least <= await commit(store, document_store, contest) < most
         assert await stored() == contest.texts()
         previous = [key async for key in redis_client.scan_iter(match=f"{names.prefix}scoreboard:previous:*")]
         assert len(previous) <= len(contest.documents())
@@ -313,34 +313,34 @@ async def test_divisions_come_and_go(store, vault, contest, stored, redis_client
     await committed(0, 2 * FEW)
 
 
-async def test_staging_twice_under_one_lease_leaves_the_last(store, vault, contest, stored):
-    await begin(store, vault, contest)
+async def test_staging_twice_under_one_lease_leaves_the_last(store, document_store, contest, stored):
+    await begin(store, document_store, contest)
     lease = await won(store)
     for _ in range(2):
         contest.solve()
-        _, values = await vault.stage(lease, contest.documents())
+        _, values = await document_store.stage(lease, contest.documents())
     assert await store.commit(lease, SnapshotMetadata("", 1.5, (), documents=values), SOLVE)
     assert await stored() == contest.texts()
     for _ in range(3):
         contest.solve()
-        assert await commit(store, vault, contest) < FEW
+        assert await commit(store, document_store, contest) < FEW
         assert await stored() == contest.texts()
 
 
-async def test_staging_that_fails_half_way_leaves_nothing_to_go_on_from(store, vault, contest, stored):
+async def test_staging_that_fails_half_way_leaves_nothing_to_go_on_from(store, document_store, contest, stored):
     """Under one lease, twice, the second time not to the end: what is then committed is some of each."""
-    await begin(store, vault, contest)
+    await begin(store, document_store, contest)
     lease = await won(store)
     contest.solve()
-    await vault.stage(lease, contest.documents())
+    await document_store.stage(lease, contest.documents())
     contest.solve()
     first, *_ = contest.documents().items()
     with pytest.raises(RuntimeError, match="enough"):
-        await vault.stage(lease, Failing([first]))
+        await document_store.stage(lease, Failing([first]))
     assert await store.commit(lease, SnapshotMetadata("", 1.5, ()), SOLVE)
-    for whole in (False, True, False):
+    for full in (False, True, False):
         contest.solve()
-        assert (await commit(store, vault, contest) > FEW) == whole
+        assert (await commit(store, document_store, contest) > FEW) == full
         assert await stored() == contest.texts()
 
 
@@ -354,10 +354,10 @@ async def test_plain_documents_are_always_written_whole_and_kept_once(
     redis_url, make_vault, contest, redis_client, names
 ):
     store = RedisClusterBackend(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
-    vault = make_vault("identity")
+    document_store = make_vault("identity")
     for _ in range(4):
         texts = contest.texts()
-        assert await commit(store, vault, contest) == sum(map(len, texts.values()))
+        assert await commit(store, document_store, contest) == sum(map(len, texts.values()))
         for name, text in texts.items():
             assert await redis_client.get(names.document(name)) == text
         contest.solve()
@@ -365,10 +365,12 @@ async def test_plain_documents_are_always_written_whole_and_kept_once(
     await store.aclose()
 
 
-async def test_who_stores_them_plain_from_now_on_keeps_no_others(redis_url, store, vault, contest, redis_client, names):
-    await begin(store, vault, contest)
+async def test_who_stores_them_plain_from_now_on_keeps_no_others(
+    redis_url, store, document_store, contest, redis_client, names
+):
+    await begin(store, document_store, contest)
     assert len(await redis_client.keys(f"{names.prefix}scoreboard:previous:*")) == len(contest.documents())
     plainly = RedisClusterBackend(redis_url, prefix=names.prefix, lock_ttl=TTL, encoding="identity")
-    await commit(plainly, vault, contest)
+    await commit(plainly, document_store, contest)
     assert await redis_client.keys(f"{names.prefix}scoreboard:previous:*") == []
     await plainly.aclose()

@@ -31,8 +31,8 @@ def test_whoever_has_missed_some_takes_just_those(numbers: set[int], held: int):
         assert missed is None
     else:
         assert missed is not None
-        assert [link.number for link in missed] == [number for number in versions if number > held]
-        assert all(link.data == step(link.since, link.number) for link in missed)
+        assert [entry.number for entry in missed] == [number for number in versions if number > held]
+        assert all(entry.data == step(entry.since, entry.number) for entry in missed)
 
 
 @given(st.lists(st.text(), max_size=5))
@@ -45,14 +45,14 @@ def test_as_text_it_is_the_same(names: list[str]):
 
 def test_it_holds_so_many_steps():
     made = ring_of(*range(delta_log.MAX_ENTRIES + 10))
-    assert [link.since for link in made.links] == list(range(9, delta_log.MAX_ENTRIES + 9))
+    assert [entry.since for entry in made.entries] == list(range(9, delta_log.MAX_ENTRIES + 9))
 
 
 def test_it_holds_so_many_bytes():
     made = DeltaLog()
     for number in range(20):
         made = made.then(number, step(number, number + 1, "x" * (delta_log.MAX_DELTA_BYTES - 100)))
-    assert [link.number for link in made.links] == [19, 20]
+    assert [entry.number for entry in made.entries] == [19, 20]
     assert len(made.text()) <= delta_log.MAX_BYTES
 
 

@@ -37,14 +37,14 @@ class Shelf:
     def put(self, version: Version, made: LoadResult, documents: dict[str, bytes]) -> None:
         if self.stored.head.version and self.stored.head.version.epoch != version.epoch:
             self.views.clear()
-        catalogue = SnapshotMetadata(made.digest, made.as_of, made.scoreboard.roster.division_ids)
-        self.stored = StoredSnapshot(Head(version, catalogue), list(documents.items()))
+        metadata = SnapshotMetadata(made.digest, made.as_of, made.scoreboard.roster.division_ids)
+        self.stored = StoredSnapshot(Head(version, metadata), list(documents.items()))
         self.views[version.number] = {
             id: parse(*(plain(documents[leaderboard_key(owner, id)]) for owner in ParticipantKind))
-            for id in (None, *catalogue.divisions)
+            for id in (None, *metadata.divisions)
         }
 
-    def ring(self, division: int | None = None) -> DeltaLog:
+    def delta_log(self, division: int | None = None) -> DeltaLog:
         assert self.stored.documents is not None
         return DeltaLog.parse(plain(dict(self.stored.documents)[delta_log_key(division)]))
 
@@ -54,10 +54,10 @@ class Node:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        self.chain = DeltaHistory(shelf)  # type: ignore[arg-type]
+        self.delta_history = DeltaHistory(shelf)  # type: ignore[arg-type]
         self.kept: tuple[SourceRows, ScoreboardState] | None = None
 
-    def follow(self, rows: SourceRows) -> LoadResult:
+    def load(self, rows: SourceRows) -> LoadResult:
         if self.kept and self.kept[0].roster == rows.roster:
             known, scoreboard = self.kept
             old = {tuple(solve) for solve in known.solves.tolist()}
@@ -70,9 +70,9 @@ class Node:
         return LoadResult(self.kept[1], 1.0, {}, self.kept[1].digest)
 
     async def build(self, version: Version, rows: SourceRows, *, commit: bool = True) -> LoadResult:
-        made = self.follow(rows)
-        rings = await self.chain.rings(version, made, self.shelf.stored.head.version)
-        documents = {**made.scoreboard.documents, **rings}
+        made = self.load(rows)
+        delta_logs = await self.delta_history.delta_logs(version, made, self.shelf.stored.head.version)
+        documents = {**made.scoreboard.documents, **delta_logs}
         if commit:
             self.shelf.put(version, made, {name: b"".join(each.frames()) for name, each in documents.items()})
         return made
@@ -84,7 +84,7 @@ def leads_here(shelf: Shelf) -> None:
     number = shelf.stored.head.version.number
     for division, now in shelf.views[number].items():
         for since, views in shelf.views.items():
-            missed = shelf.ring(division).after(since)
+            missed = shelf.delta_log(division).after(since)
             if missed is not None:
                 view = views[division]
                 for link in missed:
@@ -113,7 +113,7 @@ async def test_whoever_builds_and_whatever_fails(history: list[SourceRows], data
         if shelf.stored is not before:
             leads_here(shelf)
             # Nothing is missing but where there was nothing to go on from.
-            assert last is None or shelf.ring().after(last) is not None
+            assert last is None or shelf.delta_log().after(last) is not None
             last = number
 
 
@@ -123,13 +123,13 @@ async def test_what_was_built_again_alike_is_gone_on_from():
     first, second = (SourceRows(ROSTER, solves_of([(n, 1, 10, False) for n in range(1, upto + 1)])) for upto in (1, 2))
     await node.build(Version("e", 1), first)
     node.kept = None
-    again = node.follow(first)
-    node.chain.renew(Version("e", 1), again)
+    again = node.load(first)
+    node.delta_history.renew(Version("e", 1), again)
     node.kept = None
     shelf.load = None  # type: ignore[method-assign]  # it need not be read
     made = await node.build(Version("e", 2), second)
     leads_here(shelf)
-    assert shelf.ring().after(1) is not None
+    assert shelf.delta_log().after(1) is not None
     assert made.news is None
 
 
@@ -155,13 +155,13 @@ ROSTER = to_rows(
 
 async def test_a_division_is_told_only_of_its_own():
     shelf = await run(("e", 1, []), ("e", 2, [(2, 1)]), roster=ROSTER)
-    assert [b'"users"' in link.data for link in shelf.ring().links] == [True]
-    assert [link.data for link in shelf.ring(3).links] == [b'{"from":1,"version":2}']
+    assert [b'"users"' in link.data for link in shelf.delta_log().entries] == [True]
+    assert [link.data for link in shelf.delta_log(3).entries] == [b'{"from":1,"version":2}']
 
 
 async def test_another_epoch_begins_with_nothing_behind_it():
     shelf = await run(("e", 1, []), ("e", 2, [(1, 1)]), ("f", 3, [(1, 1), (2, 1)]), roster=ROSTER)
-    assert shelf.ring() == DeltaLog()
+    assert shelf.delta_log() == DeltaLog()
 
 
 async def test_what_is_none_of_ours_is_not_gone_on_from():
@@ -170,7 +170,7 @@ async def test_what_is_none_of_ours_is_not_gone_on_from():
     for garbage in (b"garbage", compressed(b"garbage")):
         shelf.stored = StoredSnapshot(shelf.stored.head, [(name, garbage) for name, _ in shelf.stored.documents])
         await Node(shelf).build(Version("e", 2), SourceRows(ROSTER, solves_of([])))
-        assert shelf.ring() == DeltaLog()
+        assert shelf.delta_log() == DeltaLog()
 
 
 async def test_a_change_too_large_leaves_no_step():
@@ -179,14 +179,14 @@ async def test_a_change_too_large_leaves_no_step():
         ROSTER.challenges, [ROSTER.teams[0]._replace(name="x" * MAX_DELTA_BYTES)], [], ROSTER.divisions
     )
     await Node(shelf).build(Version("e", 2), SourceRows(long, solves_of([])))
-    assert shelf.ring().after(1) is None
+    assert shelf.delta_log().after(1) is None
 
 
 async def test_a_ring_that_leads_elsewhere_is_not_gone_on_from():
     shelf = await run(("e", 1, []), ("e", 2, [(1, 1)]), roster=ROSTER)
     assert shelf.stored is not None
     shelf.stored = StoredSnapshot(
-        Head(Version("e", 3), shelf.stored.head.catalogue), shelf.stored.documents
+        Head(Version("e", 3), shelf.stored.head.metadata), shelf.stored.documents
     )  # by one without rings
     await Node(shelf).build(Version("e", 4), SourceRows(ROSTER, solves_of([])))
-    assert [(step.since, step.number) for step in shelf.ring().links] == [(3, 4)]
+    assert [(step.since, step.number) for step in shelf.delta_log().entries] == [(3, 4)]

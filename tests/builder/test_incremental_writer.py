@@ -55,29 +55,29 @@ def histories(draw: st.DrawFn) -> list[Version]:
 def test_after_any_history_every_version_reads_as_it_was_packed(history: list[Version], most: int):
     with pytest.MonkeyPatch.context() as constants:
         constants.setattr(module, "MAX_GARBAGE_RATIO", most)
-        packer = IncrementalWriter()
-        kept = [(received(*packer.pack(version)), frames(version)) for version in map(documents, history)]
-    for parcel, expected in kept:
-        assert joined(parcel) == expected
-        assert list(parcel) == list(expected)
+        writer = IncrementalWriter()
+        kept = [(received(*writer.pack(version)), frames(version)) for version in map(documents, history)]
+    for mapped, expected in kept:
+        assert joined(mapped) == expected
+        assert list(mapped) == list(expected)
 
 
-LARGE = [random.Random(place).randbytes(999) for place in range(200)]
+LARGE = [random.Random(extent).randbytes(999) for extent in range(200)]
 "Of a document of two hundred pieces."
 
 
-def changed(*places: int, by: bytes = b"X") -> Version:
-    return {"a": [by if place in places else text for place, text in enumerate(LARGE)], "b": [b"[", b"]"]}
+def changed(*extents: int, by: bytes = b"X") -> Version:
+    return {"a": [by if extent in extents else text for extent, text in enumerate(LARGE)], "b": [b"[", b"]"]}
 
 
 class TestAVersion:
     def test_takes_what_is_new_in_it(self):
-        packer = IncrementalWriter()
-        log, _ = packer.pack(documents(changed()))
-        sizes = [log.size]
+        writer = IncrementalWriter()
+        memfd, _ = writer.pack(documents(changed()))
+        sizes = [memfd.size]
         for version in (changed(), changed(7), changed(7, 100), changed(7, 100)):
-            assert packer.pack(documents(version))[0] is log
-            sizes.append(log.size)
+            assert writer.pack(documents(version))[0] is memfd
+            sizes.append(memfd.size)
         segment = document_of(b"X").opening
         # The index of a document says where its stretches are, 16 bytes each.
         assert [after - before for before, after in pairwise(sizes)] == [
@@ -88,19 +88,19 @@ class TestAVersion:
         ]
 
     def test_needs_no_other_to_have_been_received(self):
-        packer = IncrementalWriter()
-        packer.pack(documents(changed()))
-        packer.pack(documents(changed(7)))
-        assert joined(received(*packer.pack(documents(changed(7, 8))))) == frames(documents(changed(7, 8)))
+        writer = IncrementalWriter()
+        writer.pack(documents(changed()))
+        writer.pack(documents(changed(7)))
+        assert joined(received(*writer.pack(documents(changed(7, 8))))) == frames(documents(changed(7, 8)))
 
     def test_that_could_not_be_written_is_no_loss_to_the_next(self):
-        packer = IncrementalWriter()
-        log, manifest = packer.pack(documents(changed()))
-        first = received(log, manifest)
-        with no_file_longer_than(log.size + 1), pytest.raises(OSError, match="no room"):
-            packer.pack(documents(changed(7, by=b"longer than a byte")))
+        writer = IncrementalWriter()
+        memfd, manifest = writer.pack(documents(changed()))
+        first = received(memfd, manifest)
+        with no_file_longer_than(memfd.size + 1), pytest.raises(OSError, match="no room"):
+            writer.pack(documents(changed(7, by=b"longer than a byte")))
         for version in (changed(), changed(8), changed(9)):
-            assert joined(received(*packer.pack(documents(version)))) == frames(documents(version))
+            assert joined(received(*writer.pack(documents(version)))) == frames(documents(version))
         assert joined(first) == frames(documents(changed()))
 
 
@@ -116,11 +116,11 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 
 class TestALog:
     def test_is_replaced_before_most_of_it_is_of_the_past(self):
-        packer, chance = IncrementalWriter(), random.Random(0.5)
+        writer, chance = IncrementalWriter(), random.Random(0.5)
         sizes = []
         for number in range(1000):
-            log, _ = packer.pack(documents(changed(number % 200, by=chance.randbytes(999))))
-            sizes.append(log.size)
+            memfd, _ = writer.pack(documents(changed(number % 200, by=chance.randbytes(999))))
+            sizes.append(memfd.size)
         live = sum(map(len, frames(documents(changed())).values()))
         assert max(sizes) < 2.2 * live
         assert 2 < sum(after < before for before, after in pairwise(sizes)) < 100

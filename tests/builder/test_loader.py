@@ -38,10 +38,10 @@ class Node:
         self.follower = IncrementalLoader(source, lambda: self.now)
         self.store = store or Shelf()
 
-    async def build(self, solves: int = 0, *, whole: bool = False, announced: bool = False) -> LoadResult:
-        asked = LoadRequest(self.store.next(), whole, solves, announced, committed=self.store.committed)
-        made = await self.follower.follow(Timings(), asked)
-        self.store.committed = CommittedSnapshot(made.digest, made.whole)
+    async def build(self, solves: int = 0, *, full: bool = False, announced: bool = False) -> LoadResult:
+        request = LoadRequest(self.store.next(), full, solves, announced, committed=self.store.committed)
+        made = await self.follower.load(Timings(), request)
+        self.store.committed = CommittedSnapshot(made.digest, made.full)
         return made
 
 
@@ -82,7 +82,7 @@ async def is_true(node: Node, made: LoadResult) -> bool:
     return ScoreboardState(rows).digest == made.digest
 
 
-@pytest.mark.parametrize(
+@pytest.cursor.parametrize(
     "change",
     [
         "INSERT INTO submissions VALUES (1, 30, 1, true, false, '2026-02-28Z')",
@@ -97,7 +97,7 @@ async def is_true(node: Node, made: LoadResult) -> bool:
     ],
 )
 async def test_a_change_that_no_increment_sees_is_there_with_its_announcement(node: Node, admin, change: str):
-    await node.build(whole=True)
+    await node.build(full=True)
     await admin.execute(change)
     made = await node.build(solves=1)
     assert made.complete
@@ -105,7 +105,7 @@ async def test_a_change_that_no_increment_sees_is_there_with_its_announcement(no
 
 
 async def test_a_solve_that_an_increment_sees_costs_no_more(node: Node, admin):
-    await node.build(whole=True)
+    await node.build(full=True)
     for id in range(3000, 3010):
         await solve(admin, id, id - 2900)
         made = await node.build(solves=1)
@@ -114,7 +114,7 @@ async def test_a_solve_that_an_increment_sees_costs_no_more(node: Node, admin):
 
 
 async def test_solves_below_the_window_among_others_are_there(node: Node, admin):
-    await node.build(whole=True)
+    await node.build(full=True)
     for id in range(1, 20):
         await solve(admin, id, 100 + id)
         await solve(admin, 3000 + id, 200 + id)
@@ -126,7 +126,7 @@ async def test_solves_below_the_window_among_others_are_there(node: Node, admin)
 async def test_a_steady_stream_is_never_read_as_a_whole(node: Node, admin):
     """Fifty solves a second; each is announced up to half a second after its commit, and builds fall in between."""
     chance = random.Random(11)
-    await node.build(whole=True)
+    await node.build(full=True)
     due: list[float] = []
     committed = 0
     for _ in range(40):
@@ -146,7 +146,7 @@ async def test_a_stream_that_was_there_before_is_not_owed(node: Node, admin):
     await admin.execute(
         "INSERT INTO submissions SELECT 3000 + n, n, 3, true, false, now() FROM generate_series(1, 10) n"
     )
-    assert (await node.build(whole=True)).complete
+    assert (await node.build(full=True)).complete
     made = await node.build(solves=10)
     assert made.news is not None
     assert made.complete
@@ -154,7 +154,7 @@ async def test_a_stream_that_was_there_before_is_not_owed(node: Node, admin):
 
 class TestComplete:
     async def test_is_not_what_lacks_an_announced_solve(self, node: Node, admin):
-        await node.build(whole=True)
+        await node.build(full=True)
         assert not (await node.build(solves=1)).complete  # announced before its commit
         assert not (await node.build()).complete
         await solve(admin, 3000)
@@ -163,7 +163,7 @@ class TestComplete:
         assert made.news is not None
 
     async def test_is_not_what_shows_only_the_one_before(self, node: Node, admin):
-        await node.build(whole=True)
+        await node.build(full=True)
         await node.build(solves=1)
         for id in range(3000, 3005):
             await solve(admin, id, id - 2900)
@@ -172,34 +172,34 @@ class TestComplete:
         assert (await node.build()).complete
 
     async def test_is_what_nothing_was_announced_of(self, node: Node, admin):
-        assert (await node.build(whole=True)).complete
+        assert (await node.build(full=True)).complete
         await solve(admin, 3000)
         assert (await node.build()).complete
-        assert (await node.build(whole=True)).complete
+        assert (await node.build(full=True)).complete
 
     async def test_comes_back_in_time_if_there_is_no_such_solve(self, node: Node):
-        await node.build(whole=True)
+        await node.build(full=True)
         assert not (await node.build(solves=1)).complete
         node.now += MEMORY_SECONDS
         assert (await node.build()).complete
 
     async def test_is_not_a_change_that_changed_nothing(self, node: Node, admin):
-        await node.build(whole=True)
-        assert not (await node.build(announced=True, whole=True)).complete
+        await node.build(full=True)
+        assert not (await node.build(announced=True, full=True)).complete
         await solve(admin, 3000)
         assert not (await node.build(solves=1)).complete  # a solve is not what was announced
         await admin.execute("UPDATE users SET role = 'blocked' WHERE id = 1")
-        assert (await node.build(whole=True)).complete
+        assert (await node.build(full=True)).complete
 
     async def test_is_a_change_read_before_its_announcement(self, node: Node, admin):
-        await node.build(whole=True)
+        await node.build(full=True)
         await admin.execute("UPDATE users SET role = 'blocked' WHERE id = 1")
-        assert (await node.build(whole=True)).complete
-        assert (await node.build(announced=True, whole=True)).complete
-        assert not (await node.build(announced=True, whole=True)).complete
+        assert (await node.build(full=True)).complete
+        assert (await node.build(announced=True, full=True)).complete
+        assert not (await node.build(announced=True, full=True)).complete
 
     async def test_is_the_first_build_unless_it_is_what_is_committed(self, node: Node, contest: str, admin):
-        assert (await node.build(solves=1, announced=True, whole=True)).complete
+        assert (await node.build(solves=1, announced=True, full=True)).complete
         async with PostgresSource(contest, "smctf", statement_timeout=10) as source:
             other = Node(source, node.store)
             assert not (await other.build(solves=1)).complete
@@ -207,7 +207,7 @@ class TestComplete:
             assert (await other.build()).complete
 
     async def test_is_not_forgotten_by_a_read_that_failed(self, node: Node, admin):
-        await node.build(whole=True)
+        await node.build(full=True)
         await admin.execute("ALTER TABLE users RENAME TO people")
         with pytest.raises(Exception, match="users"):
             await node.build(solves=1)
@@ -238,14 +238,14 @@ async def test_what_one_node_found_no_other_hides_again(admin, contest: str, tur
         nodes = [Node(one, store), Node(two, store)]
         unheard = [0, 0]
         shown: set[Any] = set()
-        for step, (what, announce, who, whole) in enumerate(turns):
+        for step, (what, announce, who, full) in enumerate(turns):
             if what == "old":
                 await admin.execute("UPDATE submissions SET correct = true, user_id = $1 WHERE id = 2001", 50 + step)
             else:
                 await solve(admin, step + (1 if what == "low" else 5000), 100 + step, 1 + step % 10)
             if announce:
                 unheard = [number + 1 for number in unheard]
-            made = await nodes[who].build(unheard[who], whole=whole)
+            made = await nodes[who].build(unheard[who], full=full)
             unheard[who] = 0
             now = _solved(made)
             if made.news is None:

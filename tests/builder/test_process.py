@@ -86,7 +86,7 @@ async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIt
 
 
 def build(builder: BuilderProcess, lease: Lease | None = None, **options: Any) -> Awaitable[FinishedBuild]:
-    how = {"quiet": False, "whole": True, "timeout": TIMEOUT} | options
+    how = {"quiet": False, "full": True, "timeout": TIMEOUT} | options
     return builder.build(lease or Lease("token", Version("e", 1)), **how)
 
 
@@ -94,7 +94,7 @@ async def commit(builder: BuilderProcess, store: RedisClusterBackend) -> Version
     lease = await store.acquire("token", None)
     assert isinstance(lease, Lease)
     built = await build(builder, lease)
-    assert await store.commit(lease, built.catalogue, ChangeEvent.updated())
+    assert await store.commit(lease, built.metadata, ChangeEvent.updated())
     return lease.version
 
 
@@ -102,9 +102,9 @@ class TestBuild:
     async def test_returns_the_documents_and_has_staged_them(self, builder, redis_client: Redis, key_prefix: str):
         built = await build(builder)
         assert parsed(built.documents) == EXPECTED
-        assert built.catalogue.divisions == (1, 2)
+        assert built.metadata.divisions == (1, 2)
         assert built.rows == {"challenges": 1, "teams": 2, "users": 2, "solves": 1}
-        assert set(built.stages) == {"read", "build", "render", "commit"}
+        assert set(built.timings) == {"read", "build", "render", "commit"}
         assert built.unchanged is None
         names = Names(key_prefix)
         for name, body in built.documents.items():
@@ -158,33 +158,33 @@ class TestABuildThatIsNotWhole:
     async def test_after_a_solve_has_the_documents_of_a_whole_one(self, options, builder: BuilderProcess, admin):
         await build(builder)
         contest = await self.solve(admin, 2, user=2)
-        followed = await build(builder, whole=False)
+        followed = await build(builder, full=False)
         async with running(BuilderProcess(**options)) as other:
-            anew = await build(other, whole=True)
-        assert (followed.whole, anew.whole) == (False, True)
+            anew = await build(other, full=True)
+        assert (followed.full, anew.full) == (False, True)
         assert parsed(followed.documents) == expected(contest)
         assert texts(followed) == texts(anew)
-        assert (followed.catalogue.digest, followed.size) == (anew.catalogue.digest, anew.size)
-        assert followed.catalogue.divisions == (1, 2)
+        assert (followed.metadata.digest, followed.size) == (anew.metadata.digest, anew.size)
+        assert followed.metadata.divisions == (1, 2)
         assert followed.staged_bytes == followed.size
 
     async def test_after_nothing_has_the_documents_it_had(self, builder: BuilderProcess):
-        first, second = await build(builder), await build(builder, whole=False)
-        assert not second.whole
+        first, second = await build(builder), await build(builder, full=False)
+        assert not second.full
         assert joined(second.documents) == joined(first.documents)
-        assert second.catalogue.digest == first.catalogue.digest
+        assert second.metadata.digest == first.metadata.digest
 
     async def test_quietly_finds_what_is_committed(self, builder: BuilderProcess, store: RedisClusterBackend, admin):
         version = await commit(builder, store)
         lease = Lease("next", Version(version.epoch, version.number + 1))
-        built = await build(builder, lease, whole=False, quiet=True)
-        assert (built.whole, built.unchanged, built.documents) == (False, version, None)
+        built = await build(builder, lease, full=False, quiet=True)
+        assert (built.full, built.unchanged, built.documents) == (False, version, None)
         await self.solve(admin, 2, user=2)
-        assert (await build(builder, lease, whole=False, quiet=True)).unchanged is None
+        assert (await build(builder, lease, full=False, quiet=True)).unchanged is None
 
     async def test_at_first_is_whole_all_the_same(self, builder: BuilderProcess):
-        built = await build(builder, whole=False)
-        assert built.whole
+        built = await build(builder, full=False)
+        assert built.full
         assert parsed(built.documents) == EXPECTED
 
     async def test_by_another_child_is_whole_all_the_same(self, builder: BuilderProcess, admin):
@@ -193,21 +193,21 @@ class TestABuildThatIsNotWhole:
         builder.kill()
         await until(lambda: builder.pid not in (None, first), "there is another child")
         contest = await self.solve(admin, 2, user=2)
-        built = await build(builder, whole=False)
-        assert built.whole
+        built = await build(builder, full=False)
+        assert built.full
         assert parsed(built.documents) == expected(contest)
-        assert not (await build(builder, whole=False)).whole
+        assert not (await build(builder, full=False)).full
 
     async def test_after_one_that_could_not_read_is_whole_all_the_same(self, builder: BuilderProcess, admin):
         await build(builder)
         await admin.execute("ALTER TABLE submissions RENAME TO elsewhere")
-        for whole in (False, True):
+        for full in (False, True):
             with pytest.raises(BuilderError, match="does not exist"):
-                await build(builder, whole=whole)
+                await build(builder, full=full)
         await admin.execute("ALTER TABLE elsewhere RENAME TO submissions")
         await admin.execute("UPDATE users SET username = 'eve' WHERE id = 2")
-        built = await build(builder, whole=False)
-        assert built.whole
+        built = await build(builder, full=False)
+        assert built.full
         assert parsed(built.documents)["leaderboard:users"]["entries"][1]["username"] == "eve"
 
     async def test_after_one_that_did_not_reach_the_store_goes_on_from_what_it_read(
@@ -219,22 +219,22 @@ class TestABuildThatIsNotWhole:
             async with relay(redis_url, port):
                 await build(builder)
             with pytest.raises(BuilderError, match="redis: "):
-                await build(builder, whole=False)
+                await build(builder, full=False)
             contest = await self.solve(admin, 2, user=2)
             async with relay(redis_url, port):
-                built = await build(builder, whole=False)
-        assert not built.whole
+                built = await build(builder, full=False)
+        assert not built.full
         assert parsed(built.documents) == expected(contest)
 
 
 class TestWhatWasAnnounced:
     async def test_is_missed_and_found(self, builder: BuilderProcess, admin):
         assert (await build(builder)).complete
-        assert not (await build(builder, whole=False, solves=1)).complete
+        assert not (await build(builder, full=False, solves=1)).complete
         await admin.execute("INSERT INTO submissions VALUES (9, 2, 1, true, false, $1)", START)
-        built = await build(builder, whole=False)
+        built = await build(builder, full=False)
         assert built.complete
-        assert not built.whole
+        assert not built.full
 
     async def test_may_be_another_change(self, builder: BuilderProcess, admin):
         assert (await build(builder)).complete
@@ -251,20 +251,20 @@ class TestWhatOtherNodesRead:
             lease = await store.acquire("token", None)
             assert isinstance(lease, Lease)
             built = await build(other, lease)
-            assert built.whole
-            assert built.catalogue.whole == lease.version.number
-            assert await store.commit(lease, built.catalogue, ChangeEvent.updated())
+            assert built.full
+            assert built.metadata.full == lease.version.number
+            assert await store.commit(lease, built.metadata, ChangeEvent.updated())
         lease = await store.acquire("token", None)
         assert isinstance(lease, Lease)
-        built = await build(builder, lease, whole=False)
-        assert built.whole
-        assert built.catalogue.whole == lease.version.number
-        assert await store.commit(lease, built.catalogue, ChangeEvent.updated())
+        built = await build(builder, lease, full=False)
+        assert built.full
+        assert built.metadata.full == lease.version.number
+        assert await store.commit(lease, built.metadata, ChangeEvent.updated())
         lease = await store.acquire("token", None)
         assert isinstance(lease, Lease)
-        again = await build(builder, lease, whole=False)
-        assert not again.whole
-        assert again.catalogue.whole == built.catalogue.whole
+        again = await build(builder, lease, full=False)
+        assert not again.full
+        assert again.metadata.full == built.metadata.full
 
 
 def texts(built: FinishedBuild) -> dict[str, bytes]:
@@ -278,11 +278,11 @@ class TestLoad:
 
     async def test_what_is_committed(self, builder: BuilderProcess, store: RedisClusterBackend):
         version = await commit(builder, store)
-        edition = (await builder.load(None))[1]
-        assert edition is not None
-        assert edition.version == version
-        assert edition.divisions == (1, 2)
-        assert parsed(edition.documents) == EXPECTED
+        snapshot = (await builder.load(None))[1]
+        assert snapshot is not None
+        assert snapshot.version == version
+        assert snapshot.divisions == (1, 2)
+        assert parsed(snapshot.documents) == EXPECTED
 
     async def test_goes_on_beside_a_build_that_does_not(
         self, builder, store: RedisClusterBackend, admin, database: str
@@ -291,10 +291,10 @@ class TestLoad:
         async with asyncio.TaskGroup() as tasks, locked(database):
             building = tasks.create_task(build(builder))
             await until(lambda: stuck(admin), "the build waits")
-            edition = (await builder.load(None))[1]
+            snapshot = (await builder.load(None))[1]
             assert not building.done()
-        assert edition is not None
-        assert edition.version == version
+        assert snapshot is not None
+        assert snapshot.version == version
 
 
 class TestKeep:
@@ -302,7 +302,7 @@ class TestKeep:
 
     @pytest.fixture
     def options(self, options: dict[str, Any], cache_dsn: str, key_prefix: str) -> dict[str, Any]:
-        return options | {"archive": {"dsn": cache_dsn, "prefix": key_prefix, "stage_ttl": 30}}
+        return options | {"persister": {"dsn": cache_dsn, "prefix": key_prefix, "stage_ttl": 30}}
 
     @pytest.fixture(autouse=True)
     async def cache(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[Any]:
@@ -320,27 +320,27 @@ class TestKeep:
     ):
         await commit(builder, store)
         served = (await builder.load(None))[1]
-        assert await builder.keep(served, quiet=100)
+        assert await builder.persist(served, quiet=100)
         await redis_client.delete(Names(key_prefix).version)
         assert (await builder.load(None))[1] is None
-        kept = await builder.restore()
-        assert (kept.version, kept.divisions) == (served.version, served.divisions)
-        assert kept.as_of == pytest.approx(served.as_of, abs=1e-6)
-        assert joined(kept.documents) == joined(served.documents)
+        persisted = await builder.restore()
+        assert (persisted.version, persisted.divisions) == (served.version, served.divisions)
+        assert persisted.as_of == pytest.approx(served.as_of, abs=1e-6)
+        assert joined(persisted.documents) == joined(served.documents)
 
     async def test_what_was_built_here_can_be_kept(self, builder: BuilderProcess):
         built, version = await build(builder), Version("e", 1)
-        assert await builder.keep(built.edition(version, built.documents), quiet=0)
-        kept = await builder.restore()
-        assert parsed(kept.documents) == EXPECTED
+        assert await builder.persist(built.snapshot(version, built.documents), quiet=0)
+        persisted = await builder.restore()
+        assert parsed(persisted.documents) == EXPECTED
 
     async def test_says_if_it_is_still_to_be_done(self, builder: BuilderProcess):
         built = await build(builder)
-        one, two = (built.edition(Version("e", number), built.documents) for number in (1, 2))
-        assert await builder.keep(one, quiet=100)
-        assert not await builder.keep(two, quiet=100)
-        assert await builder.keep(two, quiet=0)
-        assert await builder.keep(one, quiet=0), "older than what is kept, there is nothing to do"
+        one, two = (built.snapshot(Version("e", number), built.documents) for number in (1, 2))
+        assert await builder.persist(one, quiet=100)
+        assert not await builder.persist(two, quiet=100)
+        assert await builder.persist(two, quiet=0)
+        assert await builder.persist(one, quiet=0), "older than what is kept, there is nothing to do"
         assert (await builder.restore()).version == two.version
 
     async def test_goes_on_beside_a_build_that_does_not(self, builder: BuilderProcess, admin, database: str):
@@ -348,7 +348,7 @@ class TestKeep:
         async with asyncio.TaskGroup() as tasks, locked(database):
             building = tasks.create_task(build(builder))
             await until(lambda: stuck(admin), "the build waits")
-            assert await builder.keep(built.edition(Version("e", 1), built.documents), quiet=0)
+            assert await builder.persist(built.snapshot(Version("e", 1), built.documents), quiet=0)
             assert await builder.restore() is not None
             assert not building.done()
 
@@ -357,14 +357,14 @@ class TestKeep:
         first = builder.pid
         builder.kill()
         await until(lambda: builder.pid not in (None, first), "there is another child")
-        assert await builder.keep(built.edition(Version("e", 1), built.documents), quiet=0)
+        assert await builder.persist(built.snapshot(Version("e", 1), built.documents), quiet=0)
         assert parsed((await builder.restore()).documents) == EXPECTED
 
     async def test_says_what_is_wrong_with_the_table(self, options: dict[str, Any], database: str):
-        options["archive"]["dsn"] = database  # which has none
+        options["persister"]["dsn"] = database  # which has none
         async with running(BuilderProcess(**options)) as builder:
             built = await build(builder)
-            for work in (builder.restore(), builder.keep(built.edition(Version("e", 1), built.documents), quiet=0)):
+            for work in (builder.restore(), builder.persist(built.snapshot(Version("e", 1), built.documents), quiet=0)):
                 with pytest.raises(BuilderError, match="run `scoreboardd migrate`") as raised:
                     await work
                 assert raised.value.part == "store"
@@ -374,12 +374,12 @@ class TestKeep:
         built = await build(builder)
         counts = set()
         for number in range(3):
-            assert await builder.keep(built.edition(Version("e", number + 1), built.documents), quiet=0)
-            kept = await builder.restore()
+            assert await builder.persist(built.snapshot(Version("e", number + 1), built.documents), quiet=0)
+            persisted = await builder.restore()
             counts.add(held())
         assert len(counts) == 1, "each takes the place of the one before"
         await until(lambda: held(builder.pid) == 1, "the child holds what it has built, and nothing else")
-        del built, kept
+        del built, persisted
         await until(lambda: held() == before, "all memory is freed")
 
 
@@ -567,12 +567,12 @@ class TestMemory:
 
     async def test_is_freed_when_the_documents_are_dropped(self, builder: BuilderProcess, store: RedisClusterBackend):
         before = held()
-        editions: list[Snapshot | None] = []
+        snapshots: list[Snapshot | None] = []
         for _ in range(5):
             await commit(builder, store)
-            editions.append((await builder.load(None))[1])
+            snapshots.append((await builder.load(None))[1])
         assert held() >= before + 5
-        editions.clear()
+        snapshots.clear()
         await until(lambda: held() == before, "all memory is freed")
         await until(lambda: held(builder.pid) == 1, "the child holds what it has built, and nothing else")
 
@@ -591,9 +591,9 @@ class TestMemory:
     async def test_of_one_document_outlives_the_others(self, builder: BuilderProcess, store: RedisClusterBackend):
         before = held()
         await commit(builder, store)
-        edition = (await builder.load(None))[1]
-        document = edition.documents["leaderboard:users:div:1"]
-        del edition
+        snapshot = (await builder.load(None))[1]
+        document = snapshot.documents["leaderboard:users:div:1"]
+        del snapshot
         await until(lambda: held() == before + 1, "nothing holds the rest")
         assert json.loads(plain(document)) == EXPECTED["leaderboard:users:div:1"]
         del document
@@ -636,11 +636,11 @@ class TestMemory:
 
     async def test_is_ours_if_the_child_is_killed(self, builder: BuilderProcess, store: RedisClusterBackend):
         await commit(builder, store)
-        edition = (await builder.load(None))[1]
+        snapshot = (await builder.load(None))[1]
         first = builder.pid
         builder.kill()
         await until(lambda: builder.pid not in (None, first), "there is another child")
-        assert parsed(edition.documents) == EXPECTED
+        assert parsed(snapshot.documents) == EXPECTED
 
 
 def held(pid: int | str = "self") -> int:
@@ -658,7 +658,7 @@ def held(pid: int | str = "self") -> int:
 
 
 async def test_a_parcel_that_did_not_arrive_is_a_failure_and_not_an_empty_store():
-    builder = BuilderProcess(source={}, vault={})
+    builder = BuilderProcess(source={}, document_store={})
     waiting = builder._answers[1] = asyncio.get_running_loop().create_future()
     builder._deliver({"id": 1, "version": {"epoch": "e", "number": 1}, "manifest": [("a", 0, 1)]}, None)
     with pytest.raises(BuilderError, match="LimitNOFILE"):

@@ -84,7 +84,7 @@ def won(node: Machine, number: int) -> bool:
     """Give it the lock; whether its build reads everything."""
     (build, *_) = node(LockAcquired(v(number)))
     assert isinstance(build, Build)
-    return build.whole
+    return build.full
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def node() -> Machine:
     assert node(SubscriptionStarted()) == [Load()]
     assert node(Loaded(None)) == []
     assert node.wake() == [TryLock(None)]
-    assert node(LockAcquired(v(1))) == [Build(v(1), quiet=True, whole=True)]
+    assert node(LockAcquired(v(1))) == [Build(v(1), quiet=True, full=True)]
     assert node(MessageReceived(Begun(v(1)))) == []
     assert node(Built()) == [Commit(None, changes=1)]
     assert node(Committed()) == [Announce(v(1), None)]
@@ -109,7 +109,7 @@ def follower() -> Machine:
     assert node(SubscriptionStarted()) == [Load()]
     assert node(Loaded(v(1))) == [Announce(v(1), None)]
     assert node.wake() == [TryLock(v(1))]
-    assert node(LockAcquired(v(2))) == [Build(v(2), quiet=True, whole=True)]
+    assert node(LockAcquired(v(2))) == [Build(v(2), quiet=True, full=True)]
     assert node(MessageReceived(Begun(v(2)))) == []
     assert node(Unchanged(v(1))) == [Confirm()]
     assert node(MessageReceived(Confirmed(v(2), v(1), 0.0))) == []
@@ -166,14 +166,14 @@ class TestNoted:
         node(ChangeReported(None))
         assert not node.coordinator.stale
         node.wake()
-        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=True, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=True, full=True)]
 
     def test_during_a_build_waits_for_the_next(self, builder: Machine):
         builder(ChangeReported(BAN))
         assert builder(Built()) == [Commit(SOLVE, changes=1)]
         assert builder(Committed()) == [Announce(v(3), SOLVE)]
         builder.at_wake(TryLock(v(3)), at=10.6)
-        assert builder(LockAcquired(v(4))) == [Build(v(4), quiet=False, whole=True, announced=True)]
+        assert builder(LockAcquired(v(4))) == [Build(v(4), quiet=False, full=True, announced=True)]
         assert builder(Built()) == [Commit(BAN, changes=1)]
 
 
@@ -183,7 +183,7 @@ class TestResumed:
         assert node.coordinator.wake == NEVER
         assert node(SubscriptionStarted()) == [Load()]
         node.at_wake(TryLock(None), at=0.3)
-        assert node(LockAcquired(v(1))) == [Build(v(1), quiet=True, whole=True)]
+        assert node(LockAcquired(v(1))) == [Build(v(1), quiet=True, full=True)]
         assert not node.coordinator.stale
 
     def test_again_is_the_same(self, node: Machine):
@@ -211,7 +211,7 @@ class TestBegun:
         assert loser(MessageReceived(Rebuilt(3, SOLVE)), at=11) == [Load()]
         assert loser(Loaded(v(3))) == [Announce(v(3), SOLVE)]
         loser.at_wake(TryLock(v(3)), at=11 + HANDICAP)
-        assert loser(LockAcquired(v(4))) == [Build(v(4), quiet=False, whole=True, solves=1, announced=True)]
+        assert loser(LockAcquired(v(4))) == [Build(v(4), quiet=False, full=True, solves=1, announced=True)]
         assert loser(Built()) == [Commit(BAN, changes=1)]
 
     def test_is_said_while_we_ask_for_the_lock_ourselves(self, node: Machine):
@@ -271,7 +271,7 @@ class TestBegun:
         loser(MessageReceived(Begun(v(10**15))))
         loser(ChangeReported(BAN))
         loser.wake()
-        assert loser(LockAcquired(v(4)))[0] == Build(v(4), quiet=False, whole=True, solves=1, announced=True)
+        assert loser(LockAcquired(v(4)))[0] == Build(v(4), quiet=False, full=True, solves=1, announced=True)
         loser(Built())
         assert loser(Committed()) == [Announce(v(4), ChangeEvent("all", "batch", BAN.ts))]
         assert loser.coordinator.contained == loser.coordinator.changes
@@ -893,7 +893,7 @@ class TestIncomplete:
     def test_leaves_the_board_stale_and_reads_everything_soon(self, unfound: Machine):
         assert unfound.coordinator.stale
         unfound.at_wake(TryLock(v(3)), at=10.3 + LOOK_AGAIN_SECONDS[0])
-        assert unfound(LockAcquired(v(4))) == [Build(v(4), quiet=True, whole=True, again=True)]
+        assert unfound(LockAcquired(v(4))) == [Build(v(4), quiet=True, full=True, again=True)]
 
     def test_is_looked_for_after_pauses_that_grow_and_not_for_ever(self, unfound: Machine):
         for number, pause in enumerate(LOOK_AGAIN_SECONDS, start=4):
@@ -920,7 +920,7 @@ class TestIncomplete:
     def test_is_no_matter_of_what_a_person_asked_for(self, node: Machine):
         node(ChangeReported(ChangeEvent.updated(), requested=True))
         node.wake()
-        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, full=True)]
         node(Built(complete=False))
         node(Committed())
         assert not node.coordinator.stale
@@ -936,7 +936,7 @@ class TestIncomplete:
         node(Committed())
         node(ChangeReported(SOLVE))
         build = self.looks(node, 4)
-        assert (build.whole, build.quiet, build.again) == (True, False, True)
+        assert (build.full, build.quiet, build.again) == (True, False, True)
         node(Built())
         node(Committed())
         assert node.coordinator.stale == stale
@@ -962,7 +962,7 @@ class TestDamaged:
         assert node(DocumentsDamaged()) == []
         while TryLock(v(1)) not in node.wake():
             assert node(DocumentsDamaged()) == []
-        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=False, full=True)]
         node(Built())
         assert node(Committed()) == [Announce(v(3), None)]
         node(ChangeReported(None))
@@ -1046,7 +1046,7 @@ class TestRestored:
         assert restored(Loaded(found)) == [Load()]
         assert restored(Loaded(found)) == []
         restored.at_wake(TryLock(v(5)), at=TIMING.debounce + HANDICAP)
-        assert restored(LockAcquired(v(1, "f"))) == [Build(v(1, "f"), quiet=True, whole=True)]
+        assert restored(LockAcquired(v(1, "f"))) == [Build(v(1, "f"), quiet=True, full=True)]
         assert restored(Built()) == [Commit(None, changes=restored.coordinator.changes)]
         assert restored(Committed()) == [Announce(v(1, "f"), None)]
 
@@ -1067,7 +1067,7 @@ class TestTick:
 
     def test_reads_everything_again(self, node: Machine):
         node.at_wake(TryLock(v(1)), at=0.3 + TIMING.reconcile)
-        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=True, whole=True)]
+        assert node(LockAcquired(v(3))) == [Build(v(3), quiet=True, full=True)]
 
     def test_takes_over_from_a_builder_that_is_not_heard_of(self, loser: Machine):
         loser.at_wake(TryLock(v(1)), at=10.2 + TIMING.lock_ttl)
@@ -1141,8 +1141,8 @@ def test_no_sequence_of_inputs_breaks_it(data: st.DataObject):
         odd |= mine.changes - known > (received == ChangeReported(SOLVE))
         for action in actions:
             match action:
-                case Build(whole=whole):
-                    assert whole or not odd
+                case Build(full=full):
+                    assert full or not odd
                     odd = False
                 case Announce(version):
                     assert version == mine.served

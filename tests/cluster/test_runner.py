@@ -26,7 +26,7 @@ from tests.board.expected import parsed
 from tests.builder.platform import CONTEST, locked, stuck
 from tests.contests import SCHEMA_SQL, insert
 from tests.nodes import until
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 
 TIMING = {
     "debounce": 0.05,
@@ -45,13 +45,13 @@ class Node:
     runner: Runner
     store: RedisClusterBackend
     builder: BuilderProcess
-    memory: DocumentCache
+    cache: DocumentCache
     metrics: Metrics
     told: list[tuple[Version, ChangeEvent]] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
 
-    def tell(self, version: Version, event: ChangeEvent) -> None:
-        assert self.memory.version == version, "told before it could be read"
+    def announce(self, version: Version, event: ChangeEvent) -> None:
+        assert self.cache.version == version, "told before it could be read"
         self.told.append((version, event))
 
     def start(self) -> None:
@@ -66,9 +66,9 @@ class Node:
 
     def has(self, username: str) -> bool:
         """True if that user is on the board."""
-        if self.memory.edition is None:
+        if self.cache.snapshot is None:
             return False
-        entries = parsed(self.memory.edition.documents)["leaderboard:users"]["entries"]
+        entries = parsed(self.cache.snapshot.documents)["leaderboard:users"]["entries"]
         return username in [entry["username"] for entry in entries]
 
     def count(self, metric: str, **labels: str) -> float:
@@ -155,23 +155,23 @@ def _busy(node: Node) -> bool:
 
 def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, store: type[RedisClusterBackend]) -> Node:
     prefix = platform.names.prefix
-    memory, metrics = DocumentCache(), Metrics()
+    cache, metrics = DocumentCache(), Metrics()
     builder = BuilderProcess(
         source={"dsn": platform.database, "kind": "smctf", "statement_timeout": 20},
-        vault={"backend": "redis", "url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
+        document_store={"backend": "redis", "url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
     )
     its_store = store(url, prefix=prefix, lock_ttl=timing.lock_ttl, encoding="identity")
     runner = Runner(
         Coordinator(timing, jitter=random.random),
         store=its_store,
         builder=builder,
-        memory=memory,
-        tell=lambda version, event: node.tell(version, event),  # noqa: PLW0108  there is no node yet
+        cache=cache,
+        announce=lambda version, event: node.announce(version, event),  # noqa: PLW0108  there is no node yet
         metrics=metrics,
         build_timeout=build_timeout,
         tier=CacheTier.REDIS,
     )
-    node = Node(runner, its_store, builder, memory, metrics)
+    node = Node(runner, its_store, builder, cache, metrics)
     return node
 
 
@@ -191,10 +191,10 @@ class TestAChange:
             for node in nodes:
                 await until(lambda node=node: node.has("eve"), "the change is served")
             await until(lambda: not any(map(_busy, nodes)), "nobody has anything to do")
-            assert {str(node.memory.version) for node in nodes} == {await version()}
+            assert {str(node.cache.version) for node in nodes} == {await version()}
             for node, count in zip(nodes, before, strict=True):
                 ((told, event),) = node.told[count:]
-                assert told == node.memory.version
+                assert told == node.cache.version
                 assert event.reason == "user_profile_update"
             assert sum(node.count("rebuilds", result="committed") for node in nodes) == 2  # the first, and this
             assert sum(node.count("events", reason="user_profile_update") for node in nodes) == 2
@@ -238,9 +238,9 @@ class TestNoChange:
     async def test_commits_nothing_and_says_that_it_is_true_still(self, cluster: Cluster, version):
         async with cluster(2, reconcile=0.3) as nodes:
             committed, told = await version(), [list(node.told) for node in nodes]
-            as_of = [node.memory.as_of for node in nodes]
+            as_of = [node.cache.as_of for node in nodes]
             for node, before in zip(nodes, as_of, strict=True):
-                await until(lambda node=node, before=before: node.memory.as_of > before, "it is known to be true later")
+                await until(lambda node=node, before=before: node.cache.as_of > before, "it is known to be true later")
             assert await version() == committed
             assert [node.told for node in nodes] == told
 
@@ -361,7 +361,7 @@ class TestTheLock:
                 assert node.runner.coordinator.lease == lease
             await until(lambda: node.has("mallory"), "the change is served")
             assert node.count("rebuilds", result="superseded") == 0
-            assert node.memory.version == lease
+            assert node.cache.version == lease
 
 
 class TestFailure:
@@ -385,7 +385,7 @@ class TestFailure:
         await platform.connection.execute("ALTER TABLE users RENAME TO people")
         async with cluster(1, ready=False) as (node,):
             await until(lambda: node.count("rebuilds", result="failed") >= 2, "it tries again")
-            assert node.memory.edition is None
+            assert node.cache.snapshot is None
             assert node.told == []
             await platform.connection.execute("ALTER TABLE people RENAME TO users")
             await until(lambda: node.has("ada"), "it recovers by itself")
@@ -424,25 +424,25 @@ class TestFailure:
 
     async def test_of_the_store_to_keep_its_data_starts_a_new_epoch(self, cluster: Cluster, platform: Platform):
         async with cluster(2) as nodes:
-            before = nodes[0].memory.version
+            before = nodes[0].cache.version
             await platform.lose_the_store()
             await platform.rename("eve")
             for node in nodes:
                 await until(lambda node=node: node.has("eve"), "the change is served")
-            assert nodes[0].memory.version.epoch != before.epoch
-            assert nodes[0].told[-1][0] == nodes[1].told[-1][0] == nodes[0].memory.version
+            assert nodes[0].cache.version.epoch != before.epoch
+            assert nodes[0].told[-1][0] == nodes[1].told[-1][0] == nodes[0].cache.version
 
 
 class TestJoining:
     async def test_a_node_serves_what_is_there_before_it_has_built_anything(self, cluster, platform: Platform):
         async with cluster(1) as (first,), locked(platform.database), cluster(1, ready=False) as (second,):
             await until(lambda: second.told, "it tells of the version that is there")
-            assert second.memory.version == first.memory.version
+            assert second.cache.version == first.cache.version
             assert second.has("ada")
 
     async def test_of_nodes_that_start_together_all_know_that_it_is_what_the_board_is(self, cluster: Cluster):
         async with cluster(2) as nodes:
-            assert [node.memory.tier for node in nodes] == [CacheTier.MEMORY] * 2
+            assert [node.cache.tier for node in nodes] == [CacheTier.MEMORY] * 2
 
 
 class TestRestored:
@@ -451,14 +451,14 @@ class TestRestored:
     async def test_is_served_and_told_until_the_store_has_its_say(self, cluster: Cluster, redis_url: str):
         port, kept = free_port(), Version("kept", 5)
         async with cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,):
-            node.runner.restored(edition(kept, {"leaderboard:users": {"entries": []}}))
-            assert (node.memory.version, node.memory.tier) == (kept, CacheTier.POSTGRES)
+            node.runner.restored(snapshot(kept, {"leaderboard:users": {"entries": []}}))
+            assert (node.cache.version, node.cache.tier) == (kept, CacheTier.POSTGRES)
             assert [version for version, _ in node.told] == [kept]
             async with relay(redis_url, port):
                 await until(lambda: node.has("ada"), "the store is empty, so it builds")
-                assert node.memory.version.epoch != kept.epoch
-                assert node.memory.tier is CacheTier.MEMORY
-                await until(lambda: node.told[-1][0] == node.memory.version, "its clients are told")
+                assert node.cache.version.epoch != kept.epoch
+                assert node.cache.tier is CacheTier.MEMORY
+                await until(lambda: node.told[-1][0] == node.cache.version, "its clients are told")
                 await node.stop()
                 await node.store.aclose()
 
@@ -468,11 +468,11 @@ class TestRestored:
             cluster(1) as (first,),
             cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,),
         ):
-            node.runner.restored(first.memory.edition)
+            node.runner.restored(first.cache.snapshot)
             told = list(node.told)
             async with relay(redis_url, port):
-                await until(lambda: node.memory.tier is CacheTier.MEMORY, "the cluster has confirmed it")
-                assert node.memory.version == first.memory.version
+                await until(lambda: node.cache.tier is CacheTier.MEMORY, "the cluster has confirmed it")
+                assert node.cache.version == first.cache.version
                 assert node.told == told
                 await node.stop()
                 await node.store.aclose()
@@ -480,8 +480,8 @@ class TestRestored:
     @pytest.mark.parametrize("epoch", ["its own", "another"])
     async def test_when_there_is_something_better_changes_nothing(self, cluster: Cluster, epoch: str):
         async with cluster(1) as (node,):
-            served, told = node.memory.edition, list(node.told)
-            node.runner.restored(edition(Version(served.version.epoch, 0) if epoch == "its own" else Version("e", 9)))
-            assert node.memory.edition is served
-            assert node.memory.tier is CacheTier.MEMORY
+            served, told = node.cache.snapshot, list(node.told)
+            node.runner.restored(snapshot(Version(served.version.epoch, 0) if epoch == "its own" else Version("e", 9)))
+            assert node.cache.snapshot is served
+            assert node.cache.tier is CacheTier.MEMORY
             assert node.told == told

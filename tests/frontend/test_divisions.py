@@ -7,7 +7,7 @@ from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
 from scoreboardd.model import ChangeEvent
 from tests.external_tools import require
 from tests.frontend.scripted import FOLLOW, Follower
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.server import Node, serving, version
 
 BOARD = {"challenges": [], "entries": []}
@@ -15,7 +15,7 @@ BOARD = {"challenges": [], "entries": []}
 
 def serve(node: Node, number: int) -> None:
     documents = {leaderboard_key(owner, division): BOARD for owner in ParticipantKind for division in (None, 3, 5)}
-    node.serve(edition(version(number), documents, divisions=(3, 5)))
+    node.serve(snapshot(version(number), documents, divisions=(3, 5)))
 
 
 def publish(node: Node, number: int, *division_ids: int) -> None:

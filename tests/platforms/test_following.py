@@ -143,10 +143,10 @@ async def test_through_any_history_both_boards_are_equal(admin, writers, databas
         async def build() -> None:
             announced, platform.announced = platform.announced, set()
             solves, platform.solves = platform.solves, 0
-            followed = await follower.follow(Timings(), LoadRequest(Version("e", 1), bool(announced), solves))
+            loaded = await follower.load(Timings(), LoadRequest(Version("e", 1), bool(announced), solves))
             rows, *_ = await source.read()
-            assert plain(followed.scoreboard) == reference.documents(rows)
-            assert followed.scoreboard.digest == ScoreboardState(rows).digest
+            assert plain(loaded.scoreboard) == reference.documents(rows)
+            assert loaded.scoreboard.digest == ScoreboardState(rows).digest
 
         await build()
         try:

@@ -27,7 +27,7 @@ async def source(platform: str, admin: Any) -> AsyncIterator[PostgresSource]:
 
 
 async def news(source: PostgresSource, reading: FullRead) -> Increment | None:
-    return await source.news(reading.mark)
+    return await source.news(reading.cursor)
 
 
 async def solve(admin: Any, id: int, user_id: int, challenge_id: int = 1, *, correct: bool = True) -> None:
@@ -44,7 +44,7 @@ async def test_solves_are(source: PostgresSource, admin):
     found = await news(source, reading)
     assert sorted(found.solves.tolist()) == [(1, 1, AT, True), (3, 1, AT, False)]
     assert found.added == 1
-    assert (await source.news(found.mark)).added == 0
+    assert (await source.news(found.cursor)).added == 0
     assert found.as_of > reading.as_of
 
 
@@ -62,22 +62,22 @@ async def test_those_that_became_visible_late_are(source: PostgresSource, admin,
 
 async def test_one_id_far_above_the_others_hides_nothing(source: PostgresSource, admin):
     await solve(admin, 1_000_000, 1)
-    mark = (await source.read()).mark
+    cursor = (await source.read()).cursor
     for id in range(2, 30):
         await solve(admin, id, 3)
-        found = await source.news(mark)
+        found = await source.news(cursor)
         assert found.added == 1
-        mark = found.mark
+        cursor = found.cursor
 
 
 async def test_ids_with_the_clocks_of_several_servers_in_them_hide_nothing(source: PostgresSource, admin):
-    mark = (await source.read()).mark
+    cursor = (await source.read()).cursor
     for step in range(20):
         late = step % 2 * 2_000  # milliseconds
         await solve(admin, (1_772_000_000_000 + 100 * step - late) << 22, 3)
-        found = await source.news(mark)
+        found = await source.news(cursor)
         assert found.added == 1
-        mark = found.mark
+        cursor = found.cursor
 
 
 async def test_there_is_none_if_a_newcomer_solved(source: PostgresSource, admin):
@@ -102,7 +102,7 @@ async def test_who_may_not_be_seen_may_solve_what_they_like(source: PostgresSour
     assert (await news(source, reading)).added == 1
 
 
-@pytest.mark.parametrize(
+@pytest.cursor.parametrize(
     "change",
     [
         "UPDATE users SET role = 'blocked' WHERE id = 1",
@@ -131,7 +131,7 @@ async def test_what_no_document_shows_may_change(source: PostgresSource, admin):
     await admin.execute(FLUSH)
     found = await news(source, reading)
     assert found is not None
-    assert found.mark.evidence != reading.mark.evidence
+    assert found.cursor.evidence != reading.cursor.evidence
 
 
 async def test_needs_no_more_rights_than_the_whole(source: PostgresSource, role: Role, admin):
@@ -165,7 +165,7 @@ async def test_looks_at_no_more_of_the_submissions_than_an_index_leads_to(source
 class TestThereIsNone:
     """What an increment could not see makes it give up, whether or not it is announced, and at once."""
 
-    @pytest.mark.parametrize(
+    @pytest.cursor.parametrize(
         "change",
         [
             "TRUNCATE submissions RESTART IDENTITY",
@@ -192,7 +192,7 @@ class TestThereIsNone:
         await admin.execute("SELECT pg_stat_reset()")
         assert await news(source, reading) is None
 
-    @pytest.mark.parametrize(
+    @pytest.cursor.parametrize(
         "change",
         [
             "ALTER TABLE {0} RENAME TO real; CREATE VIEW {0} AS SELECT * FROM real",
@@ -200,7 +200,7 @@ class TestThereIsNone:
         ],
         ids=["view", "materialized view"],
     )
-    @pytest.mark.parametrize("table", ["submissions", "users", "challenges"])
+    @pytest.cursor.parametrize("table", ["submissions", "users", "challenges"])
     async def test_of_what_is_not_counted(self, source: PostgresSource, admin, table: str, change: str):
         await admin.execute(change.format(table))
         assert await news(source, await source.read()) is None
@@ -221,7 +221,7 @@ class TestThereIsNone:
         async with PostgresSource(database, "smctf", statement_timeout=10) as theirs:
             assert await news(theirs, await theirs.read()) is None
 
-    @pytest.mark.parametrize("type", ["uuid USING gen_random_uuid()", "text", "numeric"])
+    @pytest.cursor.parametrize("type", ["uuid USING gen_random_uuid()", "text", "numeric"])
     async def test_if_the_ids_have_no_order(self, admin, source: PostgresSource, type: str):
         await admin.execute(f"ALTER TABLE submissions ALTER COLUMN id TYPE {type}")
         assert await news(source, await source.read()) is None
@@ -230,14 +230,14 @@ class TestThereIsNone:
         monkeypatch.setattr(tail, "WINDOW", 3)
         for id in (100, 200, 300):
             await solve(admin, id, 1)
-        before = (await source.read()).mark
+        before = (await source.read()).cursor
         await solve(admin, 50, 3)
         await solve(admin, 400, 3)
-        after = (await source.read(before)).mark
+        after = (await source.read(before)).cursor
         assert await source.news(after) is None
-        assert await source.news((await source.read(after)).mark) is None  # nothing speaks for the order yet
+        assert await source.news((await source.read(after)).cursor) is None  # nothing speaks for the order yet
         await solve(admin, 500, 3)
-        assert (await source.news((await source.read(after)).mark)).added == 0
+        assert (await source.news((await source.read(after)).cursor)).added == 0
 
 
 class TestPartitions:
@@ -263,7 +263,7 @@ class TestPartitions:
         await admin.execute(FLUSH)
         assert await news(source, reading) is None
 
-    @pytest.mark.parametrize("change", ["TRUNCATE low", "ALTER TABLE submissions DETACH PARTITION low"])
+    @pytest.cursor.parametrize("change", ["TRUNCATE low", "ALTER TABLE submissions DETACH PARTITION low"])
     async def test_that_go_are_noticed(self, admin, source: PostgresSource, partitioned, monkeypatch, change: str):
         monkeypatch.setattr(tail, "WINDOW", 3)
         await solve(admin, 1001, 1)
@@ -297,7 +297,7 @@ class TestAnInactiveChallenge:
         await solve(admin, 2, 2, 2)  # an organiser tries it
         found = await news(source, reading)
         assert found is not None
-        assert (await source.news(found.mark)) is not None
+        assert (await source.news(found.cursor)) is not None
         assert await self.listed(source) == [1]
 
     async def test_stays_if_it_was_solved(self, source: PostgresSource, admin):
@@ -311,7 +311,7 @@ class TestAnInactiveChallenge:
         assert await news(source, reading) is None
         assert await self.listed(source) == [1, 2]
 
-    @pytest.mark.parametrize(
+    @pytest.cursor.parametrize(
         ("type", "listed"),
         [("integer USING is_active::int", [1]), ("text USING is_active::text", [1]), ("boolean USING NULL", [1, 2])],
     )

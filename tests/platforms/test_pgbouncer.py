@@ -57,7 +57,7 @@ async def test_the_source_reads_through_it(pooled: str, admin: Any, others: list
             for transaction in held:
                 await transaction.start()
             await admin.execute("INSERT INTO submissions VALUES ($1, 1, 1, true, false, $2)", id, START)
-            news = await source.news(reading.mark)
+            news = await source.news(reading.cursor)
             assert news is not None
             assert news.added == 1
             for transaction in held:
@@ -131,6 +131,6 @@ class TestWhatNeedsASessionOfItsOwn:
             await store.acquire("token", None)
 
     async def test_the_documents(self, pooled: str):
-        vault = PostgresDocumentStore(pooled, prefix="", stage_ttl=10)
+        document_store = PostgresDocumentStore(pooled, prefix="", stage_ttl=10)
         with pytest.raises(Unavailable, match=r"^postgres: [^\n]*pooler[^\n]*$"):
-            await vault.load(None)
+            await document_store.load(None)

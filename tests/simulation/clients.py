@@ -29,7 +29,7 @@ class Client:
         self.world.note("{} comes to {} with {}", self, node, self.last)
         self.node = node
         node.clients.append(self)
-        version, last = node.memory.version, self.last
+        version, last = node.cache.version, self.last
         self.told = version
         if version is None:
             return
@@ -55,4 +55,4 @@ class Client:
         self._read()
 
     def _read(self) -> None:
-        self.shown, self.content = self.node.memory.version, self.node.content
+        self.shown, self.content = self.node.cache.version, self.node.content

@@ -235,8 +235,8 @@ class Cluster:
     @property
     def committed(self) -> int:
         """What the committed version contains."""
-        catalogue = self.store.data.catalogue
-        return int(catalogue.digest) if catalogue else 0
+        metadata = self.store.data.metadata
+        return int(metadata.digest) if metadata else 0
 
     def change(self) -> None:
         """The platform commits a change. It publishes soon after, unless it dies in between, once in twenty; or the
@@ -480,7 +480,7 @@ class Cluster:
     def _demand_agreement(self) -> None:
         version, demand = self.store.data.version, self.world.demand
         for node in self.nodes:
-            served = node.memory.version
+            served = node.cache.version
             demand(served == node.told == version, "{} serves {} and told {}, not {}", node, served, node.told, version)
         for client in self.clients:
             demand(client.last == client.shown == version, "{} knows of {}, not {}", client, client.last, version)

@@ -76,10 +76,10 @@ class InvariantChecker:
             self._held = lease.token, self._cluster.clock() + self._lock_ttl
         return ours
 
-    def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
+    def commit(self, lease: Lease, metadata: SnapshotMetadata, event: ChangeEvent) -> bool:
         demand, still = self._world.demand, self._cluster.still
         before, contained = self._store.data.version, self._cluster.committed
-        done = self._store.commit(lease, catalogue, event)
+        done = self._store.commit(lease, metadata, event)
         version = self._store.data.version
         if not done:
             self._world.sometimes["commit refused by the fence"] += 1
@@ -101,8 +101,8 @@ class InvariantChecker:
         self._made_by(lease.token.split(".")[0])
         return done
 
-    def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
-        done = self._store.confirm(lease, as_of, whole=whole, complete=complete)
+    def confirm(self, lease: Lease, as_of: float, *, full: bool, complete: bool) -> bool:
+        done = self._store.confirm(lease, as_of, full=full, complete=complete)
         if done:
             self._owned(lease, "confirms")
             self._held = None
@@ -114,10 +114,10 @@ class InvariantChecker:
         if ours:
             self._held = None
 
-    def kept(self, before: Snapshot | None, edition: Snapshot) -> None:
-        """`edition` is kept outside the store, in place of `before`."""
-        demand, version = self._world.demand, edition.version
-        for content in edition.documents.values():
+    def kept(self, before: Snapshot | None, snapshot: Snapshot) -> None:
+        """`snapshot` is kept outside the store, in place of `before`."""
+        demand, version = self._world.demand, snapshot.version
+        for content in snapshot.documents.values():
             demand(content == self._contents.get(version), "{} is kept as {}", version, content)
         if before is not None and before.version.epoch == version.epoch:
             demand(version.number > before.version.number, "{} is kept after {}", version, before.version)

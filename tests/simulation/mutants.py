@@ -171,16 +171,16 @@ class ReadsFromAReplica(Node):
 class RestoresAtAnyTime(Node):
     """What was kept is served, whatever the store has said by then."""
 
-    def restored(self, edition: Snapshot) -> bool:
-        if self.memory.install(edition):
-            self._feed(c.Restored(edition.version))
+    def restored(self, snapshot: Snapshot) -> bool:
+        if self.cache.install(snapshot):
+            self._feed(c.Restored(snapshot.version))
         return True
 
 
 class ServesAnything(Node):
     """What is in the store was committed, surely."""
 
-    def _intact(self, document: Any, catalogue: SnapshotMetadata) -> bool:
+    def _intact(self, document: Any, metadata: SnapshotMetadata) -> bool:
         return True
 
 
@@ -237,7 +237,7 @@ class RepeatsNumbers(Store):
 class KeepsWhatComesLast(Archive):
     """The last to write has the last word."""
 
-    def _replaces(self, edition: Snapshot, kept: Snapshot) -> bool:
+    def _replaces(self, snapshot: Snapshot, kept: Snapshot) -> bool:
         return True
 
 
@@ -271,7 +271,7 @@ class Reference(c.Coordinator):
                 self.phase = c.Phase.IDLE
             case c.LockAcquired(version):
                 self.phase, self.lease = c.Phase.BUILDING, version
-                return [c.Build(version, quiet=False, whole=True)]
+                return [c.Build(version, quiet=False, full=True)]
             case c.Built():
                 self.phase = c.Phase.COMMITTING
                 return [c.Commit(None, 0)]
@@ -294,10 +294,10 @@ class Reference(c.Coordinator):
 class ReferenceStore(TakesAnyToken, ReleasesByKey):
     """Says nothing of a commit: the holder does, when it has released the lock."""
 
-    def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
+    def commit(self, lease: Lease, metadata: SnapshotMetadata, event: ChangeEvent) -> bool:
         say, self._say = self._say, lambda message: None
         try:
-            return super().commit(lease, catalogue, event)
+            return super().commit(lease, metadata, event)
         finally:
             self._say = say
 

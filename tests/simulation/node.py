@@ -55,7 +55,7 @@ class Built:
     content: int
     as_of: float
     unchanged: Version | None = None
-    whole: bool = True
+    full: bool = True
     complete: bool = True
     digest: str = ""
     "Of what was committed when it was read."
@@ -92,7 +92,7 @@ class Node:
         self.blind_until = 0.0
         "Its child does not reach the database before."
         self.clients: list[Client] = []
-        self.memory = DocumentCache()
+        self.cache = DocumentCache()
         self.coordinator = cluster.make_coordinator(cluster.timing, jitter=self.world.random.random)
         self.told: Version | None = None
 
@@ -132,8 +132,8 @@ class Node:
     @property
     def content(self) -> int:
         """What it serves contains."""
-        edition = self.memory.edition
-        return edition.documents[NAMES[0]] if edition else 0  # type: ignore[return-value]
+        snapshot = self.cache.snapshot
+        return snapshot.documents[NAMES[0]] if snapshot else 0  # type: ignore[return-value]
 
     # Faults
 
@@ -351,8 +351,8 @@ class Node:
             demand(False, "{} counts {}", self, counters)
         if (mine.lease is not None) != (mine.phase in LEASED):
             demand(False, "{} has {} in {}", self, mine.lease, mine.phase)
-        if mine.served != self.memory.version:
-            demand(False, "{} serves {}, not {}", self, self.memory.version, mine.served)
+        if mine.served != self.cache.version:
+            demand(False, "{} serves {}, not {}", self, self.cache.version, mine.served)
         still, needed = self.cluster.still, self._needs[mine.contained]
         # A builder that has not heard yet why it should read everything does not see it; when it has, it builds again.
         if self.content < needed and still(self.content) < still(needed) and not self._hidden(self.content):
@@ -361,7 +361,7 @@ class Node:
     def _check_age(self) -> None:
         if self._hidden(self.content):
             return  # what is new was read, and it was not among that
-        had = self.cluster.database_at(self.memory.as_of)
+        had = self.cluster.database_at(self.cache.as_of)
         demand, still = self.world.demand, self.cluster.still
         demand(still(self.content) >= still(had), "{} says {} is true when there was {}", self, self.content, had)
 
@@ -385,7 +385,7 @@ class Node:
             case c.Confirm():
                 lease, built = self._leased(), self._result()
                 confirm = partial(
-                    self.cluster.judge.confirm, lease, built.as_of, whole=built.whole, complete=built.complete
+                    self.cluster.judge.confirm, lease, built.as_of, full=built.full, complete=built.complete
                 )
                 self._ask(confirm, self._confirmed, partial(self._feed, c.CommitFailed()))
             case c.Abandon():
@@ -421,12 +421,12 @@ class Node:
             self._feed(c.LeaseLost())
 
     def _commit(self, event: ChangeEvent) -> None:
-        lease, built, asked = self._leased(), self._result(), self.memory.version
+        lease, built, asked = self._leased(), self._result(), self.cache.version
         base = self._base
-        whole = base.whole_version if base else lease.version
-        number = whole.number if whole.epoch == lease.version.epoch else 0
-        catalogue = SnapshotMetadata(str(built.content), built.as_of, (), number, built.complete)
-        commit = partial(self.cluster.judge.commit, lease, catalogue, event)
+        full = base.whole_version if base else lease.version
+        number = full.number if full.epoch == lease.version.epoch else 0
+        metadata = SnapshotMetadata(str(built.content), built.as_of, (), number, built.complete)
+        commit = partial(self.cluster.judge.commit, lease, metadata, event)
 
         def answered(committed: bool) -> None:
             if committed:
@@ -435,32 +435,32 @@ class Node:
 
         self._ask(commit, answered, partial(self._feed, c.CommitFailed()))
 
-    def restored(self, edition: Snapshot) -> bool:
-        """`edition` was kept outside the store. True if there is nothing better yet."""
-        if self.memory.edition is not None:
+    def restored(self, snapshot: Snapshot) -> bool:
+        """`snapshot` was kept outside the store. True if there is nothing better yet."""
+        if self.cache.snapshot is not None:
             return False
-        self.memory.install(edition)
+        self.cache.install(snapshot)
         self._check_age()
         self.world.sometimes["began from the archive"] += 1
-        self._feed(c.Restored(edition.version))
+        self._feed(c.Restored(snapshot.version))
         return True
 
     def _confirmed(self, confirmed: bool) -> None:
         built = self._result()
-        if confirmed and built.unchanged == self.memory.version:
-            self.memory.confirm(built.as_of)
+        if confirmed and built.unchanged == self.cache.version:
+            self.cache.confirm(built.as_of)
             self._check_age()
         self._feed(c.Committed() if confirmed else c.CommitRefused())
 
     def _serve(self, version: Version, documents: dict[str, int], as_of: float, asked: Version | None) -> None:
-        before, contained = self.memory.version, self.content
-        if not version.replaces(before, asked) or not self.memory.install(
+        before, contained = self.cache.version, self.content
+        if not version.replaces(before, asked) or not self.cache.install(
             Snapshot(version, as_of, (), "", documents)  # type: ignore[arg-type]
         ):
             return
         demand, still = self.world.demand, self.cluster.still
-        whole = len(documents) == len(NAMES) and len(set(documents.values())) == 1
-        demand(whole, "{} is no cut: {}", version, documents)
+        full = len(documents) == len(NAMES) and len(set(documents.values())) == 1
+        demand(full, "{} is no cut: {}", version, documents)
         if before is not None and before.epoch == version.epoch:
             demand(still(self.content) >= still(contained), "{} has {} after {}", self, self.content, contained)
         if before is not None and before.epoch != version.epoch:
@@ -469,7 +469,7 @@ class Node:
 
     def _tell(self, version: Version) -> None:
         demand = self.world.demand
-        demand(version == self.memory.version, "{} tells of {}, and serves {}", self, version, self.memory.version)
+        demand(version == self.cache.version, "{} tells of {}, and serves {}", self, version, self.cache.version)
         if self.told is not None and self.told.epoch == version.epoch:
             demand(version.number > self.told.number, "{} tells of {} after {}", self, version, self.told)
         self.told = version
@@ -631,7 +631,7 @@ class Node:
             if self._child_without_database:
                 world.after(world.random.uniform(0.01, 30) / self.rate, self.reach, fail)
                 return
-            built.digest = head.catalogue.digest if head.catalogue else ""
+            built.digest = head.metadata.digest if head.metadata else ""
             built.as_of = world.now
             self._base = self._read(asked, base, head, built)
             self._step(child, fail, compare if asked.quiet else stage, self.cluster.faults.building(world.random))
@@ -640,8 +640,8 @@ class Node:
             self._request(child, fail, self.cluster.store.head, compared)
 
         def compared(head: Head) -> None:
-            committed, catalogue = head.version, head.catalogue
-            same = committed is not None and catalogue is not None and catalogue.digest == str(built.content)
+            committed, metadata = head.version, head.metadata
+            same = committed is not None and metadata is not None and metadata.digest == str(built.content)
             if same and committed is not None and committed.epoch == version.epoch:
                 built.unchanged = committed
                 world.after(0.001, self.reach, partial(end, c.Unchanged(committed, built.complete)))
@@ -673,21 +673,21 @@ class Node:
             built.complete = is_new or not (asked.solves or asked.announced or asked.again)
             cluster.missed |= built.complete and cluster.to_come > 0
             return Base(database, database, database, asked.version, asked.version, cluster.interruptions)
-        whole = base.whole_version
-        built.whole = asked.whole or whole.epoch != asked.version.epoch
-        if head.catalogue is None:
+        full = base.whole_version
+        built.full = asked.full or full.epoch != asked.version.epoch
+        if head.metadata is None:
             # Or what is committed is damaged: others may have read more, if they have built since.
-            built.whole |= asked.version.number != base.version.number + 1
+            built.full |= asked.version.number != base.version.number + 1
         else:
-            built.whole |= head.catalogue.whole > whole.number
+            built.full |= head.metadata.full > full.number
         balance = base.balance if base.balance > 0 or now < base.until else 0
         new = cluster.solves(base.seen, database) - cluster.hidden_solves(base.seen, database)
-        if not built.whole and balance + new < asked.solves:
+        if not built.full and balance + new < asked.solves:
             self.world.sometimes["announced, and not among what is new"] += 1
-            built.whole = True
-        elif not built.whole and balance > 0 and new < asked.solves and cluster.hidden_solves(base.seen, database):
+            built.full = True
+        elif not built.full and balance > 0 and new < asked.solves and cluster.hidden_solves(base.seen, database):
             cluster.missed = True  # taken for one that was found before it was announced
-        if built.whole:
+        if built.full:
             new = cluster.solves(base.seen, database) + cluster.hidden_solves(base.whole_seen, base.seen)
         else:
             built.content = cluster.visible_since(base.whole_seen, database)
@@ -699,8 +699,8 @@ class Node:
         return Base(
             built.content,
             database,
-            database if built.whole else base.whole_seen,
-            asked.version if built.whole else whole,
+            database if built.full else base.whole_seen,
+            asked.version if built.full else full,
             asked.version,
             cluster.interruptions,
             balance,
@@ -715,7 +715,7 @@ class Node:
         return self.cluster.database
 
     def _load(self) -> None:
-        world, child, cluster, asked = self.world, self._child, self.cluster, self.memory.version
+        world, child, cluster, asked = self.world, self._child, self.cluster, self.cache.version
         found: dict[str, Any] = {}
         ended = False
         store = cluster.store
@@ -763,8 +763,8 @@ class Node:
                 begin()
                 return
             assert before.version is not None
-            assert before.catalogue is not None
-            if all(self._intact(document, before.catalogue) for document in found.values()):
+            assert before.metadata is not None
+            if all(self._intact(document, before.metadata) for document in found.values()):
                 world.after(0.001, self.reach, partial(end, partial(self._loaded, before, found, asked)))
             else:
                 ask(partial(self._forget, before.version), lambda _: end(self._damaged))
@@ -776,9 +776,9 @@ class Node:
         """True if what was read has to be read again, as the store is `elsewhere` by now."""
         return elsewhere
 
-    def _intact(self, document: Any, catalogue: SnapshotMetadata) -> bool:
+    def _intact(self, document: Any, metadata: SnapshotMetadata) -> bool:
         """True if this is the document that was committed."""
-        return str(document) == catalogue.digest
+        return str(document) == metadata.digest
 
     def _forget(self, version: Version) -> None:
         self.cluster.store.forget(version)
@@ -791,16 +791,16 @@ class Node:
         self._feed(c.LoadFailed())
 
     def _loaded(self, head: Head, found: dict[str, Any], asked: Version | None) -> None:
-        version, catalogue = head.version, head.catalogue
-        if version is None or catalogue is None:
+        version, metadata = head.version, head.metadata
+        if version is None or metadata is None:
             self._feed(c.Loaded(None, given=head.given))
             return
         if found:
-            self._serve(version, found, catalogue.as_of, asked)
-        if version == self.memory.version:
-            self.memory.confirm(catalogue.as_of)
+            self._serve(version, found, metadata.as_of, asked)
+        if version == self.cache.version:
+            self.cache.confirm(metadata.as_of)
             self._check_age()
-        self._feed(c.Loaded(version, head.confirmed, catalogue.whole, catalogue.complete, head.given))
+        self._feed(c.Loaded(version, head.confirmed, metadata.full, metadata.complete, head.given))
 
 
 def _nothing() -> None:

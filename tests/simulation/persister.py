@@ -33,18 +33,18 @@ class Archive:
         """True if somebody wrote lately."""
         return self._cluster.world.now < self._quiet_until
 
-    def keep(self, edition: Snapshot, quiet: float) -> None:
-        if self.kept is None or self._replaces(edition, self.kept):
-            self._cluster.judge.kept(self.kept, edition)
-            self.kept = edition
+    def keep(self, snapshot: Snapshot, quiet: float) -> None:
+        if self.kept is None or self._replaces(snapshot, self.kept):
+            self._cluster.judge.kept(self.kept, snapshot)
+            self.kept = snapshot
             self._quiet_until = self._cluster.world.now + quiet
         else:
             self._cluster.world.sometimes["older edition not kept"] += 1
 
-    def _replaces(self, edition: Snapshot, kept: Snapshot) -> bool:
-        if edition.version.epoch == kept.version.epoch:
-            return edition.version.number > kept.version.number
-        return edition.as_of > kept.as_of
+    def _replaces(self, snapshot: Snapshot, kept: Snapshot) -> bool:
+        if snapshot.version.epoch == kept.version.epoch:
+            return snapshot.version.number > kept.version.number
+        return snapshot.as_of > kept.as_of
 
 
 class Keeper:
@@ -59,13 +59,13 @@ class Keeper:
 
     def flush(self) -> None:
         """The node is told to end: it keeps what it serves, whoever did so lately."""
-        edition = self._node.memory.edition
-        if edition is not None and edition.version != self._kept:
-            self._keep(edition, 0.0)
+        snapshot = self._node.cache.snapshot
+        if snapshot is not None and snapshot.version != self._kept:
+            self._keep(snapshot, 0.0)
 
     def _restore(self, delay: float) -> None:
         node, world = self._node, self._node.world
-        if node.memory.edition is not None:
+        if node.cache.snapshot is not None:
             self._rest()
         elif self._fails():
             again = partial(self._restore, min(RETRY_MAX, 2 * delay))
@@ -73,9 +73,9 @@ class Keeper:
         else:
             world.after(node.cluster.faults.travel(world.random), node.reach, partial(self._found, self._archive.kept))
 
-    def _found(self, edition: Snapshot | None) -> None:
-        if edition is not None and self._node.restored(edition):
-            self._kept = edition.version
+    def _found(self, snapshot: Snapshot | None) -> None:
+        if snapshot is not None and self._node.restored(snapshot):
+            self._kept = snapshot.version
         self._rest()
 
     def _rest(self) -> None:
@@ -83,18 +83,18 @@ class Keeper:
         world.after(self._interval * world.random.uniform(0.9, 1) / self._node.rate, self._node.reach, self._look)
 
     def _look(self) -> None:
-        edition = self._node.memory.edition
-        if edition is not None and edition.version != self._kept and not self._fails():
-            if self._archive.has(edition.version):
-                self._kept = edition.version
+        snapshot = self._node.cache.snapshot
+        if snapshot is not None and snapshot.version != self._kept and not self._fails():
+            if self._archive.has(snapshot.version):
+                self._kept = snapshot.version
             elif not self._archive.quiet:
-                self._keep(edition, self._interval)
+                self._keep(snapshot, self._interval)
         self._rest()
 
-    def _keep(self, edition: Snapshot, quiet: float) -> None:
+    def _keep(self, snapshot: Snapshot, quiet: float) -> None:
         world, faults = self._node.world, self._node.cluster.faults
         late = world.random.uniform(0, LATE) if world.chance(faults.lost) else 0.0
-        world.after(faults.travel(world.random) + late, self._archive.keep, edition, quiet)
+        world.after(faults.travel(world.random) + late, self._archive.keep, snapshot, quiet)
 
     def _fails(self) -> bool:
         node = self._node

@@ -35,7 +35,7 @@ class Data:
     fence: Version | None = None
     fence_run: int = 0
     version: Version | None = None
-    catalogue: SnapshotMetadata | None = None
+    metadata: SnapshotMetadata | None = None
     confirmed: int = 0
     documents: dict[str, Any] = field(default_factory=dict)
     staged: dict[tuple[str, str], tuple[Any, float]] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Store:
     def contended(self) -> tuple[Any, ...]:
         """What the steps below change: of two at once, in Postgres, only one can."""
         data = self.data
-        return data.lock, data.fence, data.version, data.catalogue
+        return data.lock, data.fence, data.version, data.metadata
 
     # The scripts
 
@@ -127,29 +127,29 @@ class Store:
         self._hold(lease.token)
         return True
 
-    def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
-        data, fresh = self.data, document_names(catalogue.divisions)
+    def commit(self, lease: Lease, metadata: SnapshotMetadata, event: ChangeEvent) -> bool:
+        data, fresh = self.data, document_names(metadata.divisions)
         if data.version == lease.version:
             return True
         if not self._may_commit(lease) or any(self._staged(lease, name) is None for name in fresh):
             return False
-        if data.catalogue is not None:
-            for name in document_names(data.catalogue.divisions):
+        if data.metadata is not None:
+            for name in document_names(data.metadata.divisions):
                 data.documents.pop(name, None)
         for name in fresh:
             data.documents[name], _ = data.staged.pop((lease.token, name))
-        data.version, data.catalogue, data.confirmed = lease.version, catalogue, lease.version.number
+        data.version, data.metadata, data.confirmed = lease.version, metadata, lease.version.number
         self._release(lease)
         self._say(Rebuilt(lease.version.number, event))
         return True
 
-    def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+    def confirm(self, lease: Lease, as_of: float, *, full: bool, complete: bool) -> bool:
         data = self.data
-        if not self._owns(lease) or data.version is None or data.catalogue is None:
+        if not self._owns(lease) or data.version is None or data.metadata is None:
             return False
         number = lease.version.number
-        data.catalogue = replace(
-            data.catalogue, as_of=as_of, whole=number if whole else data.catalogue.whole, complete=complete
+        data.metadata = replace(
+            data.metadata, as_of=as_of, full=number if full else data.metadata.full, complete=complete
         )
         data.confirmed = number
         self._release(lease)
@@ -168,20 +168,20 @@ class Store:
 
     def head(self) -> Head:
         head = self.committed()
-        there = head.catalogue and all(name in self.data.documents for name in document_names(head.catalogue.divisions))
+        there = head.metadata and all(name in self.data.documents for name in document_names(head.metadata.divisions))
         return head if there else Head(None, None, given=head.given)
 
     def committed(self) -> Head:
         """The same, whether or not the documents are there."""
         data = self.data
-        if data.version is None or data.catalogue is None:
+        if data.version is None or data.metadata is None:
             return Head(None, None, given=data.fence)
-        return Head(data.version, data.catalogue, data.confirmed, data.fence)
+        return Head(data.version, data.metadata, data.confirmed, data.fence)
 
     def forget(self, version: Version) -> None:
         """A node has found the documents damaged."""
         if self.data.version == version:
-            self.data.version = self.data.catalogue = None
+            self.data.version = self.data.metadata = None
 
     def document(self, name: str) -> Any:
         return self.data.documents.get(name)

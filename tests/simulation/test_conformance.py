@@ -74,11 +74,11 @@ class Model:
     async def renew(self, lease: Lease) -> bool:
         return self.store.renew(lease)
 
-    async def commit(self, lease: Lease, catalogue: SnapshotMetadata) -> bool:
-        return self.store.commit(lease, catalogue, SOLVE)
+    async def commit(self, lease: Lease, metadata: SnapshotMetadata) -> bool:
+        return self.store.commit(lease, metadata, SOLVE)
 
-    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
-        return self.store.confirm(lease, as_of, whole=whole, complete=complete)
+    async def confirm(self, lease: Lease, as_of: float, *, full: bool, complete: bool) -> bool:
+        return self.store.confirm(lease, as_of, full=full, complete=complete)
 
     async def abandon(self, lease: Lease) -> None:
         self.store.abandon(lease)
@@ -89,9 +89,9 @@ class Model:
 
     async def load(self) -> StoredSnapshot | str:
         head = self.store.committed()
-        if head.catalogue is None:
+        if head.metadata is None:
             return StoredSnapshot(head, None)
-        documents = [(name, self.store.document(name)) for name in document_names(head.catalogue.divisions)]
+        documents = [(name, self.store.document(name)) for name in document_names(head.metadata.divisions)]
         if None not in (document for _, document in documents):
             return StoredSnapshot(head, documents)
         assert head.version is not None
@@ -113,8 +113,8 @@ class Model:
                 self.store.data.fence = None
             case "version":
                 self.store.data.version = None
-            case "catalogue":
-                self.store.data.catalogue = None
+            case "metadata":
+                self.store.data.metadata = None
             case name:
                 self.store.data.documents.pop(name, None)
 
@@ -130,7 +130,7 @@ class Model:
 class Real:
     """A backend, through the code that the daemon uses; how to lose what it has is each one's own."""
 
-    def __init__(self, prefix: str, store: Any, vault: Any, messages: AsyncIterator[Message]) -> None:
+    def __init__(self, prefix: str, store: Any, document_store: Any, messages: AsyncIterator[Message]) -> None:
         self._messages = messages
         self._marks = itertools.count()
         self.names = Names(prefix)
@@ -139,7 +139,7 @@ class Real:
         self.renew = store.renew
         self.confirm = store.confirm
         self.abandon = store.abandon
-        self._vault = vault
+        self._document_store = document_store
         self._values: dict[str, dict[str, Value]] = {}
         "What was staged, by token."
 
@@ -150,31 +150,31 @@ class Real:
             heard.append(message)
         return heard
 
-    async def commit(self, lease: Lease, catalogue: SnapshotMetadata) -> bool:
+    async def commit(self, lease: Lease, metadata: SnapshotMetadata) -> bool:
         staged = self._values.get(lease.token, {})
-        values = {name: staged.get(name, Value(0, "")) for name in document_names(catalogue.divisions)}
-        return await self.store.commit(lease, replace(catalogue, documents=values), SOLVE)
+        values = {name: staged.get(name, Value(0, "")) for name in document_names(metadata.divisions)}
+        return await self.store.commit(lease, replace(metadata, documents=values), SOLVE)
 
     async def stage(self, lease: Lease, documents: dict[str, Document]) -> None:
-        _, values = await self._vault.stage(lease, documents)
+        _, values = await self._document_store.stage(lease, documents)
         self._values.setdefault(lease.token, {}).update(values)
 
     async def load(self) -> StoredSnapshot | str:
         try:
-            stored = await self._vault.load(None)
+            stored = await self._document_store.load(None)
         except Damaged:
             return DAMAGED
-        assert (await self._vault.load(stored.head.version)).documents is None
+        assert (await self._document_store.load(stored.head.version)).documents is None
         documents = stored.documents and [(name, plain(content)) for name, content in stored.documents]
         return StoredSnapshot(self._alike(stored.head), documents)
 
     async def head(self) -> Head:
-        return self._alike(await self._vault.head())
+        return self._alike(await self._document_store.head())
 
     @staticmethod
     def _alike(head: Head) -> Head:
         """The model's documents are as they are: there is nothing to compare."""
-        return replace(head, catalogue=head.catalogue and replace(head.catalogue, documents={}))
+        return replace(head, metadata=head.metadata and replace(head.metadata, documents={}))
 
 
 class RealRedis(Real):
@@ -194,7 +194,7 @@ class RealRedis(Real):
             await self._client.delete(*found)
 
     async def lose_one(self, what: str) -> None:
-        named = {"fence": self.names.fence, "version": self.names.version, "catalogue": self.names.catalogue}
+        named = {"fence": self.names.fence, "version": self.names.version, "metadata": self.names.metadata}
         await self._client.delete(named.get(what, self.names.document(what)))
 
     async def dump(self) -> None:
@@ -231,7 +231,7 @@ class RealPostgres(Real):
         lost = {
             "fence": ("UPDATE leaderboard_cache SET epoch = NULL, version = NULL, payload = NULL", self.names.lock),
             "version": ("UPDATE leaderboard_cache SET epoch = NULL, version = NULL", self.names.version),
-            "catalogue": ("UPDATE leaderboard_cache SET payload = NULL", self.names.version),
+            "metadata": ("UPDATE leaderboard_cache SET payload = NULL", self.names.version),
         }
         statement, key = lost.get(what, ("DELETE FROM leaderboard_cache", self.names.document(what)))
         await self._client.execute(f"{statement} WHERE cache_key = $1", key)
@@ -306,8 +306,8 @@ class Side:
                     lease,
                     SnapshotMetadata(f"digest {number}", number + 0.5, divisions, number, complete=number % 2 == 0),
                 )
-            case "confirm", (whole,):
-                return await self.store.confirm(lease, number + 0.5, whole=whole, complete=number % 3 == 0)
+            case "confirm", (full,):
+                return await self.store.confirm(lease, number + 0.5, full=full, complete=number % 3 == 0)
             case "stage", (divisions, missing):
                 documents = {key: self._document(key, number) for key in document_names(divisions)[missing:]}
                 return await self.store.stage(lease, documents)
@@ -339,7 +339,7 @@ steps = st.lists(
         st.tuples(st.just("commit"), recent, st.sampled_from(DIVISIONS)),
         st.tuples(st.just("stage"), recent, st.sampled_from(DIVISIONS), st.sampled_from((0, 0, 0, 1))),
         st.tuples(st.sampled_from(("expire", "lose", "dump", "fail_over"))),
-        st.tuples(st.just("lose_one"), st.sampled_from(("fence", "version", "catalogue", *document_names((1,))))),
+        st.tuples(st.just("lose_one"), st.sampled_from(("fence", "version", "metadata", *document_names((1,))))),
     ),
     max_size=25,
 )
@@ -388,12 +388,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 async def on_redis(url: str, encoding: str = "identity") -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
     store = RedisClusterBackend(url, prefix=prefix, lock_ttl=LONG, encoding=encoding)
-    vault = RedisDocumentStore(url, prefix=prefix, encoding=encoding, stage_ttl=LONG)
+    document_store = RedisDocumentStore(url, prefix=prefix, encoding=encoding, stage_ttl=LONG)
     async with (
         Redis.from_url(url, socket_timeout=None, socket_connect_timeout=10) as client,
-        _used(store, vault) as messages,
+        _used(store, document_store) as messages,
     ):
-        side = RealRedis(client, prefix, store, vault, messages)
+        side = RealRedis(client, prefix, store, document_store, messages)
         yield side
         await side.lose()
 
@@ -402,23 +402,23 @@ async def on_redis(url: str, encoding: str = "identity") -> AsyncIterator[Real]:
 async def on_postgres(dsn: str) -> AsyncIterator[Real]:
     prefix = f"t-{secrets.token_hex(4)}:"
     store = PostgresClusterBackend(dsn, prefix=prefix, lock_ttl=LONG)
-    vault = PostgresDocumentStore(dsn, prefix=prefix, stage_ttl=LONG)
+    document_store = PostgresDocumentStore(dsn, prefix=prefix, stage_ttl=LONG)
     client = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
     try:
-        async with _used(store, vault) as messages:
-            yield RealPostgres(client, prefix, store, vault, messages)
+        async with _used(store, document_store) as messages:
+            yield RealPostgres(client, prefix, store, document_store, messages)
     finally:
         client.terminate()
 
 
 @asynccontextmanager
-async def _used(store: Any, vault: Any) -> AsyncIterator[AsyncIterator[Message]]:
+async def _used(store: Any, document_store: Any) -> AsyncIterator[AsyncIterator[Message]]:
     async with asyncio.timeout(60), store.subscribe() as messages:
         assert await anext(messages) == Subscribed()
         try:
             yield messages
         finally:
-            await vault.aclose()
+            await document_store.aclose()
             await store.aclose()
 
 

@@ -34,7 +34,7 @@ def started(
     for _ in range(nodes):
         cluster.start(world.random.uniform(SLOWEST, FASTEST) if rates else 1.0)
     world.run(10.0)
-    assert {node.memory.version for node in cluster.nodes} == {cluster.store.data.version}
+    assert {node.cache.version for node in cluster.nodes} == {cluster.store.data.version}
     cluster.judge.builds = 0
     return cluster
 
@@ -295,7 +295,7 @@ def test_a_node_that_starts_while_the_store_is_down_begins_from_what_is_kept():
     late = cluster.start()
     client = cluster.come(late)
     run(cluster, 1.0)
-    assert late.memory.version == late.told == client.told == before
+    assert late.cache.version == late.told == client.told == before
     assert late.content == client.content == 1
     run(cluster, 60.0 + cluster.bounds.told)
     after = cluster.store.data.version

@@ -11,7 +11,7 @@ from scoreboardd.board.delta_log import DeltaLog, DeltaLogEntry
 from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
 from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, render
 from scoreboardd.model import Snapshot, Version
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.client import Stream
 from tests.web.server import EPOCH, Node, version
 
@@ -40,21 +40,21 @@ class History:
             self._links[version.epoch] = []
         self.views[version] = view
 
-    def ring(self, version: Version, reach: int = EVERYTHING) -> DeltaLog:
+    def delta_log(self, version: Version, reach: int = EVERYTHING) -> DeltaLog:
         """The last `reach` steps that lead to this version, whatever their size."""
-        links = [link for link in self._links[version.epoch] if link.number <= version.number]
-        return DeltaLog(tuple(links[max(0, len(links) - reach) :]))
+        entries = [link for link in self._links[version.epoch] if link.number <= version.number]
+        return DeltaLog(tuple(entries[max(0, len(entries) - reach) :]))
 
-    def edition(self, version: Version, reach: int = EVERYTHING) -> Snapshot:
+    def snapshot(self, version: Version, reach: int = EVERYTHING) -> Snapshot:
         users, teams = render(self.views[version])
         documents = {leaderboard_key(ParticipantKind.USERS): users, leaderboard_key(ParticipantKind.TEAMS): teams}
-        return edition(version, documents, rings={None: self.ring(version, reach)})
+        return snapshot(version, documents, delta_logs={None: self.delta_log(version, reach)})
 
     def events(self, since: int, number: int, epoch: str = EPOCH) -> bytes:
         """What whoever has version `since` gets to know on the way to `number`, step by step."""
-        links = self.ring(Version(epoch, number)).after(since)
-        assert links is not None
-        return b"".join(delta_event(Version(epoch, link.number), link.data) for link in links)
+        entries = self.delta_log(Version(epoch, number)).after(since)
+        assert entries is not None
+        return b"".join(delta_event(Version(epoch, link.number), link.data) for link in entries)
 
 
 def solves(numbers: Iterable[int], *, name: str = "t", epoch: str = EPOCH) -> History:
@@ -106,8 +106,8 @@ class Follower:
             self.held = version
 
     def fetch(self, node: Node, history: History) -> None:
-        assert node.memory.version is not None
-        self.held, self.lost = node.memory.version, False
+        assert node.cache.version is not None
+        self.held, self.lost = node.cache.version, False
         self.view = history.views[self.held]
 
 
@@ -121,12 +121,12 @@ async def following(node: Node, last: Version | None = None, *, query: str = DEL
 
 def greeting(node: Node, last: Version | None) -> bytes:
     """With the version served; or with what a client has that has missed something, until it has had that too."""
-    served = node.memory.version
+    served = node.cache.version
     version = last if last is not None and served is not None and served.follows(last) else served
     return b"id: %s\nevent: ready\ndata: {}\n\n" % str(version).encode()
 
 
 def publish(node: Node, history: History, number: int, reach: int = EVERYTHING) -> None:
     """Serve a version of the history and tell everyone of it."""
-    node.serve(history.edition(version(number), reach))
+    node.serve(history.snapshot(version(number), reach))
     node.tell(number)

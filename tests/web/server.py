@@ -25,7 +25,7 @@ from scoreboardd.web.documents import DocumentEndpoint
 from scoreboardd.web.frontend import Frontend
 from scoreboardd.web.info import InfoEndpoint
 from scoreboardd.web.rebuild import RebuildEndpoint
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.client import DEADLINE, Answer, Connection, Stream
 
 EPOCH = "7f3a"
@@ -77,7 +77,7 @@ class Listener:
 class Node(Listener):
     """The public listener and what is behind it."""
 
-    memory: DocumentCache = field(default_factory=DocumentCache)
+    cache: DocumentCache = field(default_factory=DocumentCache)
     metrics: Metrics = field(default_factory=Metrics)
     documents: DocumentEndpoint = field(init=False)
     broadcaster: Broadcaster = field(init=False)
@@ -105,8 +105,8 @@ class Node(Listener):
     def serve(self, served: int | Snapshot, epoch: str = EPOCH) -> None:
         """Answer with this edition, or with some edition of that number, from now on."""
         if isinstance(served, int):
-            served = edition(version(served, epoch))
-        assert self.memory.install(served)
+            served = snapshot(version(served, epoch))
+        assert self.cache.install(served)
 
     def tell(self, number: int, event: ChangeEvent = SOLVED, epoch: str = EPOCH) -> bytes:
         """Tell everyone of a version; returns what they must get who are told notices."""
@@ -180,9 +180,9 @@ async def serving(
     user_timeout: float = DEADLINE,
 ) -> AsyncIterator[Node]:
     """A node that serves version `first` and sends what it is told to send. `way` is one of `WAYS`."""
-    memory, metrics = DocumentCache(clock), Metrics()
+    cache, metrics = DocumentCache(clock), Metrics()
     if first is not None:
-        memory.install(edition(version(first)))
+        cache.install(snapshot(version(first)))
     broadcaster = Broadcaster(
         metrics,
         max_clients=max_clients,
@@ -193,24 +193,24 @@ async def serving(
     )
     addresses = ClientAddressResolver(map(ip_network, trusted))
     streams = StreamEndpoint(
-        memory,
+        cache,
         broadcaster,
         addresses,
         retry_min=retry[0],
         retry_max=retry[1],
         cors_origins=cors_origins,
     )
-    documents = DocumentEndpoint(memory, metrics, stale=stale, write_timeout=stall_timeout)
+    documents = DocumentEndpoint(cache, metrics, stale=stale, write_timeout=stall_timeout)
     app = public.make(
         documents,
         streams,
-        RebuildEndpoint(runner, memory, addresses, token=token, timeout=rebuild_timeout),
-        InfoEndpoint(memory, name=name),
+        RebuildEndpoint(runner, cache, addresses, token=token, timeout=rebuild_timeout),
+        InfoEndpoint(cache, name=name),
         Frontend(name) if page else None,
     )
     door = streams if way == "door" else None
     async with listening(app, door=door, idle=idle, user_timeout=user_timeout) as bound:
-        node = Node(bound.address, bound.runner, bound.connections, memory, metrics)
+        node = Node(bound.address, bound.runner, bound.connections, cache, metrics)
         node.documents, node.broadcaster, node.streams = documents, broadcaster, streams
         sending = asyncio.create_task(broadcaster.run())
         try:

@@ -14,7 +14,7 @@ from scoreboardd.model import ChangeEvent
 from scoreboardd.telemetry.metrics import REASONS, Metrics
 from scoreboardd.web.admin import Admin
 from tests.external_tools import require
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.server import Listener, listening, version
 
 
@@ -39,7 +39,7 @@ class Monitored:
     listener: Listener
     runner: Runner
     builder: Builder
-    memory: DocumentCache
+    cache: DocumentCache
     metrics: Metrics
     draining: bool = False
 
@@ -47,14 +47,14 @@ class Monitored:
 @asynccontextmanager
 async def monitored(*, age: float | None = 0.0) -> AsyncIterator[Monitored]:
     """An admin listener of a node whose documents were true `age` seconds ago; None: that has none yet."""
-    runner, builder, memory, metrics = Runner(), Builder(), DocumentCache(), Metrics()
+    runner, builder, cache, metrics = Runner(), Builder(), DocumentCache(), Metrics()
     if age is not None:
-        fresh = edition(version(41))
-        memory.install(edition(version(41), as_of=fresh.as_of - age))
+        fresh = snapshot(version(41))
+        cache.install(snapshot(version(41), as_of=fresh.as_of - age))
     node: Monitored
-    admin = Admin(runner, builder, memory, metrics, store="redis", draining=lambda: node.draining)  # type: ignore[arg-type]
+    admin = Admin(runner, builder, cache, metrics, store="redis", draining=lambda: node.draining)  # type: ignore[arg-type]
     async with listening(admin.app()) as listener:
-        node = Monitored(listener, runner, builder, memory, metrics)
+        node = Monitored(listener, runner, builder, cache, metrics)
         yield node
 
 

@@ -27,7 +27,7 @@ def number_of(frame: bytes) -> int:
 
 
 def clients(node: Node) -> list[Subscriber]:
-    return list(node.broadcaster._clients)
+    return list(node.broadcaster._subscribers)
 
 
 async def publish_until(node: Node, reader: Stream, number: int, *, enough: Callable[[], bool]) -> int:
@@ -68,14 +68,14 @@ async def test_of_what_is_told_at_once_only_the_newest_is_sent(way: str) -> None
 async def test_a_fan_out_over_more_than_a_slice_reaches_everyone_in_order(way: str) -> None:
     async with serving(way=way) as node:
         streams = [await node.greeted() for _ in range(SEND_BATCH + 20)]
-        told = []
+        last_sent = []
         for number in range(42, 62):
             node.publish(number)
             await asyncio.sleep(0)
-            told.append(number)
+            last_sent.append(number)
         for stream in streams:
             numbers = [0]
-            while numbers[-1] != told[-1]:
+            while numbers[-1] != last_sent[-1]:
                 numbers.append(number_of(await stream.frame()))
             assert numbers == sorted(set(numbers))
 
@@ -152,9 +152,9 @@ async def test_for_a_client_that_lags_events_coalesce_to_the_newest(way: str) ->
         while numbers[-1] != last:
             numbers.append(number_of(await laggard.frame()))
         assert numbers == sorted(set(numbers)), "in order, none twice"
-        told, got = last - 41, len(numbers) - 1
-        assert node.dropped("coalesced") == told - got
-        assert node.value("scoreboardd_sse_events_sent_total") == told + got
+        last_sent, got = last - 41, len(numbers) - 1
+        assert node.dropped("coalesced") == last_sent - got
+        assert node.value("scoreboardd_sse_events_sent_total") == last_sent + got
         # It has caught up, and is told of what comes next like anyone else.
         await becomes(lambda: node.broadcaster.lagging == 0)
         payload = node.publish(last + 1)
@@ -261,7 +261,9 @@ async def test_who_leaves_is_forgotten(way: str, manner: str) -> None:
 def kept(node: Node) -> list[Subscriber]:
     """Clients of `node` that something holds on to."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) is Subscriber and thing.feed is node.broadcaster.notices]
+    return [
+        thing for thing in gc.get_objects() if type(thing) is Subscriber and thing.topic is node.broadcaster.notices
+    ]
 
 
 async def test_who_leaves_while_it_lags_is_forgotten(way: str) -> None:

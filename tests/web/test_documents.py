@@ -27,7 +27,7 @@ from scoreboardd.web import windows
 from scoreboardd.web.documents import PART
 from tests import oracle
 from tests.contests import START, contests, questions
-from tests.snapshots import edition, edition_of
+from tests.snapshots import edition_of, snapshot
 from tests.web.client import Answer
 from tests.web.server import Node, becomes, serving, version
 
@@ -63,7 +63,7 @@ def decoded(answer: Answer) -> bytes:
 async def test_each_path_has_its_document(path: str) -> None:
     async with serving() as node:
         body = orjson.dumps({"of": path, "names": ["<script>", "\u202e\U0001f600", 'a"b\\', "\\u0000"]})
-        node.serve(edition(version(42), {NAMES[path]: body}))
+        node.serve(snapshot(version(42), {NAMES[path]: body}))
         answer = await node.ask(path)
         assert answer.status == 200
         assert answer.body == body
@@ -95,7 +95,7 @@ async def test_before_the_first_document(path: str, method: str) -> None:
 @pytest.mark.parametrize("body", [b'{"small":true}', LARGE], ids=["small", "large"])
 async def test_head_is_get_without_the_body(body: bytes, coding: str) -> None:
     async with serving() as node:
-        node.serve(edition(version(42), {"leaderboard:users": body}))
+        node.serve(snapshot(version(42), {"leaderboard:users": body}))
         connection = await node.connect()
         answers = []
         for method in ("HEAD", "GET", "HEAD"):
@@ -111,14 +111,14 @@ async def test_head_is_get_without_the_body(body: bytes, coding: str) -> None:
 
 async def test_age_is_how_long_ago_it_was_known_to_be_true() -> None:
     async with serving() as node:
-        node.serve(edition(version(42), as_of=time.time() - 100))
+        node.serve(snapshot(version(42), as_of=time.time() - 100))
         assert (await node.ask("/api/timeline")).headers["age"] in ("100", "101")
-        node.memory.confirm(time.time() - 50)
+        node.cache.confirm(time.time() - 50)
         assert (await node.ask("/api/timeline")).headers["age"] in ("50", "51")
-        node.memory.confirm(time.time() - 70)
+        node.cache.confirm(time.time() - 70)
         assert (await node.ask("/api/timeline")).headers["age"] in ("50", "51")
         # A database whose clock is ahead of ours makes nothing younger than now.
-        node.serve(edition(version(43), as_of=time.time() + 100))
+        node.serve(snapshot(version(43), as_of=time.time() + 100))
         assert (await node.ask("/api/timeline")).headers["age"] == "0"
 
 
@@ -137,7 +137,7 @@ async def test_what_is_out_of_date_says_so() -> None:
 async def test_what_is_answered_never_goes_backwards() -> None:
     async with serving(first=42) as node:
         for older in (41, 42):
-            node.memory.install(edition(version(older)))
+            node.cache.install(snapshot(version(older)))
             assert (await node.ask("/api/leaderboard")).headers["x-scoreboard-version"] == "7f3a-42"
         node.serve(43)
         assert (await node.ask("/api/leaderboard")).headers["x-scoreboard-version"] == "7f3a-43"
@@ -194,7 +194,7 @@ async def test_the_etag_changes_with_the_version() -> None:
         for path in NAMES:
             seen = set()
             for number in (100, 101, 102):
-                node.memory.install(edition(version(number, epoch=path.replace("/", ""))))
+                node.cache.install(snapshot(version(number, epoch=path.replace("/", ""))))
                 etag = (await node.ask(path)).headers["etag"]
                 assert (await node.ask(path, {"If-None-Match": ", ".join(seen)})).status == 200
                 seen.add(etag)
@@ -249,7 +249,7 @@ async def test_the_etag_changes_with_the_version() -> None:
 )
 async def test_accept_encoding(accepted: str | None, coding: str | None, body: bytes) -> None:
     async with serving() as node:
-        node.serve(edition(version(42), {"timeline:teams": body}))
+        node.serve(snapshot(version(42), {"timeline:teams": body}))
         answer = await node.ask("/api/timeline/teams", {} if accepted is None else {"Accept-Encoding": accepted})
         assert answer.status == 200
         assert answer.headers.get("content-encoding") == coding
@@ -270,7 +270,7 @@ async def test_each_coding_is_made_once_per_version_and_not_on_the_loop(monkeypa
     async with serving() as node:
         for number in (42, 43):
             bodies = {name: orjson.dumps([name, number]) for name in NAMES.values()}
-            node.serve(edition(version(number), bodies))
+            node.serve(snapshot(version(number), bodies))
             for path, name in NAMES.items():
                 for coding in ("identity", "gzip", "zstd"):
                     asking = [node.ask(path, {"Accept-Encoding": coding}) for _ in range(10)]
@@ -290,7 +290,7 @@ async def test_each_coding_is_made_once_per_version_and_not_on_the_loop(monkeypa
 async def test_many_frames_go_out_as_one() -> None:
     """There are clients that read only the first, and say nothing."""
     frames = [compressed(part) for part in (b'{"submissions":[', b"1,", b"2", b"]}")]
-    served = edition(version(42))
+    served = snapshot(version(42))
     async with serving() as node:
         node.serve(replace(served, documents=dict(served.documents) | {"timeline:users": frames}))
         answer = await node.ask("/api/timeline", {"Accept-Encoding": "zstd"})
@@ -302,7 +302,7 @@ async def test_many_frames_go_out_as_one() -> None:
 
 async def test_a_document_of_many_frames_is_one_document() -> None:
     opening, *rest = (compressed(part) for part in (b'{"submissions":[', b"", b"1,", b"2", b"]}"))
-    served = edition(version(42))
+    served = snapshot(version(42))
     documents = dict(served.documents) | {"timeline:users": [opening, memoryview(b"".join(rest))]}
     async with serving() as node:
         node.serve(replace(served, documents=documents))
@@ -361,12 +361,12 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.mark.parametrize("coding", ["identity", *CONTENT_ENCODINGS])
 async def test_a_large_document_reaches_a_slow_reader_whole(coding: str) -> None:
     async with serving() as node:
-        node.serve(edition(version(42), {"leaderboard:users": HUGE}))
+        node.serve(snapshot(version(42), {"leaderboard:users": HUGE}))
         connection = await node.connect(receive_buffer=8192)
         await connection.request("/api/leaderboard", {"Accept-Encoding": coding})
         head = await connection.head()
         # What is installed meanwhile does not get into it.
-        node.serve(edition(version(43), {"leaderboard:users": b"[]"}))
+        node.serve(snapshot(version(43), {"leaderboard:users": b"[]"}))
         size = int(head.headers["content-length"])
         body = b""
         while len(body) < size:
@@ -379,7 +379,7 @@ async def test_a_large_document_reaches_a_slow_reader_whole(coding: str) -> None
 
 async def test_many_read_a_large_document_at_once() -> None:
     async with serving() as node:
-        node.serve(edition(version(42), {"leaderboard:users": LARGE}))
+        node.serve(snapshot(version(42), {"leaderboard:users": LARGE}))
         asking = [
             node.ask("/api/leaderboard", {"Accept-Encoding": coding}) for coding in ("identity", "gzip", "zstd") * 7
         ]
@@ -389,7 +389,7 @@ async def test_many_read_a_large_document_at_once() -> None:
 
 async def test_a_reader_that_stops_is_cut_off_and_holds_a_part_at_most(quiet: None) -> None:
     async with serving(stall_timeout=0.3) as node:
-        node.serve(edition(version(42), {"leaderboard:users": HUGE}))
+        node.serve(snapshot(version(42), {"leaderboard:users": HUGE}))
         connection = await node.connect(receive_buffer=4096)
         await connection.request("/api/leaderboard")
         start = time.monotonic()
@@ -407,7 +407,7 @@ async def test_a_reader_that_stops_is_cut_off_and_holds_a_part_at_most(quiet: No
 @pytest.mark.parametrize("manner", ["close", "reset"])
 async def test_a_reader_that_leaves_is_no_error(manner: str, quiet: None) -> None:
     async with serving() as node:
-        node.serve(edition(version(42), {"leaderboard:users": HUGE}))
+        node.serve(snapshot(version(42), {"leaderboard:users": HUGE}))
         for coding in ("identity", "zstd") * 5:
             connection = await node.connect(receive_buffer=4096)
             await connection.request("/api/leaderboard", {"Accept-Encoding": coding})
@@ -432,7 +432,7 @@ def invalid(*fields: str) -> dict[str, Any]:
 @pytest.mark.parametrize("field", ["window", "division_id"])
 async def test_a_bad_value(field: str, value: str) -> None:
     async with serving(first=None) as node:
-        for first in (None, edition(version(42), divisions=(1, 2))):
+        for first in (None, snapshot(version(42), divisions=(1, 2))):
             if first is not None:
                 node.serve(first)
             for path in NAMES if field == "division_id" else ("/api/timeline", "/api/timeline/teams"):
@@ -466,7 +466,7 @@ async def test_a_leaderboard_has_no_window_and_other_parameters_mean_nothing() -
 async def test_each_division_has_its_documents() -> None:
     ids = (1, 7, 2**63 - 1)
     async with serving() as node:
-        node.serve(edition(version(42), divisions=ids))
+        node.serve(snapshot(version(42), divisions=ids))
         for path, name in NAMES.items():
             assert (await node.ask(path)).json == {"name": name, "version": "7f3a-42"}
             for division_id in ids:
@@ -782,17 +782,17 @@ async def test_age_and_windows_follow_the_clock_of_the_database_and_not_the_node
 @pytest.mark.parametrize("as_of", [float("nan"), float("inf"), -float("inf"), 1e308, -1.0, -1e308])
 async def test_an_impossible_time_reaches_no_answer(as_of: float) -> None:
     async with serving() as node:
-        node.serve(edition(version(42), as_of=as_of))
+        node.serve(snapshot(version(42), as_of=as_of))
         assert int((await node.ask("/api/timeline")).headers["age"]) > 10**9
         true = time.time() - 10
-        node.memory.confirm(true)
-        node.memory.confirm(as_of)
-        assert node.memory.as_of == true
+        node.cache.confirm(true)
+        node.cache.confirm(as_of)
+        assert node.cache.as_of == true
 
 
 async def test_a_node_whose_clock_is_ahead_makes_nothing_look_young_for_long(clock: Time) -> None:
     ours = Clock(wall=clock.time)
     ours.learn(ClockReading(offset=time.time() - time.monotonic(), error=0.001))
     async with serving(clock=ours) as node:
-        node.memory.confirm(time.time() + 3600)
-        assert node.memory.as_of <= time.time() + 1
+        node.cache.confirm(time.time() + 3600)
+        assert node.cache.as_of <= time.time() + 1

@@ -118,7 +118,7 @@ async def test_an_empty_line_after_the_request_says_nothing(way: str, protocol: 
         stream = await node.greeted(protocol=protocol)
         for said in (b"\r\n", b"\n", b"\r\n\r\n"):
             await stream.send(said)
-            payload = node.publish(node.memory.version.number + 1)
+            payload = node.publish(node.cache.version.number + 1)
             assert await stream.event() == payload
 
 

@@ -12,7 +12,7 @@ from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.web import errors
 from scoreboardd.web.documents import PART, PATHS
 from scoreboardd.web.rebuild import PATH as REBUILD
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.client import DEADLINE, Connection, head_of_request
 from tests.web.server import Node, listening, serving, version
 
@@ -264,7 +264,7 @@ async def test_a_page_of_a_permitted_origin_sees_what_it_needs(path: str) -> Non
 @pytest.mark.parametrize("origin", [None, PAGE, "https://evil.example"])
 async def test_large_and_small_say_the_same(size: int, origin: str | None) -> None:
     async with serving(cors_origins=[PAGE]) as node:
-        node.serve(edition(version(42), {"leaderboard:users": {"x": "a" * size}}))
+        node.serve(snapshot(version(42), {"leaderboard:users": {"x": "a" * size}}))
         answer = await node.ask("/api/leaderboard", {"Origin": origin} if origin else {})
         assert answer.headers["vary"] == "Accept-Encoding, Origin"
         assert answer.headers.get("access-control-allow-origin") == (PAGE if origin == PAGE else None)

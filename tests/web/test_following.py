@@ -86,9 +86,9 @@ class World:
         self.committed, self.reach = None, reach
 
     def load(self, node: Node) -> None:
-        if node.memory.version != self.history.newest:
+        if node.cache.version != self.history.newest:
             if self.committed is None:
-                self.committed = self.history.edition(self.history.newest, self.reach)
+                self.committed = self.history.snapshot(self.history.newest, self.reach)
             node.serve(self.committed)
 
     async def tell(self, which: int) -> None:

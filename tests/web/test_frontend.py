@@ -87,10 +87,10 @@ async def test_it_comes_compressed(coding: str, decode: object) -> None:
     async with serving() as node:
         plain = await node.ask("/scoreboard.js")
         assert "content-encoding" not in plain.headers
-        coded = await node.ask("/scoreboard.js", {"Accept-Encoding": coding})
-        assert coded.headers["content-encoding"] == coding
+        encode = await node.ask("/scoreboard.js", {"Accept-Encoding": coding})
+        assert encode.headers["content-encoding"] == coding
         assert callable(decode)
-        assert decode(coded.body) == plain.body
+        assert decode(encode.body) == plain.body
 
 
 async def test_the_policy_allows_nothing_inline_and_nobody_else() -> None:

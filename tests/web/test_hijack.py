@@ -34,7 +34,7 @@ async def test_aiohttp_forgets_the_connection() -> None:
 async def test_the_connection_is_the_client_s_own() -> None:
     async with serving(way="hand-over") as node:
         await node.greeted()
-        (client,) = node.broadcaster._clients
+        (client,) = node.broadcaster._subscribers
         assert type(client) is Subscriber
         assert client.transport.get_protocol() is client
         assert client.transport.is_reading()

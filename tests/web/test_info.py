@@ -1,7 +1,7 @@
 """`GET /api/scoreboard`."""
 
 from scoreboardd.board.document_names import DIVISIONS
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.server import serving, version
 
 
@@ -11,5 +11,5 @@ async def test_it_says_what_there_is() -> None:
         assert answer.headers["cache-control"] == "no-cache"
         assert answer.json == {"name": "CTF", "version": None, "divisions": []}
         named = [{"id": 3, "name": "students"}, {"id": 12, "name": "open"}]
-        node.serve(edition(version(42), {DIVISIONS: named}, divisions=(3, 12)))
+        node.serve(snapshot(version(42), {DIVISIONS: named}, divisions=(3, 12)))
         assert (await node.ask("/api/scoreboard")).json == {"name": "CTF", "version": "7f3a-42", "divisions": named}

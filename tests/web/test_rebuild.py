@@ -12,7 +12,7 @@ from scoreboardd.backends.base import Unavailable
 from scoreboardd.web import rebuild
 from scoreboardd.web.address import ClientAddressResolver
 from scoreboardd.web.rebuild import BURST, HEADER, PATH
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.client import Answer
 from tests.web.server import Node, becomes, serving, version
 
@@ -180,7 +180,7 @@ async def test_who_waits_is_answered_when_what_it_asked_for_is_served() -> None:
     async with serving(runner=runner, token=TOKEN) as node:
         asking = asyncio.create_task(post(node, ASK, "?wait=1"))
         await becomes(lambda: runner.requests == 1)
-        node.serve(edition(version(42), as_of=1_772_215_200.25))
+        node.serve(snapshot(version(42), as_of=1_772_215_200.25))
         assert not asking.done()
         await runner.rebuild()
         answer = await asking

@@ -16,7 +16,7 @@ from scoreboardd.board.delta import VersionedDelta
 from scoreboardd.model import Version
 from scoreboardd.stream.endpoint import PATH
 from scoreboardd.stream.topic import PING, SEND_BATCH
-from tests.snapshots import edition
+from tests.snapshots import snapshot
 from tests.web.client import Stream
 from tests.web.follower import (
     DELTAS,
@@ -44,7 +44,7 @@ async def node_at(
 ) -> AsyncIterator[Node]:
     """A node that serves this version of the history."""
     async with serving(first=None, **options) as node:
-        node.serve(history.edition(version(number), reach))
+        node.serve(history.snapshot(version(number), reach))
         yield node
 
 
@@ -86,7 +86,7 @@ async def test_who_does_not_ask_for_deltas_gets_notices_and_the_other_way_round(
         deltas = [await following(node) for _ in range(3)]
         notices = [await node.greeted(query=query) for query in ("", "?deltas=0", "?division_id=3", "?x=y")]
         for number in (42, 43):
-            node.serve(HISTORY.edition(version(number)))
+            node.serve(HISTORY.snapshot(version(number)))
             notice = node.tell(number)
             for stream in notices:
                 assert await stream.frame() == notice
@@ -160,10 +160,10 @@ async def test_in_a_new_epoch_everyone_starts_over_whatever_the_numbers(way: str
     for number in (1, 41, 42):
         async with node_at(41, way=way) as node:
             stream = await following(node)
-            node.serve(again.edition(version(number, "b0b")))
+            node.serve(again.snapshot(version(number, "b0b")))
             node.tell(number, epoch="b0b")
             assert await stream.frame() == reset_event(version(number, "b0b"))
-            node.serve(again.edition(version(number + 1, "b0b")))
+            node.serve(again.snapshot(version(number + 1, "b0b")))
             node.tell(number + 1, epoch="b0b")
             assert await stream.frame() == again.events(number, number + 1, "b0b")
 
@@ -186,7 +186,7 @@ async def test_the_spread_grows_with_those_who_follow(way: str) -> None:
     async with node_at(41, way=way) as node:
         streams = [await following(node) for _ in range(10)]
         await node.greeted()
-        served = edition(version(50), large)
+        served = snapshot(version(50), large)
         boards = ("leaderboard:teams", "leaderboard:users")
         size = sum(len(frames) for name in boards for frames in served.documents[name])
         node.serve(served)
@@ -263,7 +263,7 @@ async def test_between_the_replay_and_what_comes_next_nothing_is_lost_or_told_tw
     async with node_at(41, way=way) as node:
         early = await following(node, version(39))
         # What a node does between its commit and the fan-out: it serves 42 already, and clients join.
-        node.serve(HISTORY.edition(version(42)))
+        node.serve(HISTORY.snapshot(version(42)))
         late, fresh = await following(node, version(39)), await following(node)
         node.tell(42)
         node.tell(42)
@@ -278,7 +278,7 @@ async def test_clients_that_come_while_versions_do_miss_none(way: str) -> None:
         coming = []
         for number in range(42, 92):
             coming.append(asyncio.create_task(node.stream({"Last-Event-ID": f"7f3a-{number - 1}"}, query=DELTAS)))
-            node.serve(HISTORY.edition(version(number)))
+            node.serve(HISTORY.snapshot(version(number)))
             await asyncio.sleep(0)
             node.tell(number)
             await asyncio.sleep(0)
@@ -333,7 +333,7 @@ async def test_what_cannot_be_understood_is_refused(
     way: str, query: str, fields: list[str], divisions: tuple[int, ...]
 ) -> None:
     async with serving(way=way, first=None) as node:
-        node.serve(edition(version(41), divisions=divisions))
+        node.serve(snapshot(version(41), divisions=divisions))
         answer = await node.ask(PATH + query)
         assert answer.status == 400
         details = [{"field": field, "reason": "invalid"} for field in fields]
@@ -345,7 +345,7 @@ async def test_what_cannot_be_understood_is_refused(
 @pytest.mark.parametrize("query", ["?deltas=1&division_id=4", "?division_id=4", "?deltas=0&division_id=4"])
 async def test_a_division_that_does_not_exist_is_not_found(way: str, query: str) -> None:
     async with serving(way=way, first=None) as node:
-        node.serve(edition(version(41), divisions=(3, 5)))
+        node.serve(snapshot(version(41), divisions=(3, 5)))
         answer = await node.ask(PATH + query)
         assert answer.status == 404
         assert answer.json == {"error": "no such division"}
@@ -394,8 +394,10 @@ BOARDS = {None: HISTORY, 3: solves(range(1, 101), name="three"), 5: solves(range
 
 
 def publish_divided(node: Node, number: int, divisions: tuple[int, ...] = DIVISIONS) -> None:
-    rings = {division_id: history.ring(version(number)) for division_id, history in BOARDS.items()}
-    node.serve(edition(version(number), divisions=divisions, rings={key: rings[key] for key in (None, *divisions)}))
+    delta_logs = {division_id: history.delta_log(version(number)) for division_id, history in BOARDS.items()}
+    node.serve(
+        snapshot(version(number), divisions=divisions, delta_logs={key: delta_logs[key] for key in (None, *divisions)})
+    )
     node.tell(number)
 
 
@@ -451,20 +453,20 @@ async def test_in_a_feed_nobody_waits_for_those_of_another(way: str) -> None:
         publish_divided(node, 41)
         many = [await following(node, query=query_for(3)) for _ in range(3)]
         one, notified = await following(node, query=query_for(5)), await node.greeted()
-        told = asyncio.Event()
-        feed = node.broadcaster.deltas(3, chunked=True)
-        send_to_others = feed._send_to_others
+        last_sent = asyncio.Event()
+        topic = node.broadcaster.deltas(3, chunked=True)
+        send_to_others = topic._send_to_others
 
         async def slow(news: Any) -> int:
-            await told.wait()
+            await last_sent.wait()
             return await send_to_others(news)
 
-        feed._send_to_others = slow
+        topic._send_to_others = slow
         for number in (42, 43):
             publish_divided(node, number)
             assert await one.frame() == BOARDS[5].events(number - 1, number)
             assert b"event: scoreboard\n" in await notified.frame()
-        told.set()
+        last_sent.set()
         for stream in many:
             assert await events(stream, 2) == BOARDS[3].events(41, 43)
 
@@ -494,10 +496,10 @@ async def test_for_a_client_that_lags_steps_become_one(way: str) -> None:
             assert client.held.number > before and not client.lost
             got += 1
         assert client.view == BULKY.views[version(last)]
-        told = last - 41
-        assert got < told
-        assert node.dropped("coalesced") == told - got
-        assert node.value("scoreboardd_sse_events_sent_total") == told + got
+        last_sent = last - 41
+        assert got < last_sent
+        assert node.dropped("coalesced") == last_sent - got
+        assert node.value("scoreboardd_sse_events_sent_total") == last_sent + got
         # It has caught up, and is told of what comes next like anyone else.
         await becomes(lambda: node.broadcaster.lagging == 0)
         publish(node, BULKY, last + 1)
@@ -525,13 +527,13 @@ async def test_a_client_that_lags_holds_no_more_than_its_queue(way: str) -> None
         reader = await following(node)
         await following(node, receive_buffer=SMALL)
         last = await publish_until_coalesced(node, reader, 41, 1)
-        lagging = next(client for client in node.broadcaster._clients if client.queue)
+        lagging = next(client for client in node.broadcaster._subscribers if client.queue)
         held, given = lagging.transport.get_write_buffer_size(), lagging.version
         for number in range(last + 1, last + 20):
             publish(node, BULKY, number)
             assert await reader.frame() == BULKY.events(number - 1, number)
             assert lagging.queue is not None and 1 <= len(lagging.queue) <= 4
-            assert (lagging.version, lagging.told) == (given, version(number))
+            assert (lagging.version, lagging.last_sent) == (given, version(number))
             assert lagging.transport.get_write_buffer_size() == held
 
 
@@ -552,10 +554,10 @@ async def test_what_comes_while_a_replay_is_being_taken_comes_after_it(way: str)
     async with node_at(56, BULKY, way=way) as node:
         stream = await node.stream({"Last-Event-ID": "7f3a-41"}, query=DELTAS, receive_buffer=SMALL)
         await becomes(lambda: len(node.broadcaster) == 1)
-        (client,) = node.broadcaster._clients
+        (client,) = node.broadcaster._subscribers
         await becomes(lambda: client.blocked)
         publish(node, BULKY, 57)
-        await becomes(lambda: client.told == version(57))
+        await becomes(lambda: client.last_sent == version(57))
         assert b"event: ready\n" in await stream.frame()
         assert await events(stream, 16) == BULKY.events(41, 57)
 
@@ -608,14 +610,14 @@ async def test_a_drain_ends_them_too(way: str) -> None:
 async def test_who_leaves_is_forgotten(way: str) -> None:
     async with node_at(41, way=way) as node:
         streams = [await following(node) for _ in range(5)]
-        feed = node.broadcaster.deltas(None, chunked=True)
+        topic = node.broadcaster.deltas(None, chunked=True)
         publish(node, HISTORY, 42)
         for stream in streams:
             assert await stream.frame() == HISTORY.events(41, 42)
             stream.reset()
         await becomes(lambda: len(node.broadcaster) == 0)
         publish(node, HISTORY, 43)
-        assert len(feed) == feed.lagging == 0
+        assert len(topic) == topic.lagging == 0
         assert node.broadcaster._deltas == node.broadcaster._per_address == {}
         assert node.value("scoreboardd_sse_clients") == 0
 

@@ -180,10 +180,10 @@ class PostgresClusterBackend:
     async def renew(self, lease: Lease) -> bool:
         return bool(await self._link.run(self._renew, self._names.lock, lease.token, self._ttl))
 
-    async def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
+    async def commit(self, lease: Lease, metadata: SnapshotMetadata, event: ChangeEvent) -> bool:
         names, version = self._names, lease.version
         # Stable while we have the lease, and if we have not, the statement refuses.
-        before = _head(await self._link.run(HEAD, names.version, names.lock)).catalogue
+        before = _head(await self._link.run(HEAD, names.version, names.lock)).metadata
         ((committed,),) = await self._link.run(
             self._commit,
             names.lock,
@@ -191,15 +191,15 @@ class PostgresClusterBackend:
             lease.token,
             version.epoch,
             version.number,
-            *_shown(names, lease, catalogue, before),
+            *_shown(names, lease, metadata, before),
             self._rebuilt,
             wire.announcement(version, event).decode(),
         )
         return bool(committed)
 
-    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+    async def confirm(self, lease: Lease, as_of: float, *, full: bool, complete: bool) -> bool:
         names, version = self._names, lease.version
-        fields = {"confirmed": version.number, "complete": complete} | ({"whole": version.number} if whole else {})
+        fields = {"confirmed": version.number, "complete": complete} | ({"full": version.number} if full else {})
         return bool(
             await self._link.run(
                 self._confirm,
@@ -368,7 +368,7 @@ WHERE cache_key = $1 AND building_until > now() AND building_until <= now() + ma
 
 
 class PostgresDocumentStore:
-    """The documents. See `base.Vault`; `keep` makes them the tier that outlives Redis."""
+    """The documents. See `base.Vault`; `persist` makes them the tier that outlives Redis."""
 
     def __init__(self, dsn: str, *, prefix: str, stage_ttl: float) -> None:
         self._names = Names(prefix)
@@ -379,7 +379,7 @@ class PostgresDocumentStore:
     async def head(self) -> Head:
         async with self._link.snapshot() as connection:
             head = await self._read_head(connection)
-            if head.catalogue is None:
+            if head.metadata is None:
                 return head
             keys, lengths = self._lengths(head)
             found = await connection.fetch(LENGTHS, keys)
@@ -387,7 +387,7 @@ class PostgresDocumentStore:
 
     def _lengths(self, head: Head) -> tuple[list[str], dict[str, int]]:
         """The keys of the documents, and how long each value is."""
-        values = head.catalogue.documents if head.catalogue else {}
+        values = head.metadata.documents if head.metadata else {}
         lengths = {self._names.document(name): value.length for name, value in values.items()}
         return [*lengths], lengths
 
@@ -435,14 +435,14 @@ class PostgresDocumentStore:
         """What is committed, and what is in the rows of the documents, unless it is the version `have`."""
         async with self._link.snapshot() as connection:
             head = await self._read_head(connection)
-            if head.catalogue is None or head.version == have:
+            if head.metadata is None or head.version == have:
                 return head, []
             found = []
-            for name in document_names.document_names(head.catalogue.divisions):
+            for name in document_names.document_names(head.metadata.divisions):
                 value = await connection.fetchval(
                     "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
                 )
-                found.append((name, value, head.catalogue.documents[name]))
+                found.append((name, value, head.metadata.documents[name]))
         return head, found
 
     async def _verified(self, name: str, value: Any, wanted: Value) -> bytes:
@@ -453,8 +453,8 @@ class PostgresDocumentStore:
     async def _forget(self, version: Version) -> None:
         await self._link.run(FORGET_VERSION, self._names.version, version.epoch, version.number)
 
-    async def keep(
-        self, version: Version, catalogue: SnapshotMetadata, kept: Iterable[tuple[str, bytes]], *, quiet: float
+    async def persist(
+        self, version: Version, metadata: SnapshotMetadata, kept: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
         """Keep these documents, unless they are older than those that are kept, or somebody has done so within their
         `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""
@@ -462,22 +462,22 @@ class PostgresDocumentStore:
         rows = await self._link.run(HEAD, names.version, names.lock)
         held, (*_, useless) = _head(rows), rows[0]
         keys, lengths = self._lengths(held)
-        if held.version and held.catalogue and dict(await self._link.run(LENGTHS, keys)) == lengths:
+        if held.version and held.metadata and dict(await self._link.run(LENGTHS, keys)) == lengths:
             useless = None
-            is_newer = held.catalogue.as_of >= catalogue.as_of
+            is_newer = held.metadata.as_of >= metadata.as_of
             if held.version.includes(version) if held.version.epoch == version.epoch else is_newer:
                 return True
             if quiet and await self._link.run(KEPT_LATELY, names.version, quiet):
                 return False
         lease = Lease(secrets.token_hex(16), version)
         digests = [(name, value, await asyncio.to_thread(digest_of, value)) for name, value in kept]
-        catalogue = replace(catalogue, documents=await self._put(lease, digests))
+        metadata = replace(metadata, documents=await self._put(lease, digests))
         rows = await self._link.run(
             self._keep,
             names.version,
             version.epoch,
             version.number,
-            *_shown(names, lease, catalogue, held.catalogue),
+            *_shown(names, lease, metadata, held.metadata),
             quiet,
             useless,
         )
@@ -501,22 +501,22 @@ def _head(rows: list[Any]) -> Head:
     return head_of(Version.parse(version or ""), fields, Version.parse(given or ""))
 
 
-def _shown(names: Names, lease: Lease, catalogue: SnapshotMetadata, before: SnapshotMetadata | None) -> tuple[Any, ...]:
-    """What `commit.sql` and `keep.sql` are told of the edition to show: from the staged keys to as_of."""
-    fresh = document_names.document_names(catalogue.divisions)
+def _shown(names: Names, lease: Lease, metadata: SnapshotMetadata, before: SnapshotMetadata | None) -> tuple[Any, ...]:
+    """What `commit.sql` and `persist.sql` are told of the edition to show: from the staged keys to as_of."""
+    fresh = document_names.document_names(metadata.divisions)
     return (
         [names.staged(lease.token, name) for name in fresh],
         [names.document(name) for name in fresh],
         [names.document(name) for name in removed_documents(before, fresh)],
         orjson.dumps(
             {
-                "digest": catalogue.digest,
-                "divisions": catalogue.divisions,
-                "whole": catalogue.whole,
-                "complete": catalogue.complete,
-                "documents": catalogue.documents,
+                "digest": metadata.digest,
+                "divisions": metadata.divisions,
+                "full": metadata.full,
+                "complete": metadata.complete,
+                "documents": metadata.documents,
                 "confirmed": lease.version.number,
             }
         ),
-        catalogue.as_of,
+        metadata.as_of,
     )

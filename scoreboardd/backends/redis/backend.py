@@ -189,19 +189,19 @@ class RedisClusterBackend:
         async with _answering():
             return bool(await self._renew(keys=[self._names.lock], args=[lease.token, self._ttl_ms]))
 
-    async def commit(self, lease: Lease, catalogue: SnapshotMetadata, event: ChangeEvent) -> bool:
+    async def commit(self, lease: Lease, metadata: SnapshotMetadata, event: ChangeEvent) -> bool:
         names = self._names
-        fresh = document_names.document_names(catalogue.divisions)
+        fresh = document_names.document_names(metadata.divisions)
         async with _answering():
             # Stable while we hold the lock, and if we do not, the script refuses.
-            before = (await _read_head(self._head, names)).catalogue
+            before = (await _read_head(self._head, names)).metadata
             return bool(
                 await self._commit(
                     keys=[
                         names.lock,
                         names.fence,
                         names.version,
-                        names.catalogue,
+                        names.metadata,
                         *(
                             key
                             for name in fresh
@@ -221,18 +221,18 @@ class RedisClusterBackend:
                         int(self._keep),
                         names.channel(wire.REBUILT),
                         wire.announcement(lease.version, event),
-                        *_fields(_as_fields(catalogue) | {"confirmed": lease.version.number}),
+                        *_fields(_as_fields(metadata) | {"confirmed": lease.version.number}),
                     ],
                 )
             )
 
-    async def confirm(self, lease: Lease, as_of: float, *, whole: bool, complete: bool) -> bool:
+    async def confirm(self, lease: Lease, as_of: float, *, full: bool, complete: bool) -> bool:
         names, version = self._names, lease.version
-        fields = {"confirmed": version.number, "complete": complete} | ({"whole": version.number} if whole else {})
+        fields = {"confirmed": version.number, "complete": complete} | ({"full": version.number} if full else {})
         async with _answering():
             return bool(
                 await self._confirm(
-                    keys=[names.lock, names.version, names.catalogue],
+                    keys=[names.lock, names.version, names.metadata],
                     args=[
                         lease.token,
                         version.epoch,
@@ -356,14 +356,14 @@ class RedisDocumentStore:
 
     async def head(self) -> Head:
         head = await self._read_head()
-        if head.catalogue is None:
+        if head.metadata is None:
             return head
-        names = document_names.document_names(head.catalogue.divisions)
+        names = document_names.document_names(head.metadata.divisions)
         async with _answering(), self._redis.pipeline(transaction=False) as lengths:
             for name in names:
                 lengths.strlen(self._names.document(name))
             found = await lengths.execute(raise_on_error=False)
-        wanted = [head.catalogue.documents[name].length for name in names]
+        wanted = [head.metadata.documents[name].length for name in names]
         return head if found == wanted else Head(None, None, given=head.given)
 
     async def _read_head(self) -> Head:
@@ -404,7 +404,7 @@ class RedisDocumentStore:
         """Which version the documents are of that the last commit replaced."""
         async with _answering():
             try:
-                said: Any = await self._redis.hget(self._names.catalogue, "previous")
+                said: Any = await self._redis.hget(self._names.metadata, "previous")
             except ResponseError:  # of another type
                 return None
         return _version(said)
@@ -447,12 +447,12 @@ class RedisDocumentStore:
         while True:
             run = await self._run()
             head = await self._read_head()
-            if head.catalogue is None or head.version == have:
+            if head.metadata is None or head.version == have:
                 return head, []
-            values = head.catalogue.documents
+            values = head.metadata.documents
             found = [
                 (name, await self._document(name), values[name])
-                for name in document_names.document_names(head.catalogue.divisions)
+                for name in document_names.document_names(head.metadata.divisions)
             ]
             if (await self._read_head()).version == head.version and await self._run() == run:
                 return head, found
@@ -464,7 +464,7 @@ class RedisDocumentStore:
     async def _forget(self, version: Version) -> None:
         names = self._names
         async with _answering():
-            await self._forget_script(keys=[names.version, names.catalogue], args=[str(version)])
+            await self._forget_script(keys=[names.version, names.metadata], args=[str(version)])
 
     async def _run(self) -> str | None:
         """Which run of which server answers; None if we may not ask."""
@@ -485,10 +485,10 @@ class RedisDocumentStore:
 
 
 async def _read_head(script: Any, names: Names) -> Head:
-    version, fields, epoch, number = await script(keys=[names.version, names.catalogue, names.fence])
+    version, fields, epoch, number = await script(keys=[names.version, names.metadata, names.fence])
     said = dict(zip(fields[::2], fields[1::2], strict=True))
-    catalogue = {name: _json(said.get(name.encode())) for name in METADATA_FIELDS}
-    return head_of(_version(version), catalogue, _version(b"%b-%b" % (epoch, number)))
+    metadata = {name: _json(said.get(name.encode())) for name in METADATA_FIELDS}
+    return head_of(_version(version), metadata, _version(b"%b-%b" % (epoch, number)))
 
 
 def _fields(values: Mapping[str, Any]) -> list[Any]:
@@ -496,8 +496,8 @@ def _fields(values: Mapping[str, Any]) -> list[Any]:
     return [part for name, value in values.items() for part in (name, orjson.dumps(value))]
 
 
-def _as_fields(catalogue: SnapshotMetadata) -> dict[str, Any]:
-    return {field.name: getattr(catalogue, field.name) for field in fields(catalogue)}
+def _as_fields(metadata: SnapshotMetadata) -> dict[str, Any]:
+    return {field.name: getattr(metadata, field.name) for field in fields(metadata)}
 
 
 def _version(text: bytes | None) -> Version | None:

@@ -83,7 +83,7 @@ async def _server(client: Any, names: Names) -> list[str]:
 async def _size(client: Any, names: Names) -> int:
     """Bytes of the documents that are there."""
     try:
-        divisions = orjson.loads(await client.hget(names.catalogue, "divisions") or b"[]")
+        divisions = orjson.loads(await client.hget(names.metadata, "divisions") or b"[]")
         return sum(
             [await client.strlen(names.document(name)) for name in document_names.document_names(map(int, divisions))]
         )
@@ -100,7 +100,7 @@ async def _rights(client: Any, names: Names) -> AsyncIterator[str]:
             (f"key {key}", ("SET", key, "x", "PX", 1))
             for key in (names.lock, names.version, *shown, staged, names.previous("check"))
         ),
-        *((f"key {key}", ("HSET", key, "x", "x")) for key in (names.fence, names.catalogue)),
+        *((f"key {key}", ("HSET", key, "x", "x")) for key in (names.fence, names.metadata)),
         *(
             (f"PUBLISH on {names.channel(name)}", ("PUBLISH", names.channel(name), "x"))
             for name in (wire.EVENTS, wire.BUILDING, wire.REBUILT, wire.ECHO)
@@ -204,7 +204,7 @@ async def _commit(client: Any, store: "RedisClusterBackend", test: Names) -> Non
             test.lock,
             test.fence,
             test.version,
-            test.catalogue,
+            test.metadata,
             *(key for name in fresh for key in (test.document(name), test.previous(name), test.staged("check", name))),
         )
 
@@ -212,7 +212,7 @@ async def _commit(client: Any, store: "RedisClusterBackend", test: Names) -> Non
 async def _foreign(client: Any, names: Names) -> list[str]:
     """Values under our keys that no node has written."""
     apart = "give this cluster a redis.key_prefix or another database number, or delete it"
-    kinds = {names.version: "string", names.catalogue: "hash", names.fence: "hash", names.lock: "string"}
+    kinds = {names.version: "string", names.metadata: "hash", names.fence: "hash", names.lock: "string"}
     shown = [names.document(name) for name in document_names.document_names(())]
     wrong = []
     there = set()
@@ -225,7 +225,7 @@ async def _foreign(client: Any, names: Names) -> list[str]:
                 wrong.append(f"redis: {key} is a {found} of another program; {apart}")
             elif key != names.lock and found != "none" and await client.pttl(key) >= 0:
                 wrong.append(f"redis: {key} has an end (a TTL), so another program has written it; {apart}")
-        if names.catalogue not in there:
+        if names.metadata not in there:
             wrong += [
                 f"redis: {key} is of another program: nothing is committed; {apart}" for key in shown if key in there
             ]
