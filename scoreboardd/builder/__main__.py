@@ -35,7 +35,7 @@ async def serve(channel: Channel) -> None:
     options, _ = opening
     builder = BuilderService(
         PostgresSource(**options["source"]),
-        open_document_store(**options["vault"]),
+        open_document_store(**options["document_store"]),
         PostgresDocumentStore(**options["persister"]) if options["persister"] else None,
     )
     writer = IncrementalWriter()

@@ -49,7 +49,7 @@ _MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
 
-memfd = structlog.stdlib.get_logger("scoreboardd.builder")
+log = structlog.stdlib.get_logger("scoreboardd.builder")
 
 
 class BuilderError(Exception):
@@ -103,10 +103,10 @@ class BuilderProcess:
         log_level: str = "info",
         log_format: str = "json",
     ) -> None:
-        self._opening = {"source": source, "vault": document_store, "persister": persister}
+        self._opening = {"source": source, "document_store": document_store, "persister": persister}
         self._clock = clock or Clock()
         self._metrics = metrics or Metrics()
-        self._memfd = (log_level, log_format)
+        self._log_options = (log_level, log_format)
         self._ids = itertools.count(1)
         self._heard = 0
         "Messages that children have sent."
@@ -128,11 +128,11 @@ class BuilderProcess:
                 self._cause = "died"
                 await self._run_child()
                 self.problem = self.problem or "the builder process died, starting another"
-                memfd.warning("the builder process died, starting another")
+                log.warning("the builder process died, starting another")
                 self._metrics.builder_restarts.labels(self._cause).inc()
             except OSError as error:  # no descriptor, no memory, no process left
                 self.problem = f"cannot start the builder process: {error}"
-                memfd.error("cannot start the builder process, retrying", error=str(error))
+                log.error("cannot start the builder process, retrying", error=str(error))
             await asyncio.sleep(RESTART)
 
     async def _run_child(self) -> None:
@@ -145,7 +145,7 @@ class BuilderProcess:
                     "-m",
                     "scoreboardd.builder",
                     str(theirs.fileno()),
-                    *self._memfd,
+                    *self._log_options,
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=os.environ | _MALLOC,
@@ -163,7 +163,7 @@ class BuilderProcess:
                     self.problem = None
                     self._deliver(*message)
             except OSError as error:
-                memfd.warning("lost the builder process", error=str(error))
+                log.warning("lost the builder process", error=str(error))
             finally:
                 self.pid = None
                 for task in watching:
@@ -312,7 +312,7 @@ class BuilderProcess:
         """A child that is stopped, or stuck, would hold up every rebuild until its deadline."""
         await self._ping()
         self.problem = "the builder process did not answer, starting another"
-        memfd.error("the builder process does not answer, killing it", pid=pid)
+        log.error("the builder process does not answer, killing it", pid=pid)
         self._cause = "unresponsive"
         self.kill(pid)
 

@@ -82,7 +82,7 @@ async def is_true(node: Node, made: LoadResult) -> bool:
     return ScoreboardState(rows).digest == made.digest
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     "change",
     [
         "INSERT INTO submissions VALUES (1, 30, 1, true, false, '2026-02-28Z')",

@@ -54,7 +54,13 @@ async def admin(database: str) -> AsyncIterator[Any]:
 def options(admin: Any, database: str, redis_url: str, key_prefix: str) -> dict[str, Any]:
     return {
         "source": {"dsn": database, "kind": "smctf", "statement_timeout": TIMEOUT},
-        "vault": {"backend": "redis", "url": redis_url, "prefix": key_prefix, "encoding": "identity", "stage_ttl": 30},
+        "document_store": {
+            "backend": "redis",
+            "url": redis_url,
+            "prefix": key_prefix,
+            "encoding": "identity",
+            "stage_ttl": 30,
+        },
     }
 
 
@@ -136,7 +142,7 @@ class TestBuild:
         await build(builder)
 
     async def test_says_what_is_wrong_with_the_store(self, options: dict[str, Any]):
-        options["vault"]["url"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
+        options["document_store"]["url"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
         async with running(BuilderProcess(**options)) as builder:
             for work in (build(builder), builder.load(None)):
                 with pytest.raises(BuilderError, match="redis: ") as raised:
@@ -214,7 +220,7 @@ class TestABuildThatIsNotWhole:
         self, options, redis_url: str, admin
     ):
         port = free_port()
-        options["vault"]["url"] = f"redis://127.0.0.1:{port}/0"
+        options["document_store"]["url"] = f"redis://127.0.0.1:{port}/0"
         async with running(BuilderProcess(**options)) as builder:
             async with relay(redis_url, port):
                 await build(builder)
@@ -549,7 +555,7 @@ PARENT = textwrap.dedent("""
             await builder.load(None)
             print(builder.pid, flush=True)
             if sys.argv[2] == "build":
-                await builder.build(Lease("token", Version("e", 1)), quiet=False, whole=True, timeout=60)
+                await builder.build(Lease("token", Version("e", 1)), quiet=False, full=True, timeout=60)
 
     asyncio.run(main())
 """)

@@ -22,7 +22,7 @@ async def problems(dsn: str) -> list[str]:
     return found
 
 
-@pytest.cursor.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
+@pytest.mark.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
 async def test_a_platform_as_it_should_be_has_none(admin: Any, database: str, divisions: bool):
     await admin.execute(SCHEMA_SQL(divisions))
     await admin.execute(INDEX)
@@ -81,7 +81,7 @@ async def test_what_it_says_to_create_mends_it(admin: Any, platform: str):
     assert await problems(platform) == []
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     ("index", "serves"),
     [
         ("(user_id, challenge_id)", True),  # not partial: bigger, but as good
@@ -129,7 +129,7 @@ class TestWhatTheDaemonWouldNotSee:
         assert [str(finding) for finding in reading.findings] == found
         assert not any(finding.is_altered for finding in reading.findings)
 
-    @pytest.cursor.parametrize("table", ["users", "teams", "challenges", "submissions"])
+    @pytest.mark.parametrize("table", ["users", "teams", "challenges", "submissions"])
     async def test_row_level_security_without_a_policy(self, admin: Any, reader: Role, table: str):
         await admin.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         found = await problems(reader.dsn)
@@ -139,7 +139,7 @@ class TestWhatTheDaemonWouldNotSee:
         await admin.execute(problem[problem.index("CREATE POLICY") :])
         assert await problems(reader.dsn) == []
 
-    @pytest.cursor.parametrize(
+    @pytest.mark.parametrize(
         "policy",
         [
             "CREATE POLICY p ON users USING (current_setting('app.tenant', true) = 'us')",
@@ -158,7 +158,7 @@ class TestWhatTheDaemonWouldNotSee:
         (problem,) = await problems(reader.dsn)
         assert "submissions: row-level security hides every row" in problem
 
-    @pytest.cursor.parametrize("options", ["", "WITH (security_barrier)", "WITH (security_invoker)"])
+    @pytest.mark.parametrize("options", ["", "WITH (security_barrier)", "WITH (security_invoker)"])
     async def test_row_level_security_beneath_a_view(self, admin: Any, reader: Role, options: str):
         await admin.execute(f"""
             ALTER TABLE users RENAME TO accounts;

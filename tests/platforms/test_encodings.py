@@ -63,7 +63,7 @@ async def read(dsn: str) -> FullRead:
         return await source.read()
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     ("name", "shown"),
     [
         (b"caf\xe9", "caf\ufffd"),  # Latin-1
@@ -92,7 +92,7 @@ async def test_a_name_that_is_not_utf_8_costs_itself(encoded: Open, name: bytes,
         assert problems == [str(finding) for finding in reading.findings]
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     ("encoding", "name", "shown"),
     [
         ("UTF8", "é\U0001f600".encode(), "é\U0001f600"),

@@ -102,7 +102,7 @@ async def test_who_may_not_be_seen_may_solve_what_they_like(source: PostgresSour
     assert (await news(source, reading)).added == 1
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     "change",
     [
         "UPDATE users SET role = 'blocked' WHERE id = 1",
@@ -165,7 +165,7 @@ async def test_looks_at_no_more_of_the_submissions_than_an_index_leads_to(source
 class TestThereIsNone:
     """What an increment could not see makes it give up, whether or not it is announced, and at once."""
 
-    @pytest.cursor.parametrize(
+    @pytest.mark.parametrize(
         "change",
         [
             "TRUNCATE submissions RESTART IDENTITY",
@@ -192,7 +192,7 @@ class TestThereIsNone:
         await admin.execute("SELECT pg_stat_reset()")
         assert await news(source, reading) is None
 
-    @pytest.cursor.parametrize(
+    @pytest.mark.parametrize(
         "change",
         [
             "ALTER TABLE {0} RENAME TO real; CREATE VIEW {0} AS SELECT * FROM real",
@@ -200,7 +200,7 @@ class TestThereIsNone:
         ],
         ids=["view", "materialized view"],
     )
-    @pytest.cursor.parametrize("table", ["submissions", "users", "challenges"])
+    @pytest.mark.parametrize("table", ["submissions", "users", "challenges"])
     async def test_of_what_is_not_counted(self, source: PostgresSource, admin, table: str, change: str):
         await admin.execute(change.format(table))
         assert await news(source, await source.read()) is None
@@ -221,7 +221,7 @@ class TestThereIsNone:
         async with PostgresSource(database, "smctf", statement_timeout=10) as theirs:
             assert await news(theirs, await theirs.read()) is None
 
-    @pytest.cursor.parametrize("type", ["uuid USING gen_random_uuid()", "text", "numeric"])
+    @pytest.mark.parametrize("type", ["uuid USING gen_random_uuid()", "text", "numeric"])
     async def test_if_the_ids_have_no_order(self, admin, source: PostgresSource, type: str):
         await admin.execute(f"ALTER TABLE submissions ALTER COLUMN id TYPE {type}")
         assert await news(source, await source.read()) is None
@@ -263,7 +263,7 @@ class TestPartitions:
         await admin.execute(FLUSH)
         assert await news(source, reading) is None
 
-    @pytest.cursor.parametrize("change", ["TRUNCATE low", "ALTER TABLE submissions DETACH PARTITION low"])
+    @pytest.mark.parametrize("change", ["TRUNCATE low", "ALTER TABLE submissions DETACH PARTITION low"])
     async def test_that_go_are_noticed(self, admin, source: PostgresSource, partitioned, monkeypatch, change: str):
         monkeypatch.setattr(tail, "WINDOW", 3)
         await solve(admin, 1001, 1)
@@ -311,7 +311,7 @@ class TestAnInactiveChallenge:
         assert await news(source, reading) is None
         assert await self.listed(source) == [1, 2]
 
-    @pytest.cursor.parametrize(
+    @pytest.mark.parametrize(
         ("type", "listed"),
         [("integer USING is_active::int", [1]), ("text USING is_active::text", [1]), ("boolean USING NULL", [1, 2])],
     )

@@ -69,8 +69,8 @@ async def refused(source: PostgresSource, *words: str) -> None:
         assert word in text
 
 
-@pytest.cursor.parametrize("active", [True, False], ids=["with is_active", "without is_active"])
-@pytest.cursor.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
+@pytest.mark.parametrize("active", [True, False], ids=["with is_active", "without is_active"])
+@pytest.mark.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_what_is_read_makes_the_oracle_s_documents(admin, database, make_source, divisions, active, data):
@@ -183,14 +183,14 @@ async def _none(admin: Any) -> bool:
 class TestWhatIsWrong:
     """Each is said in one line, and forgotten by the next read once it is mended."""
 
-    @pytest.cursor.parametrize("table", ["submissions", "users", "teams", "challenges"])
+    @pytest.mark.parametrize("table", ["submissions", "users", "teams", "challenges"])
     async def test_a_table_is_missing(self, admin, source: PostgresSource, table: str):
         await admin.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
         await refused(source, table, "postgres.dsn", "scoreboardd check")
         await admin.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
         await source.read()
 
-    @pytest.cursor.parametrize(
+    @pytest.mark.parametrize(
         "column",
         ["submissions.submitted_at", "submissions.is_first_blood", "users.role", "teams.name", "challenges.points"],
     )
@@ -261,7 +261,7 @@ async def _swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-@pytest.cursor.parametrize("password", ["hun/ter2", "hun#ter2", "hun?ter2", "hun%zzter2"])
+@pytest.mark.parametrize("password", ["hun/ter2", "hun#ter2", "hun?ter2", "hun%zzter2"])
 async def test_a_password_that_is_not_encoded_is_not_told(password: str):
     async with PostgresSource(f"postgresql://u:{password}@127.0.0.1:1/db", "smctf", statement_timeout=1) as source:
         with pytest.raises(SourceError) as raised:

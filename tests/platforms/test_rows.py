@@ -63,7 +63,7 @@ def solves(reading: FullRead) -> list[Any]:
 # --- types --------------------------------------------------------------------------------------------------
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     "change",
     [
         *(
@@ -163,9 +163,7 @@ async def test_a_column_may_have_another_type(contest: str, read: Read, admin: A
     assert await problems(contest) == []
 
 
-@pytest.cursor.parametrize(
-    "id_type", ["uuid USING lpad(id::text, 32, '0')::uuid", "text", "double precision", "numeric"]
-)
+@pytest.mark.parametrize("id_type", ["uuid USING lpad(id::text, 32, '0')::uuid", "text", "double precision", "numeric"])
 async def test_ids_without_an_order_in_time_have_everything_read(contest: str, read: Read, admin: Any, id_type: str):
     await admin.execute(f"ALTER TABLE submissions ALTER id TYPE {id_type}")
     reading = await read()
@@ -175,7 +173,7 @@ async def test_ids_without_an_order_in_time_have_everything_read(contest: str, r
         assert await source.news(reading.cursor) is None
 
 
-@pytest.cursor.parametrize("id_type", ["smallint", "integer", "key"])
+@pytest.mark.parametrize("id_type", ["smallint", "integer", "key"])
 async def test_ids_of_other_types_with_an_order_have_the_new_ones_read(contest: str, admin: Any, id_type: str):
     await admin.execute(f"ALTER TABLE submissions ALTER id TYPE {id_type}")
     async with PostgresSource(contest, "smctf", statement_timeout=10) as source:
@@ -188,7 +186,7 @@ async def test_ids_of_other_types_with_an_order_have_the_new_ones_read(contest: 
         assert news.added == 1
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         *(
@@ -228,7 +226,7 @@ async def test_a_type_that_cannot_be_read_is_named_by_check_and_by_the_daemon(
     assert all(word in found[0] for word in words)
 
 
-@pytest.cursor.parametrize("role_type", ["integer USING 1", "boolean USING true", "text[] USING ARRAY[role]"])
+@pytest.mark.parametrize("role_type", ["integer USING 1", "boolean USING true", "text[] USING ARRAY[role]"])
 async def test_a_role_that_can_say_nothing_is_refused(contest: str, read: Read, admin: Any, role_type: str):
     await admin.execute(INDEX)
     await admin.execute(f"ALTER TABLE users ALTER role TYPE {role_type}")
@@ -257,7 +255,7 @@ async def test_a_type_that_is_changed_while_we_are_connected_is_noticed(contest:
 # --- times --------------------------------------------------------------------------------------------------
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     ("type", "written", "zone", "at"),
     [
         ("timestamp", "2026-02-28 03:00:00", "Asia/Seoul", AT),
@@ -276,8 +274,8 @@ async def test_a_time_without_a_zone_is_in_the_configured_one(
         assert [solve[2] for solve in solves(await read(zone))] == [at]
 
 
-@pytest.cursor.parametrize("type", ["timestamp", "date"])
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize("type", ["timestamp", "date"])
+@pytest.mark.parametrize(
     ("server", "configured", "told"),
     [
         ("Asia/Seoul", "UTC", True),
@@ -314,8 +312,8 @@ def only(reading: FullRead) -> Finding:
     return finding
 
 
-@pytest.cursor.parametrize("column", ["points", "minimum_points"])
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize("column", ["points", "minimum_points"])
+@pytest.mark.parametrize(
     ("type", "value"),
     [
         *(("numeric", value) for value in ("NaN", "Infinity", "-Infinity", "1e30", "-1e300", "1e100000")),
@@ -341,7 +339,7 @@ async def test_points_that_are_no_number_cost_one_challenge_its_points(
     assert str(only(reading)) in await problems(contest)
 
 
-@pytest.cursor.parametrize(("value", "points"), [("99.5", 100), ("-99.5", -100), ("0.4", 0), ("1e3", 1000), (" 7 ", 7)])
+@pytest.mark.parametrize(("value", "points"), [("99.5", 100), ("-99.5", -100), ("0.4", 0), ("1e3", 1000), (" 7 ", 7)])
 async def test_points_are_rounded(read: Read, admin: Any, value: str, points: int):
     await admin.execute("ALTER TABLE challenges ALTER points TYPE text")
     await admin.execute("UPDATE challenges SET points = $1", value)
@@ -350,9 +348,9 @@ async def test_points_are_rounded(read: Read, admin: Any, value: str, points: in
     assert reading.findings == []
 
 
-@pytest.cursor.parametrize("type", ["timestamptz", "timestamp", "date"])
-@pytest.cursor.parametrize("value", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01", "4713-01-01 BC", None])
-@pytest.cursor.parametrize("zone", ["UTC", "Asia/Seoul", "America/New_York"])
+@pytest.mark.parametrize("type", ["timestamptz", "timestamp", "date"])
+@pytest.mark.parametrize("value", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01", "4713-01-01 BC", None])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Seoul", "America/New_York"])
 async def test_a_time_that_no_document_can_say_costs_one_solve(
     contest: str, read: Read, admin: Any, type: str, value: str | None, zone: str
 ):
@@ -365,8 +363,8 @@ async def test_a_time_that_no_document_can_say_costs_one_solve(
     assert str(only(reading)) in await problems(contest, timezone=zone)
 
 
-@pytest.cursor.parametrize("type", ["timestamptz", "timestamp"])
-@pytest.cursor.parametrize("value", ["0001-01-01 00:00:00", "9999-12-31 23:59:59.999999"])
+@pytest.mark.parametrize("type", ["timestamptz", "timestamp"])
+@pytest.mark.parametrize("value", ["0001-01-01 00:00:00", "9999-12-31 23:59:59.999999"])
 async def test_the_first_and_the_last_time_that_a_document_can_say(read: Read, admin: Any, type: str, value: str):
     await admin.execute("DELETE FROM submissions WHERE id > 1")
     await admin.execute(f"ALTER TABLE submissions ALTER submitted_at TYPE {type}")
@@ -376,7 +374,7 @@ async def test_the_first_and_the_last_time_that_a_document_can_say(read: Read, a
     assert reading.findings == []
 
 
-@pytest.cursor.parametrize(("column", "value"), [("user_id", None), ("challenge_id", None), ("user_id", "1.5")])
+@pytest.mark.parametrize(("column", "value"), [("user_id", None), ("challenge_id", None), ("user_id", "1.5")])
 async def test_a_solve_of_nobody_or_nothing_is_left_out(read: Read, admin: Any, column: str, value: str | None):
     await admin.execute(f"ALTER TABLE submissions ALTER {column} TYPE numeric, ALTER {column} DROP NOT NULL")
     await admin.execute("INSERT INTO submissions VALUES (77, 1, 1, true, false, '2026-01-01Z')")
@@ -386,8 +384,8 @@ async def test_a_solve_of_nobody_or_nothing_is_left_out(read: Read, admin: Any, 
     assert (only(reading).table, only(reading).ids) == ("submissions", ("77",))
 
 
-@pytest.cursor.parametrize("table", ["users", "teams", "challenges", "divisions"])
-@pytest.cursor.parametrize("value", ["NULL", "'NaN'", "1.5", "1e19", "-9223372036854775809"])
+@pytest.mark.parametrize("table", ["users", "teams", "challenges", "divisions"])
+@pytest.mark.parametrize("value", ["NULL", "'NaN'", "1.5", "1e19", "-9223372036854775809"])
 async def test_a_row_whose_id_is_none_is_left_out(read: Read, admin: Any, table: str, value: str):
     await admin.execute(f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE")
     await admin.execute(f"ALTER TABLE {table} ALTER id TYPE numeric, ALTER id DROP NOT NULL")
@@ -420,8 +418,8 @@ async def test_many_bad_rows_are_counted_and_a_few_named(read: Read, admin: Any)
 # --- ids ----------------------------------------------------------------------------------------------------
 
 
-@pytest.cursor.parametrize("table", ["users", "teams", "challenges", "divisions"])
-@pytest.cursor.parametrize(("id", "told"), [(2**53 - 1, False), (2**53, True), (2**63 - 1, True), (-(2**53), True)])
+@pytest.mark.parametrize("table", ["users", "teams", "challenges", "divisions"])
+@pytest.mark.parametrize(("id", "told"), [(2**53 - 1, False), (2**53, True), (2**63 - 1, True), (-(2**53), True)])
 async def test_an_id_that_a_browser_cannot_hold_is_told_and_kept(
     contest: str, read: Read, admin: Any, table: str, id: int, told: bool
 ):
@@ -437,7 +435,7 @@ async def test_an_id_that_a_browser_cannot_hold_is_told_and_kept(
     assert await problems(contest) == [str(finding) for finding in reading.findings]
 
 
-@pytest.cursor.parametrize("order", ["", "ORDER BY random()"])
+@pytest.mark.parametrize("order", ["", "ORDER BY random()"])
 async def test_a_user_who_is_listed_twice_is_in_the_team_with_the_lowest_id(
     contest: str, read: Read, admin: Any, order: str
 ):
@@ -458,7 +456,7 @@ async def test_a_user_who_is_listed_twice_is_in_the_team_with_the_lowest_id(
     assert await problems(contest) == [str(finding)]
 
 
-@pytest.cursor.parametrize(
+@pytest.mark.parametrize(
     ("table", "again", "kept"),
     [
         ("teams", "(1, 'aaa', NULL), (1, 'zzz', 0)", [TeamRow(1, "zzz", 0)]),
