@@ -81,7 +81,7 @@ def test_whom_the_ring_does_not_reach_back_to_is_reset(told: Version | None) -> 
 
 
 @pytest.mark.parametrize(
-    "ring",
+    "delta_log",
     [
         b"",
         b'{"name":"scoreboard:ring"}',
@@ -157,7 +157,7 @@ def test_news_is_made_once_for_an_edition() -> None:
 
 
 @pytest.mark.parametrize(
-    "ring", [b"garbage", b"\x28\xb5\x2f\xfd\xff", b'{"from":1,"version":2,"teams":3}\n{"from":2,"version":3,']
+    "delta_log", [b"garbage", b"\x28\xb5\x2f\xfd\xff", b'{"from":1,"version":2,"teams":3}\n{"from":2,"version":3,']
 )
 def test_a_ring_that_cannot_be_read_resets(delta_log: bytes):
     served = snapshot(version(3), {delta_log_key(): delta_log})
