@@ -1,7 +1,6 @@
 """The command line. Every command reads the same configuration; a mistake in it is told in one line each, exit 2."""
 
 import asyncio
-import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from scoreboardd import __version__, check, config, migrate
 from scoreboardd.backends.base import Begun, Changed, ClusterBackend, Confirmed, Rebuilt, Subscribed, Unavailable
 from scoreboardd.backends.factory import open_cluster_backend
 from scoreboardd.cluster import wire
+from scoreboardd.cluster.echoes import Echoes
 from scoreboardd.config import ConfigError, Settings
 from scoreboardd.daemon import CannotListen, Daemon
 from scoreboardd.model import UPDATED, ChangeEvent, now_rfc3339
@@ -145,17 +145,18 @@ def rebuild(config_file: Path | None, *, wait: bool) -> None:
 
 
 async def _rebuilt(backend: ClusterBackend, event: ChangeEvent) -> int:
-    """Ask, and listen for the version that contains what came before: a build that begins after our own event."""
-    id = secrets.token_hex(8)
-    asked, begun = False, None
+    """Ask for a rebuild, and return the number of the version that contains what came before: that of a build which
+    begins after our own event."""
+    echoes = Echoes(backend)
+    is_asked, begun = False, None
     async with backend.subscribe() as messages:
         async for message in messages:
             match message:
                 case Subscribed():
-                    await backend.publish(event, id)
-                case Changed(id=heard) if heard == id:
-                    asked = True
-                case Begun(version) if asked and begun is None:
+                    await echoes.send(event)
+                case Changed():
+                    is_asked |= echoes.received(message)
+                case Begun(version) if is_asked and begun is None:
                     begun = version.number
                 case Rebuilt(number) if begun is not None and number >= begun:
                     return number

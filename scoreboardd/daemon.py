@@ -87,7 +87,7 @@ class Daemon:
         self.shares = descriptors.shares(sse.max_clients)
         self.metrics.clients_limit.set(self.shares.streams)
         self.clock = Clock()
-        self.cache = DocumentCache(self.clock)
+        self.cache = DocumentCache(self.clock, store=tier, stale_after=settings.cache.stale_after)
         self.metrics.clock_ahead.set_function(lambda: self.clock.ahead)
         self.backend = open_cluster_backend(settings)
         self.builder = BuilderProcess(
@@ -137,7 +137,6 @@ class Daemon:
             announce=self.streams.publish,
             metrics=self.metrics,
             build_timeout=rebuild.timeout,
-            tier=tier,
         )
         self.persister = (
             SnapshotPersister(
@@ -213,17 +212,19 @@ class Daemon:
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
-    def _stale(self) -> bool:
-        coordinator = self.runner.coordinator
-        too_old = self.cache.age > self._settings.cache.stale_after
-        # What is kept lags by design: it is stale until the store has its say.
-        restored = self.persister is not None and self.cache.tier is CacheTier.POSTGRES
-        return coordinator.stale or restored or (too_old and (coordinator.failing or not self.runner.connected))
+    def statistics(self) -> dict[str, Any]:
+        """What is inside this node, for `/debug/state`."""
+        return {
+            "runner": self.runner.statistics(),
+            "cache": self.cache.statistics(),
+            "streams": self.broadcaster.statistics(),
+            "builder": {"pid": self.builder.pid, "problem": self.builder.problem},
+        }
 
     def _public_app(self) -> web.Application:
         settings = self._settings
         return public.make(
-            DocumentEndpoint(self.cache, self.metrics, stale=self._stale, write_timeout=settings.sse.stall_timeout),
+            DocumentEndpoint(self.cache, self.metrics, write_timeout=settings.sse.stall_timeout),
             self.streams,
             RebuildEndpoint(
                 self.runner,
@@ -244,6 +245,7 @@ class Daemon:
             self.metrics,
             store=self._settings.coordination.backend,
             draining=lambda: self._draining,
+            statistics=self.statistics,
         ).app()
 
     @asynccontextmanager

@@ -17,6 +17,7 @@ from scoreboardd.cache import persister
 from scoreboardd.cache.document_cache import CacheTier, DocumentCache
 from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.model import Snapshot, Version
+from scoreboardd.system.backoff import Backoff
 from tests.nodes import until
 from tests.snapshots import joined, snapshot
 
@@ -176,7 +177,7 @@ class TestRestoring:
     async def test_a_table_that_cannot_be_read_is_tried_again_and_told_once(
         self, make, persisted: Kept, builder: Counting, logs, monkeypatch
     ):
-        monkeypatch.setattr(persister, "RETRY_MAX", 0.05)
+        monkeypatch.setattr(persister, "RETRY", Backoff(0.05, 0.05))
         await persist(make, FIVE)
         await persisted.connection.execute("ALTER TABLE leaderboard_cache RENAME TO elsewhere")
         node = make()

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scoreboardd.board.document_names import document_names
-from scoreboardd.model import MAX_NUMBER, ChangeEvent, Version
+from scoreboardd.model import MAX_NUMBER, ChangeEvent, Snapshot, Version
 from scoreboardd.render.chunked_document import Document
-from scoreboardd.system.compression import digest_of
+from scoreboardd.system.compression import Frames, digest_of
 
 
 class Damaged(Exception):
@@ -75,6 +75,9 @@ class SnapshotMetadata:
     "The last build that committed them or found them true found all that was announced."
     documents: Values = field(default_factory=dict)
     "Of each document's value, by name: a node that loads one compares."
+
+    def snapshot(self, version: Version, documents: Mapping[str, Frames]) -> Snapshot:
+        return Snapshot(version, self.as_of, self.divisions, self.digest, documents)
 
 
 def verified(key: str, payload: object, value: Value | None) -> bytes:

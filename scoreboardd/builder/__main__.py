@@ -1,8 +1,8 @@
-"""The child: answers requests until the parent is gone.
+"""The builder process: answers the daemon's requests until the daemon is gone.
 
-Started by `process` as `python -m scoreboardd.builder FD LOG_LEVEL LOG_FORMAT`. It ignores the signals that end the
-daemon, which a terminal or systemd may send to every process of the group: its life ends with the parent's end of the
-socket.
+The daemon starts it as `python -m scoreboardd.builder FD LOG_LEVEL LOG_FORMAT`. It ignores the signals that end the
+daemon, which a terminal or systemd may send to every process of the group: it ends when the daemon's end of the socket
+is closed.
 """
 
 import asyncio
@@ -10,29 +10,47 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any
 
+import orjson
 import uvloop
 
-from scoreboardd.backends.base import Damaged, Lease, SnapshotMetadata, StoredSnapshot, Unavailable
+from scoreboardd.backends.base import Damaged, StoredSnapshot, Unavailable
 from scoreboardd.backends.factory import open_document_store
 from scoreboardd.backends.postgres.backend import PostgresDocumentStore
-from scoreboardd.builder.channel import Channel, close_descriptor
+from scoreboardd.builder.channel import Channel
 from scoreboardd.builder.incremental_writer import IncrementalWriter
+from scoreboardd.builder.messages import (
+    REQUEST,
+    Answer,
+    AnswerBody,
+    Build,
+    Clock,
+    Failure,
+    Load,
+    Persist,
+    Persisted,
+    Ping,
+    Pong,
+    ReadClock,
+    Request,
+    Restore,
+    Stored,
+)
 from scoreboardd.builder.service import BuilderService
 from scoreboardd.builder.shared_documents import Manifest, MemfdFile, SharedDocuments, pack
-from scoreboardd.model import Version
 from scoreboardd.platforms.postgres import PostgresSource, SourceError
 from scoreboardd.telemetry import logs
 
-Answer = tuple[dict[str, Any], MemfdFile | None]
+Served = tuple[AnswerBody, tuple[MemfdFile, Manifest] | None]
+"The body of an answer, and the documents that go with it."
 
 
 async def serve(channel: Channel) -> None:
-    opening = await channel.receive()
-    if opening is None:
+    """Answer requests until the daemon is gone."""
+    first = await channel.receive()
+    if first is None:
         return
-    options, _ = opening
+    options = orjson.loads(first[0])
     builder = BuilderService(
         PostgresSource(**options["source"]),
         open_document_store(**options["document_store"]),
@@ -40,87 +58,62 @@ async def serve(channel: Channel) -> None:
     )
     writer = IncrementalWriter()
     async with asyncio.TaskGroup() as tasks:
-        while (request := await channel.receive()) is not None:
-            tasks.create_task(_serve_one(channel, builder, writer, *request))
-        # The parent is gone: nobody waits for what is still under way.
-        raise SystemExit(0)
+        while (message := await channel.receive()) is not None:
+            tasks.create_task(_serve_one(channel, builder, writer, *message))
+        raise SystemExit(0)  # the daemon is gone, and nobody waits for what is still under way
 
 
 async def _serve_one(
-    channel: Channel,
-    builder: BuilderService,
-    writer: IncrementalWriter,
-    request: dict[str, Any],
-    descriptor: int | None,
+    channel: Channel, builder: BuilderService, writer: IncrementalWriter, data: bytes, descriptor: int | None
 ) -> None:
-    memfd: MemfdFile | None = None
+    request = REQUEST.validate_json(data)
+    body: AnswerBody
+    documents: tuple[MemfdFile, Manifest] | None = None
     try:
-        async with asyncio.timeout(request["within"]):  # then nobody waits for the answer any more
-            answer, memfd = await _answer(builder, writer, request, descriptor)
+        async with asyncio.timeout(request.timeout_seconds):
+            body, documents = await _answer(builder, writer, request, descriptor)
     except SourceError as error:
-        answer = {"error": "source", "text": str(error)}
+        body = Failure("source", str(error))
     except Damaged as error:
-        answer = {"error": "damaged", "text": str(error)}
+        body = Failure("damaged", str(error))
     except Unavailable as error:
-        answer = {"error": "store", "text": str(error)}
-    except Exception:  # noqa: BLE001  a fault of ours in one request, reported as such, must not end the others
-        answer = {"error": "builder", "text": traceback.format_exc()}
+        body = Failure("store", str(error))
+    except Exception:  # noqa: BLE001  a fault of ours in one request is reported and must not end the others
+        body = Failure("builder", traceback.format_exc())
+    memfd, manifest = documents or (None, None)
     try:
-        await channel.send(answer | {"id": request["id"]}, None if memfd is None else memfd.descriptor)
+        await channel.send(Answer(request.id, body, manifest), None if memfd is None else memfd.descriptor)
     except OSError:
-        return  # the parent is gone, which `serve` learns by itself
+        return  # the daemon is gone, which `serve` learns by itself
 
 
 async def _answer(
-    builder: BuilderService, writer: IncrementalWriter, request: dict[str, Any], descriptor: int | None
-) -> Answer:
-    match request:
-        case {"op": "build", "token": token, "version": version}:
-            how = {name: request[name] for name in ("quiet", "full", "solves", "announced", "again")}
-            work = await builder.build(Lease(token, Version(**version)), **how)
-            answer = {
-                "metadata": work.metadata,
-                "timings": work.timings,
-                "rows": work.rows,
-                "full": work.full,
-                "complete": work.metadata.complete,
-                "size": work.size,
-                "staged_bytes": work.staged_bytes,
-                "unchanged": work.unchanged,
-                "findings": work.findings,
-            }
-            if work.documents is None:
-                return answer, None
-            memfd, manifest = writer.pack(work.documents)
-            return answer | {"manifest": manifest}, memfd
-        case {"op": "load", "have": have}:
-            return _stored(await builder.load(Version(**have) if have else None))
-        case {"op": "restore"}:
+    builder: BuilderService, writer: IncrementalWriter, request: Request, descriptor: int | None
+) -> Served:
+    match request.body:
+        case Build() as build:
+            result, documents = await builder.build(request.token, build)
+            return result, None if documents is None else writer.pack(documents)
+        case Load(have):
+            return _stored(await builder.load(have))
+        case Restore():
             return _stored(await builder.restore())
-        case {"op": "persist", "version": version, "metadata": metadata, "places": extents, "quiet": quiet}:
-            documents = ((name, b"".join(frames)) for name, frames in _given(descriptor, extents).items())
-            persisted = await builder.persist(Version(**version), SnapshotMetadata(**metadata), documents, quiet=quiet)
-            return {"persisted": persisted}, None
-        case {"op": "ping"}:
-            return {}, None
-        case {"op": "clock"}:
-            return {"reading": (await builder.clock())._asdict()}, None
-        case _:
-            close_descriptor(descriptor)
-            raise ValueError(f"unknown request {request.get('op')!r}")
+        case Persist(version, metadata, manifest, quiet):
+            if descriptor is None:
+                raise ValueError("no documents came with the request to persist them")
+            shared = SharedDocuments(descriptor, manifest)
+            frames = ((name, b"".join(parts)) for name, parts in shared.items())
+            return Persisted(await builder.persist(version, metadata, frames, quiet=quiet)), None
+        case Ping():
+            return Pong(), None
+        case ReadClock():
+            return Clock(await builder.clock()), None
 
 
-def _stored(found: StoredSnapshot) -> Answer:
+def _stored(found: StoredSnapshot) -> Served:
     if found.documents is None:
-        return {"head": found.head}, None
-    memfd, manifest = pack((name, [document]) for name, document in found.documents)
-    return {"head": found.head, "manifest": manifest}, memfd
-
-
-def _given(descriptor: int | None, extents: Manifest) -> SharedDocuments:
-    if descriptor is None:
-        raise ValueError("this needs the documents")
-    return SharedDocuments(descriptor, extents)
+        return Stored(found.head), None
+    return Stored(found.head), pack((name, [document]) for name, document in found.documents)
 
 
 def main() -> None:

@@ -7,30 +7,30 @@ from typing import Any
 
 import orjson
 
-MAX_MESSAGE = 1 << 20
-"Bytes; a message is a few numbers and a manifest, 70 bytes a document."
+MAX_MESSAGE_BYTES = 1 << 20
+"A message is a few numbers and a manifest of 70 bytes a document."
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
     return ends
 
 
 class Channel:
-    """One end. Not to be received from by two tasks at once."""
+    """One end of the pair. Only one task at a time may receive."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._socket = end
         self._sending = asyncio.Lock()
 
-    async def receive(self) -> tuple[dict[str, Any], int | None] | None:
-        """A message and the descriptor that came with it, now the caller's; None when the other end is gone."""
+    async def receive(self) -> tuple[bytes, int | None] | None:
+        """A message, and the descriptor that came with it and now is the caller's. None if the other end is gone."""
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1)
+                data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
             except BlockingIOError:
                 await self._ready(reading=True)
                 continue
@@ -38,10 +38,10 @@ class Channel:
                 return None
             if not data:
                 return None
-            return orjson.loads(data), descriptors[0] if descriptors else None
+            return data, descriptors[0] if descriptors else None
 
-    async def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
-        """Raises `OSError` when the other end is gone. The descriptor stays the caller's."""
+    async def send(self, message: Any, descriptor: int | None = None) -> None:
+        """Send `message` as JSON. Raises `OSError` if the other end is gone. The descriptor stays the caller's."""
         data = orjson.dumps(message)
         async with self._sending:
             while True:

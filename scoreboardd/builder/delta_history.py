@@ -83,11 +83,13 @@ def _extended(
     known: KnownVersion, since: int, number: int, loaded: LoadResult, boards: Mapping[Division, Boards]
 ) -> dict[Division, DeltaLog]:
     """The rings with the step from version number `since`, which is `known`, to `number`."""
-    news = loaded.news if loaded.news and loaded.news.since == known.digest else None
+    change_set = loaded.change_set
+    if change_set and change_set.since != known.digest:
+        change_set = None
     made = {}
     for division in boards.keys() & known.delta_logs.keys():
         try:
-            delta = news.deltas[division] if news else between(known.boards[division], boards[division])
+            delta = change_set.deltas[division] if change_set else between(known.boards[division], boards[division])
         except UNREADABLE:
             continue
         made[division] = known.delta_logs[division].then(since, VersionedDelta(since, number, delta).data())

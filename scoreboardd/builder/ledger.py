@@ -1,9 +1,9 @@
-"""Announcements of solves beside the solves that were read: is every announced one there?
+"""Compares the number of announced solves with the number of solves that were read.
 
-Only numbers are compared, since an announcement does not say which solve it means. Both orders are normal: a solve is
-read before its announcement arrives, or announced before it can be read. What is left over on either side is kept for
-`MEMORY_SECONDS` and then forgotten, so that an announcement of nothing does not count for ever, and a solve that nobody
-announces does not stand for another.
+An announcement does not name its solve, so only numbers can be compared. Both orders are normal: a solve may be read
+before its announcement arrives, or announced before it can be read. A surplus on either side is remembered for
+`MEMORY_SECONDS`. So an announcement without a solve does not count for ever, and a solve without an announcement does
+not stand for another one.
 """
 
 from collections import deque
@@ -12,13 +12,13 @@ MEMORY_SECONDS = 15.0
 
 
 class Ledger:
-    """Times are those of any clock that does not go back, in seconds."""
+    """All times are seconds of one clock that never goes back."""
 
     def __init__(self) -> None:
         self._owed: deque[list[float]] = deque()
-        "[until when, how many] solves were announced and not read, oldest first."
+        "[expiry, number] of solves announced and not read, oldest first."
         self._ahead: deque[list[float]] = deque()
-        "[until when, how many] solves were read and not announced, oldest first."
+        "[expiry, number] of solves read and not announced, oldest first."
 
     def announced(self, solves: int, now: float) -> None:
         _settle(solves, self._ahead, self._owed, now)
@@ -27,7 +27,7 @@ class Ledger:
         _settle(solves, self._owed, self._ahead, now)
 
     def owed(self, now: float) -> int:
-        """How many announced solves have not been read."""
+        """Number of announced solves that have not been read."""
         return _left(self._owed, now)
 
     def clear(self) -> None:
@@ -42,7 +42,7 @@ def _left(entries: deque[list[float]], now: float) -> int:
 
 
 def _settle(number: int, against: deque[list[float]], rest: deque[list[float]], now: float) -> None:
-    """Cancel `number` out against those of the other side; what is left goes to its own."""
+    """Subtract `number` from the surplus `against`; add what remains to `rest`."""
     _left(against, now)
     while number > 0 and against:
         cancelled = min(number, int(against[0][1]))

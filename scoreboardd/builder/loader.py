@@ -1,12 +1,13 @@
-"""A scoreboard that follows its source: by what is new where that will do, else by all of it again.
+"""Keeps a scoreboard current with the platform's database: by an increment where that suffices, else by a full read.
 
-- **Announced solves.** Where fewer solves are new than were announced, everything is read in the same build (`ledger`).
-- **Several nodes.** What one node's increments cannot see another node may have found by reading everything. So a
-  follower goes on from what it has only if nobody has read everything since it did so itself; else versions built in
-  turns would show such rows and hide them again.
-- **Completeness.** `LoadResult.complete` says whether all that was announced was found. Other changes than solves count
-  as found if the roster, or the documents without any new solve, are others than before. Like a solve, such a change
-  may be read before its announcement arrives.
+- **Announced solves.** If an increment has fewer solves than were announced, the same build makes a full read (see
+  `ledger`).
+- **Several nodes.** A full read of another node may have found rows that no increment of this node can see. So the
+  loader adds an increment to its own scoreboard only if no other node has made a full read since its own last one.
+  Otherwise versions that are built in turns would show such rows and hide them again.
+- **Completeness.** `LoadResult.complete` says whether all that was announced was found. A change other than a solve
+  counts as found if the roster differs, or if the documents differ without a new solve. Like a solve, such a change may
+  be read before its announcement arrives.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import numpy as np
 
 from scoreboardd.board.scoreboard import Deltas, ScoreboardState
 from scoreboardd.builder.ledger import MEMORY_SECONDS, Ledger
+from scoreboardd.builder.messages import Build
 from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms.findings import Finding
@@ -29,34 +31,18 @@ RECENT_SECONDS = 2.0
 
 
 class ChangeSet(NamedTuple):
-    """What changed since the documents had the digest `since`."""
+    """The deltas from the documents that had the digest `since`, by division."""
 
     since: str
     deltas: Deltas
 
 
 class CommittedSnapshot(NamedTuple):
-    """What the store has, of the epoch of the version that is built."""
+    """The committed snapshot, if it is of the epoch of the version that is being built."""
 
     digest: str
     full: int
     "Number of the last build that read everything and on which its documents rest; 0 if that is unknown."
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """What one build is for."""
-
-    version: Version
-    full: bool = True
-    "More was announced than solves, or nothing was and what is kept is to be verified."
-    solves: int = 0
-    "How many solves were announced that no build of this follower was asked for yet."
-    announced: bool = False
-    "Some other change was announced."
-    again: bool = False
-    "An earlier build, of whatever follower, did not find all that was announced."
-    committed: CommittedSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,50 +52,49 @@ class LoadResult:
     scoreboard: ScoreboardState
     as_of: float
     rows: dict[str, int]
-    "How many there are; of the solves, how many were read."
+    "Number of rows by table; of the solves, only those that were read."
     digest: str
     "Of the documents."
     findings: list[Finding] = field(default_factory=list)
-    "What was odd about the rows that were read."
-    news: ChangeSet | None = None
-    "What is new, if that is all that was read."
+    "What is wrong with some of the rows."
+    change_set: ChangeSet | None = None
+    "None after a full read."
     complete: bool = True
     "All that was announced was found."
     full: int = 0
-    "Number of the build in which this follower last read everything."
+    "Number of this loader's last build with a full read."
 
 
 class IncrementalLoader:
-    """Not to be used by two tasks at once. `clock` is in seconds and does not go back."""
+    """For one task at a time. `clock` returns seconds and never goes back."""
 
     def __init__(self, source: PostgresSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._clock = clock
         self._scoreboard: ScoreboardState | None = None
-        "None while there is nothing to go on from: at first, and after a failure."
+        "None at first and after a failure: then only a full read is possible."
         self._last_read: tuple[Cursor, str] | None = None
-        "How far the last read that succeeded came, and the digest of what was made of it."
+        "The cursor of the last successful read, and the digest of its documents."
         self._last_build: Version | None = None
-        "The last build."
         self._last_full_build: Version | None = None
-        "In which build everything was read last."
         self._ledger = Ledger()
         self._change_owed_until = 0.0
         "Until then an announced change counts as not found yet."
         self._change_ahead_until = 0.0
-        "Until then a change that was found counts as one whose announcement is still to come."
+        "Until then a change that was read counts as one whose announcement has yet to arrive."
 
-    async def load(self, timings: Timings, request: LoadRequest) -> LoadResult:
+    async def load(self, timings: Timings, request: Build, committed: CommittedSnapshot | None = None) -> LoadResult:
+        """Read what `request` needs and update the scoreboard. Raises `SourceError`."""
         self._ledger.announced(request.solves, self._clock())
         loaded = None
-        if self._may_load_increment(request):
+        if self._may_load_increment(request, committed):
             loaded = await self._load_increment(timings)
-        loaded = loaded or await self._load_full(timings, request)
+        loaded = loaded or await self._load_full(timings, request, committed)
         self._last_build = request.version
         assert self._last_full_build is not None
         return replace(loaded, full=self._last_full_build.number)
 
-    def _may_load_increment(self, request: LoadRequest) -> bool:
+    def _may_load_increment(self, request: Build, committed: CommittedSnapshot | None) -> bool:
         if (
             request.full
             or request.announced
@@ -117,33 +102,33 @@ class IncrementalLoader:
             or self._last_full_build.epoch != request.version.epoch
         ):
             return False
-        if request.committed is None:
-            # Or what is committed is damaged: others may have read more than we have, if they have built since.
+        if committed is None:
+            # Nothing is committed, or it is damaged. If another node has built since, it may have read more than we.
             return self._last_build is not None and request.version.number <= self._last_build.number + 1
-        return request.committed.full <= self._last_full_build.number
+        return committed.full <= self._last_full_build.number
 
     async def _load_increment(self, timings: Timings) -> LoadResult | None:
-        # Gone, if what follows fails, and in any case before another is made: there is not room for many.
+        # A failure below leaves the scoreboard in an unknown state, so it is given up first.
         scoreboard, self._scoreboard = self._scoreboard, None
         if scoreboard is None or self._last_read is None:
             return None
         cursor, since = self._last_read
         with timings.timed("read"):
-            news = await self._source.news(cursor)
-        if news is None:
+            increment = await self._source.read_since(cursor)
+        if increment is None:
             return None
-        if news.added < self._ledger.owed(self._clock()):
+        if increment.added < self._ledger.owed(self._clock()):
             await self._source.aclose()  # the connection may lead to the wrong server
             return None
-        self._ledger.read(news.added, self._clock())
+        self._ledger.read(increment.added, self._clock())
         with timings.timed("build"):
-            deltas = await asyncio.to_thread(scoreboard.add, news.solves)
-        loaded = self._finish(scoreboard, news.cursor, news.as_of, len(news.solves), timings)
+            deltas = await asyncio.to_thread(scoreboard.add, increment.solves)
+        loaded = self._finish(scoreboard, increment.cursor, increment.as_of, len(increment.solves), timings)
         complete = not self._is_owed()
-        return replace(loaded, findings=news.findings, news=ChangeSet(since, deltas), complete=complete)
+        return replace(loaded, findings=increment.findings, change_set=ChangeSet(since, deltas), complete=complete)
 
-    async def _load_full(self, timings: Timings, request: LoadRequest) -> LoadResult:
-        self._scoreboard = None
+    async def _load_full(self, timings: Timings, request: Build, committed: CommittedSnapshot | None) -> LoadResult:
+        self._scoreboard = None  # before another is made: memory has room for one
         last = self._last_read
         with timings.timed("read"):
             rows, as_of, cursor, findings, is_current = await self._source.read(last[0] if last else None)
@@ -152,17 +137,25 @@ class IncrementalLoader:
         loaded = self._finish(scoreboard, cursor, as_of, len(rows.solves), timings)
         self._last_full_build = request.version
         recent = int(np.count_nonzero(rows.solves["at"] > (as_of - RECENT_SECONDS) * 1e6))
-        self._settle_announcements(cursor, loaded.digest, last, request, recent)
+        is_new = committed is None or loaded.digest != committed.digest
+        self._settle_announcements(cursor, loaded.digest, last, request, recent, is_new=is_new)
         return replace(loaded, findings=findings, complete=is_current and not self._is_owed())
 
     def _settle_announcements(
-        self, cursor: Cursor, digest: str, last: tuple[Cursor, str] | None, request: LoadRequest, recent: int
+        self,
+        cursor: Cursor,
+        digest: str,
+        last: tuple[Cursor, str] | None,
+        request: Build,
+        recent: int,
+        *,
+        is_new: bool,
     ) -> None:
-        """What was found by reading everything, beside what was announced. `recent` solves are not much older."""
+        """Compare what a full read found with what was announced. `recent` is the number of solves so new that their
+        announcements may still be under way; `is_new`: the documents differ from the committed ones."""
         now = self._clock()
-        is_new = request.committed is None or digest != request.committed.digest
         if last is None:
-            # Nothing to count from, but what is committed. The announcements of the newest may still be to come.
+            # There is no earlier read to compare with, only the committed documents.
             self._ledger.read(recent, now)
             is_changed = is_new
             if request.again:
@@ -174,7 +167,7 @@ class IncrementalLoader:
             added = cursor.solves - before.solves
             is_changed = cursor.roster != before.roster or (added <= 0 and digest != since)
             if cursor.evidence.relations != before.evidence.relations or (is_changed and is_new and added <= 0):
-                # Rows were replaced, changed or removed: their number says nothing of what was announced.
+                # Rows were replaced, changed or removed, so their number does not show what was announced.
                 self._ledger.clear()
             else:
                 self._ledger.read(max(added, 0), now)

@@ -26,7 +26,7 @@ class MemfdFile:
     """Such a file, to add to. Owns `descriptor`."""
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("scoreboardd-parcel", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("scoreboardd-documents", os.MFD_CLOEXEC)
         self.size = 0
 
     def append(self, parts: Sequence[bytes]) -> Extent:

@@ -1,7 +1,7 @@
-"""What this node answers with: the latest edition it knows, held in memory, and its compressed forms.
+"""What this node serves: one snapshot, its version, where it came from, and whether it may be stale.
 
-An edition is replaced whole, never backwards within an epoch. Its documents are frames of zstd; each is put into a
-coding at most once per version, when first asked for, in a thread: zlib and zstd let go of Python's lock meanwhile.
+A snapshot is replaced as a whole, and never by an older one of its epoch. Its documents are zstd frames. Each document
+is encoded at most once a version, when it is first asked for, in a thread: zlib and zstd release Python's lock.
 """
 
 import asyncio
@@ -9,16 +9,17 @@ import gzip
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 from scoreboardd.model import Snapshot, Version
 from scoreboardd.system.clock import Clock, bounded
 from scoreboardd.system.compression import Frames, beginning, compressed, plain
 
 CONTENT_ENCODINGS = ("zstd", "gzip")
-"Content codings served, most wanted first."
+"Content codings that are served, the preferred one first."
 
 _MADE: dict[str, Callable[[Frames], bytes]] = {
-    # One frame, though several are as good: there are clients that read only the first, and say nothing.
+    # One frame: some clients read only the first of several, and report no error.
     "zstd": lambda frames: compressed(plain(frames)),
     "gzip": lambda frames: gzip.compress(plain(frames), 6, mtime=0),
     "identity": plain,
@@ -26,11 +27,16 @@ _MADE: dict[str, Callable[[Frames], bytes]] = {
 
 
 class EncodedDocument:
-    """One document, in each coding that somebody asked for."""
+    """One document, in each coding that a client has asked for."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
         self._coded: dict[str, asyncio.Task[bytes]] = {}
+
+    @property
+    def encodings(self) -> list[str]:
+        """The codings made so far."""
+        return list(self._coded)
 
     @cached_property
     def beginning(self) -> bytes:
@@ -41,12 +47,12 @@ class EncodedDocument:
         task = self._coded.get(coding)
         if task is None:
             task = self._coded[coding] = asyncio.create_task(asyncio.to_thread(_MADE[coding], self._frames))
-        # Shielded: a client that leaves must not take the work from the others who wait for it.
+        # Shielded: a client that leaves must not cancel the work that others wait for.
         return await asyncio.shield(task)
 
 
 class CacheTier(StrEnum):
-    """Where what is served was found: `MEMORY` once the cluster has said, or made, that it is what the board is."""
+    """Where the snapshot was found. `MEMORY`: since this node joined, the cluster has made it or found it true."""
 
     MEMORY = "memory"
     REDIS = "redis"
@@ -54,14 +60,28 @@ class CacheTier(StrEnum):
 
 
 class DocumentCache:
-    """`snapshot` is None until this node has had its first document."""
+    """`store` is the tier that the cluster's store is. Documents older than `stale_after` seconds are stale while it is
+    in doubt whether this node would learn of changes."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        store: CacheTier = CacheTier.REDIS,
+        stale_after: float = float("inf"),
+    ) -> None:
         self.clock = clock or Clock()
         self.snapshot: Snapshot | None = None
+        "None until this node has its first documents."
         self.tier = CacheTier.MEMORY
         self.as_of = 0.0
         "Unix time, in seconds, at which the documents were last known to be true."
+        self._store = store
+        self._stale_after = stale_after
+        self._outdated = False
+        "A change was announced that the snapshot does not contain."
+        self._in_doubt = True
+        "This node is cut off from the bus, or its builds fail."
         self._encoded_documents: dict[str, EncodedDocument] = {}
 
     @property
@@ -73,8 +93,22 @@ class DocumentCache:
         """Seconds since the documents were known to be true."""
         return max(0.0, self.clock.now() - self.as_of)
 
+    @property
+    def stale(self) -> bool:
+        """Whether the documents may be out of date. The persisted copy always may, until the store has answered."""
+        is_copy = self.tier is CacheTier.POSTGRES and self._store is not CacheTier.POSTGRES
+        return self._outdated or is_copy or (self._in_doubt and self.age > self._stale_after)
+
+    def update(self, *, confirmed: bool, outdated: bool, in_doubt: bool) -> None:
+        """What the cluster says of the snapshot. `confirmed`: a build that began after this node joined has made it, or
+        found it true; `outdated`: a change was announced that it does not contain; `in_doubt`: this node might not
+        learn of changes, or cannot rebuild."""
+        if confirmed:
+            self.tier = CacheTier.MEMORY
+        self._outdated, self._in_doubt = outdated, in_doubt
+
     def install(self, snapshot: Snapshot, tier: CacheTier = CacheTier.MEMORY) -> bool:
-        """Serve `snapshot` from now on. False if it is no newer than what is served."""
+        """Serve `snapshot` from now on. False if it is no newer than the one served."""
         if not snapshot.version.follows(self.version):
             return False
         self.snapshot = snapshot
@@ -83,12 +117,45 @@ class DocumentCache:
         self._encoded_documents = {name: EncodedDocument(body) for name, body in snapshot.documents.items()}
         return True
 
+    def replace(self, snapshot: Snapshot, served: Version | None, tier: CacheTier = CacheTier.MEMORY) -> bool:
+        """Serve a snapshot that the store had when it was asked, while this node served the version `served`. False if
+        a newer one has been installed meanwhile."""
+        return snapshot.version.replaces(self.version, served) and self.install(snapshot, tier)
+
+    def load(self, version: Version, snapshot: Snapshot | None, as_of: float, served: Version | None) -> bool:
+        """The store has `version`, known to be true at `as_of`; `snapshot` is None if that is the version `served` when
+        the store was asked. Returns whether a new snapshot is served."""
+        # The first snapshot from the store is what it had before. Later ones are the cluster's own news.
+        is_first = served is None or self.tier not in (CacheTier.MEMORY, self._store)
+        tier = self._store if is_first else CacheTier.MEMORY
+        if snapshot is not None and self.replace(snapshot, served, tier):
+            return True
+        if version == self.version:
+            if is_first:
+                self.tier = tier
+            self.confirm(as_of)
+        return False
+
+    def restore(self, snapshot: Snapshot) -> bool:
+        """Serve the persisted copy, if there is nothing else."""
+        return self.snapshot is None and self.install(snapshot, CacheTier.POSTGRES)
+
     def confirm(self, as_of: float) -> None:
-        """What is served was true at `as_of`, says the store. One that lies ahead of the time of day counts for no more
-        than now, so that it cannot make the documents look young for ever."""
+        """The store says that the documents were true at `as_of`. A time in the future counts as now, so that it cannot
+        make the documents look fresh for ever."""
         as_of = bounded(as_of)
         self.as_of = max(self.as_of, min(as_of, self.clock.now()) if self.clock.known else as_of)
 
     def encoded_document(self, name: str) -> EncodedDocument:
-        """A document of the edition served; KeyError if it has none of that name."""
+        """A document of the snapshot. Raises `KeyError` if there is none of that name."""
         return self._encoded_documents[name]
+
+    def statistics(self) -> dict[str, Any]:
+        """For a person who looks inside a running node."""
+        return {
+            "version": str(self.version) if self.version else None,
+            "tier": self.tier.value,
+            "stale": self.stale,
+            "age": round(self.age, 3) if self.version else None,
+            "documents": {name: sorted(document.encodings) for name, document in self._encoded_documents.items()},
+        }

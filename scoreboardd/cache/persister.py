@@ -17,10 +17,10 @@ import structlog
 from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.model import Snapshot, Version
+from scoreboardd.system.backoff import Backoff
 from scoreboardd.telemetry.logs import LogThrottle
 
-RETRY_MIN, RETRY_MAX = 0.2, 5.0
-"Seconds between attempts to read what is kept."
+RETRY = Backoff(0.2, 5.0)
 FLUSH_TIMEOUT_SECONDS = 5.0
 "Seconds that the end of a node may wait for its documents to be kept."
 
@@ -57,15 +57,15 @@ class SnapshotPersister:
             log.warning("the documents were not kept in time", seconds=FLUSH_TIMEOUT_SECONDS)
 
     async def _restore(self) -> None:
-        delay = RETRY_MIN
+        failures = 0
         while self._cache.snapshot is None:
             try:
                 snapshot = await self._builder.restore()
             except BuilderError as error:
                 if self._seldom(str(error)):
                     log.warning("cannot read what is kept, retrying", error=str(error))
-                await asyncio.sleep(delay * random.uniform(0.5, 1))
-                delay = min(RETRY_MAX, delay * 2)
+                failures += 1
+                await asyncio.sleep(RETRY.delay(failures, random.random()))
                 continue
             if snapshot is not None and self._cache.snapshot is None:
                 self._restored(snapshot)

@@ -1,4 +1,6 @@
-"""How long to wait before the next attempt."""
+"""How long a client waits before its next attempt."""
+
+from scoreboardd.system.backoff import Backoff
 
 LONGEST = 15.0
 "Seconds between two attempts, if the server did not ask for more."
@@ -13,4 +15,4 @@ def backoff(attempt: int, asked: float, random: float) -> float:
     later ones wait a random time between that and a bound that doubles.
     """
     least = min(max(asked, 0.1), MOST_ASKED)
-    return least + random * (max(least, min(LONGEST, least * 2.0 ** min(attempt, 30))) - least)
+    return least + random * (max(least, Backoff(least, LONGEST).bound(attempt + 1)) - least)

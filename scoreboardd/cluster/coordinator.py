@@ -73,10 +73,12 @@ nor is the attempt for the lock after a builder that is not heard of again.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import assert_never
+from typing import Any, assert_never
 
 from scoreboardd.backends.base import Abandoned, Begun, Confirmed, Rebuilt
+from scoreboardd.builder.messages import Build
 from scoreboardd.model import SOLVED, ChangeEvent, Version
+from scoreboardd.system.backoff import Backoff
 
 NEVER = float("inf")
 LOOK_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -85,8 +87,8 @@ MAX_COVERS = 8
 "Builds under way that are remembered. Of more, those in the middle are left out: what they cover is settled later."
 MAX_EPOCHS = 16
 "Epochs of which the latest number heard is remembered."
-LOAD_PAUSE_MIN, LOAD_PAUSE_MAX = 0.1, 1.0
-"Seconds between loads that brought nothing new."
+LOAD_PAUSE = Backoff(0.1, 1.0)
+"Between loads that brought nothing new."
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,23 +253,6 @@ class TryLock:
     """Ask the store for the lock, telling it what we have seen → `LockAcquired`, `LockBusy` or `LockFailed`."""
 
     seen: Version | None
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """Read, build and stage → `Built`, `Unchanged` (only if `quiet`) or `BuildFailed`."""
-
-    version: Version
-    quiet: bool
-    "No announcement asks for a version of its own: if the result is what is committed already, say so."
-    full: bool = False
-    "Read everything, and not only what is new."
-    solves: int = 0
-    "Solves announced since our last build began."
-    announced: bool = False
-    "Something else was announced since then, or is looked for again."
-    again: bool = False
-    "An earlier build did not find all that was announced."
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +429,26 @@ class Coordinator:
         "Loads that brought nothing new, one after the other."
         self._load_confirmed: Version | None = None
         "The latest build that the store said had ended well."
+
+    def statistics(self) -> dict[str, Any]:
+        """For a person who looks inside a running node. Times are in seconds of the loop's clock."""
+        return {
+            "phase": self.phase.name.lower(),
+            "lease": self.lease and str(self.lease),
+            "served": self.served and str(self.served),
+            "changes": self.changes,
+            "covered": self.covered,
+            "contained": self.contained,
+            "stale": self.stale,
+            "failing": self.failing,
+            "failures": self._failures,
+            "covers": [
+                {"version": str(cover.version), "upto": cover.upto, "under_way": cover.under_way}
+                for cover in self._covers
+            ],
+            "look_again": self._look_count,
+            "wake": None if self.wake == NEVER else self.wake,
+        }
 
     @property
     def covered(self) -> int:
@@ -684,7 +689,7 @@ class Coordinator:
         self._load_confirmed = confirmed
         self._loads_without_news = 0 if new else self._loads_without_news + 1
         if not new:
-            self._load_at = now + min(LOAD_PAUSE_MAX, LOAD_PAUSE_MIN * 2 ** min(self._loads_without_news, 16))
+            self._load_at = now + LOAD_PAUSE.delay(self._loads_without_news + 1)
         if version is not None and version.replaces(self.served, self._served_at_load):
             if self.served is not None and self.served.epoch != version.epoch:
                 # Of what another epoch contains nothing is known: it may be one that the store was taken back to.
@@ -886,8 +891,7 @@ class Coordinator:
         self._retry_at = now + self._delay(self._failures)
 
     def _delay(self, failures: int) -> float:
-        longest: float = min(self._timing.backoff_max, self._timing.backoff_min * 2 ** min(failures - 1, 16))
-        return longest * (1 - self._jitter() / 2)
+        return Backoff(self._timing.backoff_min, self._timing.backoff_max).delay(failures, self._jitter())
 
 
 def _is_older(version: Version, other: Version) -> bool:

@@ -209,7 +209,7 @@ class PostgresSource:
             await self.aclose()
             raise SourceError(explain(error, self._kind, self._dsn)) from error
 
-    async def news(self, cursor: Cursor) -> Increment | None:
+    async def read_since(self, cursor: Cursor) -> Increment | None:
         """The solves since `cursor`. None if something else has changed, or could have: read all again."""
         try:
             connection, now = await self._observe()

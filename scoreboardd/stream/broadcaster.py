@@ -11,6 +11,7 @@
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Any
 
 from scoreboardd.model import Version
 from scoreboardd.stream.topic import Frame, Subscriber, Topic, Update, slices
@@ -63,7 +64,22 @@ class Broadcaster:
     def lagging(self) -> int:
         return sum(topic.lagging for topic in self._topics())
 
-    # Feeds
+    def statistics(self) -> dict[str, Any]:
+        """For a person who looks inside a running node."""
+        named: dict[tuple[str, int | None, bool], Topic] = {
+            **{("notices", None, chunked): topic for chunked, topic in self._notices.items()},
+            **{("deltas", division_id, chunked): topic for (division_id, chunked), topic in self._deltas.items()},
+        }
+        return {
+            "clients": len(self),
+            "addresses": len(self._per_address),
+            "topics": [
+                {"kind": kind, "division_id": division_id, "chunked": chunked, **topic.statistics()}
+                for (kind, division_id, chunked), topic in named.items()
+            ],
+        }
+
+    # Topics
 
     def notices(self, *, chunked: bool) -> Topic:
         return self._notices[chunked]

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from scoreboardd.model import Version
 from scoreboardd.telemetry.metrics import Metrics
@@ -188,6 +188,14 @@ class Topic:
 
     def __contains__(self, subscriber: Subscriber) -> bool:
         return subscriber in self._others or (subscriber.socket is not None and subscriber.socket.send in self._synced)
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "clients": len(self),
+            "synced": len(self._synced),
+            "lagging": self.lagging,
+            "last_sent": str(self._last_sent) if self._last_sent else None,
+        }
 
     @property
     def lagging(self) -> int:

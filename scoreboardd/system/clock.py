@@ -7,7 +7,7 @@ time to time how far the two are apart. Its own time of day, which may be hours 
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 MAX_ERROR_SECONDS = 1.0
 "A reading that took longer than twice this says little about the time, and does not replace a better one."
@@ -15,7 +15,8 @@ END_OF_TIME = 253_402_300_799.0
 "Unix time of the last second of the year 9999, the last one that a document can show."
 
 
-class ClockReading(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ClockReading:
     """What a database answered when it was asked for the time; both are in seconds."""
 
     offset: float

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -18,7 +19,7 @@ SLOW_REBUILD_SECONDS = 30.0
 
 class Admin:
     """`store` is the part that is the store: `redis` or `postgres`. `draining()` is true once the daemon has been told
-    to stop."""
+    to stop. `statistics()` is what `/debug/state` shows."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class Admin:
         *,
         store: str,
         draining: Callable[[], bool],
+        statistics: Callable[[], dict[str, Any]],
     ) -> None:
         self._runner = runner
         self._builder = builder
@@ -36,12 +38,14 @@ class Admin:
         self._cache = cache
         self._metrics = metrics
         self._draining = draining
+        self._statistics = statistics
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/healthz", errors.as_json(self.healthz))
         app.router.add_get("/readyz", errors.as_json(self.readyz))
         app.router.add_get("/metrics", errors.as_json(self.metrics))
+        app.router.add_get("/debug/state", errors.as_json(self.state))
         errors.refuse_all_else(app)
         return app
 
@@ -52,7 +56,7 @@ class Admin:
         """Ready is who can answer and hears of changes. All else is reported, but does not decide: a node that cannot
         read the platform's database, or rebuild, still answers (I6)."""
         health, version, draining = self._runner.health, self._cache.version, self._draining()
-        ready = version is not None and self._runner.connected and not draining
+        ready = version is not None and self._runner.bus.connected and not draining
         body = {
             "ready": ready,
             "redis": (health.store or "ok") if self._store == "redis" else "not used",
@@ -78,6 +82,10 @@ class Admin:
     def _waiting_seconds(self) -> float:
         since = self._runner.health.waiting_since
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+    async def state(self, request: web.Request) -> web.Response:
+        """What is inside this node now. Its form may change with every release."""
+        return errors.answer(200, self._statistics())
 
     async def metrics(self, request: web.Request) -> web.Response:
         version = self._cache.version

@@ -7,7 +7,6 @@ see `windows`.
 import asyncio
 import math
 import re
-from collections.abc import Callable
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -41,14 +40,11 @@ _FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
 
 
 class DocumentEndpoint:
-    """Answers for the documents. `stale()` says whether what is served is known to be out of date."""
+    """Answers requests for the documents."""
 
-    def __init__(
-        self, cache: DocumentCache, metrics: Metrics, *, stale: Callable[[], bool], write_timeout: float
-    ) -> None:
+    def __init__(self, cache: DocumentCache, metrics: Metrics, *, write_timeout: float) -> None:
         self._cache = cache
         self.windows = Windows(metrics)
-        self._stale = stale
         self._write_timeout = write_timeout
         self._described: tuple[Snapshot | None, CIMultiDict[str]] = (None, CIMultiDict())
         "The header fields that all documents of an edition have."
@@ -113,7 +109,7 @@ class DocumentEndpoint:
             )
             self._described = snapshot, headers
         headers = headers.copy()
-        headers["X-Scoreboard-Cache"] = f"stale-{self._cache.tier}" if self._stale() else self._cache.tier
+        headers["X-Scoreboard-Cache"] = f"stale-{self._cache.tier}" if self._cache.stale else self._cache.tier
         headers["Age"] = str(math.floor(self._cache.age))
         return headers
 

@@ -130,7 +130,7 @@ async def test_what_was_built_again_alike_is_gone_on_from():
     made = await node.build(Version("e", 2), second)
     leads_here(shelf)
     assert shelf.delta_log().after(1) is not None
-    assert made.news is None
+    assert made.change_set is None
 
 
 async def run(*made: tuple[str, int, list[tuple[int, int]]], roster: Any) -> Shelf:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.builder.ledger import MEMORY_SECONDS
-from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadRequest, LoadResult
+from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadResult
+from scoreboardd.builder.messages import Build
 from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms import tail
@@ -39,8 +40,8 @@ class Node:
         self.store = store or Shelf()
 
     async def build(self, solves: int = 0, *, full: bool = False, announced: bool = False) -> LoadResult:
-        request = LoadRequest(self.store.next(), full, solves, announced, committed=self.store.committed)
-        made = await self.follower.load(Timings(), request)
+        request = Build(self.store.next(), quiet=False, full=full, solves=solves, announced=announced)
+        made = await self.follower.load(Timings(), request, self.store.committed)
         self.store.committed = CommittedSnapshot(made.digest, made.full)
         return made
 
@@ -109,7 +110,7 @@ async def test_a_solve_that_an_increment_sees_costs_no_more(node: Node, admin):
     for id in range(3000, 3010):
         await solve(admin, id, id - 2900)
         made = await node.build(solves=1)
-        assert made.news is not None
+        assert made.change_set is not None
         assert made.complete
 
 
@@ -138,7 +139,7 @@ async def test_a_steady_stream_is_never_read_as_a_whole(node: Node, admin):
         heard = [at for at in due if at <= node.now]
         due = [at for at in due if at > node.now]
         made = await node.build(solves=len(heard))
-        assert made.news is not None
+        assert made.change_set is not None
         assert made.complete
 
 
@@ -148,7 +149,7 @@ async def test_a_stream_that_was_there_before_is_not_owed(node: Node, admin):
     )
     assert (await node.build(full=True)).complete
     made = await node.build(solves=10)
-    assert made.news is not None
+    assert made.change_set is not None
     assert made.complete
 
 
@@ -160,7 +161,7 @@ class TestComplete:
         await solve(admin, 3000)
         made = await node.build()
         assert made.complete
-        assert made.news is not None
+        assert made.change_set is not None
 
     async def test_is_not_what_shows_only_the_one_before(self, node: Node, admin):
         await node.build(full=True)
@@ -248,7 +249,7 @@ async def test_what_one_node_found_no_other_hides_again(admin, contest: str, tur
             made = await nodes[who].build(unheard[who], full=full)
             unheard[who] = 0
             now = _solved(made)
-            if made.news is None:
+            if made.change_set is None:
                 assert await is_true(nodes[who], made)
             # An update moves a solve to another user, which only a later whole read may show.
             assert {solve for solve in shown if solve[0] >= 100} <= now

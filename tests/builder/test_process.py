@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -22,11 +22,12 @@ from scoreboardd.backends.base import Lease
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.redis.backend import RedisClusterBackend
 from scoreboardd.builder import process
-from scoreboardd.builder.process import BuilderError, BuilderProcess, FinishedBuild
+from scoreboardd.builder.messages import Answer, Build, BuildResult, Pong
+from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.demo.servers import free_port
 from scoreboardd.model import ChangeEvent, Snapshot, Version
 from scoreboardd.system.clock import Clock
-from scoreboardd.system.compression import plain
+from scoreboardd.system.compression import Frames, plain
 from scoreboardd.telemetry.metrics import Metrics
 from tests import oracle
 from tests.backends.relay import relay
@@ -91,9 +92,30 @@ async def store(redis_url: str, redis_client: Redis, key_prefix: str) -> AsyncIt
         await redis_client.delete(*found)
 
 
-def build(builder: BuilderProcess, lease: Lease | None = None, **options: Any) -> Awaitable[FinishedBuild]:
-    how = {"quiet": False, "full": True, "timeout": TIMEOUT} | options
-    return builder.build(lease or Lease("token", Version("e", 1)), **how)
+class Built:
+    """A result and the documents that came with it."""
+
+    def __init__(self, result: BuildResult, documents: Mapping[str, Frames] | None) -> None:
+        self.result, self.documents = result, documents
+
+    @property
+    def complete(self) -> bool:
+        return self.result.metadata.complete
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.result, name)
+
+    def snapshot(self, version: Version) -> Snapshot:
+        assert self.documents is not None
+        return self.result.metadata.snapshot(version, self.documents)
+
+
+async def build(
+    builder: BuilderProcess, lease: Lease | None = None, *, timeout: float = TIMEOUT, **options: Any
+) -> Built:
+    lease = lease or Lease("token", Version("e", 1))
+    request = Build(lease.version, **{"quiet": False, "full": True} | options)
+    return Built(*await builder.build(request, lease.token, timeout=timeout))
 
 
 async def commit(builder: BuilderProcess, store: RedisClusterBackend) -> Version:
@@ -239,7 +261,7 @@ class TestWhatWasAnnounced:
         assert not (await build(builder, full=False, solves=1)).complete
         await admin.execute("INSERT INTO submissions VALUES (9, 2, 1, true, false, $1)", START)
         built = await build(builder, full=False)
-        assert built.complete
+        assert built.metadata.complete
         assert not built.full
 
     async def test_may_be_another_change(self, builder: BuilderProcess, admin):
@@ -273,7 +295,7 @@ class TestWhatOtherNodesRead:
         assert again.metadata.full == built.metadata.full
 
 
-def texts(built: FinishedBuild) -> dict[str, bytes]:
+def texts(built: Built) -> dict[str, bytes]:
     assert built.documents is not None
     return {name: plain(document) for name, document in built.documents.items()}
 
@@ -336,13 +358,13 @@ class TestKeep:
 
     async def test_what_was_built_here_can_be_kept(self, builder: BuilderProcess):
         built, version = await build(builder), Version("e", 1)
-        assert await builder.persist(built.snapshot(version, built.documents), quiet=0)
+        assert await builder.persist(built.snapshot(version), quiet=0)
         persisted = await builder.restore()
         assert parsed(persisted.documents) == EXPECTED
 
     async def test_says_if_it_is_still_to_be_done(self, builder: BuilderProcess):
         built = await build(builder)
-        one, two = (built.snapshot(Version("e", number), built.documents) for number in (1, 2))
+        one, two = (built.snapshot(Version("e", number)) for number in (1, 2))
         assert await builder.persist(one, quiet=100)
         assert not await builder.persist(two, quiet=100)
         assert await builder.persist(two, quiet=0)
@@ -354,7 +376,7 @@ class TestKeep:
         async with asyncio.TaskGroup() as tasks, locked(database):
             building = tasks.create_task(build(builder))
             await until(lambda: stuck(admin), "the build waits")
-            assert await builder.persist(built.snapshot(Version("e", 1), built.documents), quiet=0)
+            assert await builder.persist(built.snapshot(Version("e", 1)), quiet=0)
             assert await builder.restore() is not None
             assert not building.done()
 
@@ -363,14 +385,14 @@ class TestKeep:
         first = builder.pid
         builder.kill()
         await until(lambda: builder.pid not in (None, first), "there is another child")
-        assert await builder.persist(built.snapshot(Version("e", 1), built.documents), quiet=0)
+        assert await builder.persist(built.snapshot(Version("e", 1)), quiet=0)
         assert parsed((await builder.restore()).documents) == EXPECTED
 
     async def test_says_what_is_wrong_with_the_table(self, options: dict[str, Any], database: str):
         options["persister"]["dsn"] = database  # which has none
         async with running(BuilderProcess(**options)) as builder:
             built = await build(builder)
-            for work in (builder.restore(), builder.persist(built.snapshot(Version("e", 1), built.documents), quiet=0)):
+            for work in (builder.restore(), builder.persist(built.snapshot(Version("e", 1)), quiet=0)):
                 with pytest.raises(BuilderError, match="run `scoreboardd migrate`") as raised:
                     await work
                 assert raised.value.part == "store"
@@ -380,7 +402,7 @@ class TestKeep:
         built = await build(builder)
         counts = set()
         for number in range(3):
-            assert await builder.persist(built.snapshot(Version("e", number + 1), built.documents), quiet=0)
+            assert await builder.persist(built.snapshot(Version("e", number + 1)), quiet=0)
             persisted = await builder.restore()
             counts.add(held())
         assert len(counts) == 1, "each takes the place of the one before"
@@ -427,8 +449,8 @@ class TestTheChild:
             await until(lambda: builder.problem is None, "the child answers")
             pid, building = builder.pid, asyncio.create_task(build(builder))
             await stuck(admin)
-            heard = builder._heard
-            await until(lambda: builder._heard > heard + 5, "it answers pings")
+            heard = builder._received
+            await until(lambda: builder._received > heard + 5, "it answers pings")
             assert builder.pid == pid
             building.cancel()
             await asyncio.wait([building])
@@ -445,7 +467,7 @@ class TestTheChild:
         options["source"]["dsn"] = f"postgresql://127.0.0.1:{free_port()}/ctf"
         ours = Clock(wall=lambda: 5.0)
         async with running(BuilderProcess(**options, clock=ours)) as builder:
-            await until(lambda: builder._heard >= 2, "the child answers")
+            await until(lambda: builder._received >= 2, "the child answers")
             assert ours.now() == 5.0
 
     @pytest.mark.parametrize("arguments", [["not-a-number", "info", "json"], ["99", "info", "json"]])
@@ -544,7 +566,7 @@ class TestTheChild:
 
 PARENT = textwrap.dedent("""
     import asyncio, json, sys
-    from scoreboardd.backends.base import Lease
+    from scoreboardd.builder.messages import Build
     from scoreboardd.builder.process import BuilderProcess
     from scoreboardd.model import Version
 
@@ -555,7 +577,7 @@ PARENT = textwrap.dedent("""
             await builder.load(None)
             print(builder.pid, flush=True)
             if sys.argv[2] == "build":
-                await builder.build(Lease("token", Version("e", 1)), quiet=False, full=True, timeout=60)
+                await builder.build(Build(Version("e", 1), quiet=False, full=True), "token", timeout=60)
 
     asyncio.run(main())
 """)
@@ -658,14 +680,14 @@ def held(pid: int | str = "self") -> int:
         with suppress(FileNotFoundError):  # the one of the folder itself
             links.append(descriptor.readlink().name)
     inodes = (line.split(maxsplit=5) for line in (folder / "maps").read_text().splitlines())
-    mapped = {inode[4] for inode in inodes if "scoreboardd-parcel" in inode[-1]}
-    descriptors = sum("scoreboardd-parcel" in link for link in links)
+    mapped = {inode[4] for inode in inodes if "scoreboardd-documents" in inode[-1]}
+    descriptors = sum("scoreboardd-documents" in link for link in links)
     return max(len(mapped), descriptors)
 
 
 async def test_a_parcel_that_did_not_arrive_is_a_failure_and_not_an_empty_store():
     builder = BuilderProcess(source={}, document_store={})
     waiting = builder._answers[1] = asyncio.get_running_loop().create_future()
-    builder._deliver({"id": 1, "version": {"epoch": "e", "number": 1}, "manifest": [("a", 0, 1)]}, None)
+    builder._deliver(Answer(1, Pong(), [("a", 0, 1)]), None)
     with pytest.raises(BuilderError, match="LimitNOFILE"):
         await waiting

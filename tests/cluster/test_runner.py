@@ -163,13 +163,12 @@ def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, st
     its_store = store(url, prefix=prefix, lock_ttl=timing.lock_ttl, encoding="identity")
     runner = Runner(
         Coordinator(timing, jitter=random.random),
-        store=its_store,
+        backend=its_store,
         builder=builder,
         cache=cache,
         announce=lambda version, event: node.announce(version, event),  # noqa: PLW0108  there is no node yet
         metrics=metrics,
         build_timeout=build_timeout,
-        tier=CacheTier.REDIS,
     )
     node = Node(runner, its_store, builder, cache, metrics)
     return node
@@ -230,7 +229,7 @@ class TestAChange:
             await platform.redis.client_kill_filter(_id=subscriber["id"])
             await until(lambda: node.has("eve"), "the change is served")
             assert node.count("bus_reconnects") == 1
-            assert node.runner.connected
+            assert node.runner.bus.connected
             assert node.runner.health.store is None
 
 
@@ -414,10 +413,10 @@ class TestFailure:
         async with cluster(1, url=f"redis://127.0.0.1:{port}/0", ready=False) as (node,):
             await until(lambda: "not connected" not in (node.runner.health.store or ""), "it has tried")
             assert node.runner.health.store.startswith("redis: ")
-            assert not node.runner.connected
+            assert not node.runner.bus.connected
             async with relay(redis_url, port):
                 await until(lambda: node.has("ada"), "it comes up by itself")
-                assert node.runner.connected
+                assert node.runner.bus.connected
                 assert node.runner.health.store is None
                 await node.stop()
                 await node.store.aclose()

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scoreboardd.board.scoreboard import ScoreboardState
-from scoreboardd.builder.loader import IncrementalLoader, LoadRequest
+from scoreboardd.builder.loader import IncrementalLoader
+from scoreboardd.builder.messages import Build
 from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms import tail
@@ -143,7 +144,9 @@ async def test_through_any_history_both_boards_are_equal(admin, writers, databas
         async def build() -> None:
             announced, platform.announced = platform.announced, set()
             solves, platform.solves = platform.solves, 0
-            loaded = await follower.load(Timings(), LoadRequest(Version("e", 1), bool(announced), solves))
+            loaded = await follower.load(
+                Timings(), Build(Version("e", 1), quiet=False, full=bool(announced), solves=solves)
+            )
             rows, *_ = await source.read()
             assert plain(loaded.scoreboard) == reference.documents(rows)
             assert loaded.scoreboard.digest == ScoreboardState(rows).digest

@@ -26,8 +26,8 @@ async def source(platform: str, admin: Any) -> AsyncIterator[PostgresSource]:
         yield source
 
 
-async def news(source: PostgresSource, reading: FullRead) -> Increment | None:
-    return await source.news(reading.cursor)
+async def increment(source: PostgresSource, reading: FullRead) -> Increment | None:
+    return await source.read_since(reading.cursor)
 
 
 async def solve(admin: Any, id: int, user_id: int, challenge_id: int = 1, *, correct: bool = True) -> None:
@@ -38,13 +38,13 @@ async def solve(admin: Any, id: int, user_id: int, challenge_id: int = 1, *, cor
 
 async def test_solves_are(source: PostgresSource, admin):
     reading = await source.read()
-    assert (await news(source, reading)).solves.tolist() == [(1, 1, AT, True)]  # known already
+    assert (await increment(source, reading)).solves.tolist() == [(1, 1, AT, True)]  # known already
     await solve(admin, 2, 3)
     await solve(admin, 3, 3, correct=False)
-    found = await news(source, reading)
+    found = await increment(source, reading)
     assert sorted(found.solves.tolist()) == [(1, 1, AT, True), (3, 1, AT, False)]
     assert found.added == 1
-    assert (await source.news(found.cursor)).added == 0
+    assert (await source.read_since(found.cursor)).added == 0
     assert found.as_of > reading.as_of
 
 
@@ -54,9 +54,9 @@ async def test_those_that_became_visible_late_are(source: PostgresSource, admin,
         await solve(admin, id, 1)
     reading = await source.read()
     await solve(admin, 9, 3)  # three are above it
-    assert (await news(source, reading)).added == 0
+    assert (await increment(source, reading)).added == 0
     await solve(admin, 19, 3)
-    assert (await news(source, reading)).added == 1
+    assert (await increment(source, reading)).added == 1
     assert len((await source.read()).rows.solves) == 6
 
 
@@ -65,7 +65,7 @@ async def test_one_id_far_above_the_others_hides_nothing(source: PostgresSource,
     cursor = (await source.read()).cursor
     for id in range(2, 30):
         await solve(admin, id, 3)
-        found = await source.news(cursor)
+        found = await source.read_since(cursor)
         assert found.added == 1
         cursor = found.cursor
 
@@ -75,7 +75,7 @@ async def test_ids_with_the_clocks_of_several_servers_in_them_hide_nothing(sourc
     for step in range(20):
         late = step % 2 * 2_000  # milliseconds
         await solve(admin, (1_772_000_000_000 + 100 * step - late) << 22, 3)
-        found = await source.news(cursor)
+        found = await source.read_since(cursor)
         assert found.added == 1
         cursor = found.cursor
 
@@ -85,7 +85,7 @@ async def test_there_is_none_if_a_newcomer_solved(source: PostgresSource, admin)
     async with admin.transaction():
         await admin.execute("INSERT INTO users VALUES (4, 'new', 'user', 1)")
         await solve(admin, 2, 4)
-    assert await news(source, reading) is None
+    assert await increment(source, reading) is None
 
 
 async def test_there_is_none_if_a_new_challenge_was_solved(source: PostgresSource, admin):
@@ -93,13 +93,13 @@ async def test_there_is_none_if_a_new_challenge_was_solved(source: PostgresSourc
     async with admin.transaction():
         await admin.execute("INSERT INTO challenges VALUES (9, 'new', 'misc', 1, 1)")
         await solve(admin, 2, 1, 9)
-    assert await news(source, reading) is None
+    assert await increment(source, reading) is None
 
 
 async def test_who_may_not_be_seen_may_solve_what_they_like(source: PostgresSource, admin):
     reading = await source.read()
     await solve(admin, 2, 2)
-    assert (await news(source, reading)).added == 1
+    assert (await increment(source, reading)).added == 1
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ async def test_there_is_none_if_anything_else_changed_even_unannounced(source: P
     reading = await source.read()
     await admin.execute(change)
     await admin.execute(FLUSH)
-    assert await news(source, reading) is None
-    assert await news(source, await source.read()) is not None
+    assert await increment(source, reading) is None
+    assert await increment(source, await source.read()) is not None
 
 
 async def test_what_no_document_shows_may_change(source: PostgresSource, admin):
@@ -129,7 +129,7 @@ async def test_what_no_document_shows_may_change(source: PostgresSource, admin):
     reading = await source.read()
     await admin.execute("UPDATE users SET seen_at = now()")
     await admin.execute(FLUSH)
-    found = await news(source, reading)
+    found = await increment(source, reading)
     assert found is not None
     assert found.cursor.evidence != reading.cursor.evidence
 
@@ -144,7 +144,7 @@ async def test_needs_no_more_rights_than_the_whole(source: PostgresSource, role:
     ]:
         await admin.execute(f"GRANT SELECT ({columns}) ON {table} TO {role.name}")
     async with PostgresSource(role.dsn, "smctf", statement_timeout=10) as theirs:
-        assert await news(theirs, await theirs.read()) is not None
+        assert await increment(theirs, await theirs.read()) is not None
 
 
 async def test_looks_at_no_more_of_the_submissions_than_an_index_leads_to(source: PostgresSource, admin):
@@ -183,14 +183,14 @@ class TestThereIsNone:
     async def test_if_what_was_known_is_gone_or_changed(self, source: PostgresSource, admin, change: str):
         reading = await source.read()
         await admin.execute(change)
-        assert await news(source, reading) is None
+        assert await increment(source, reading) is None
 
     async def test_if_the_counters_were_reset(self, source: PostgresSource, admin):
         await admin.execute("UPDATE submissions SET correct = true")
         await admin.execute(FLUSH)
         reading = await source.read()
         await admin.execute("SELECT pg_stat_reset()")
-        assert await news(source, reading) is None
+        assert await increment(source, reading) is None
 
     @pytest.mark.parametrize(
         "change",
@@ -203,7 +203,7 @@ class TestThereIsNone:
     @pytest.mark.parametrize("table", ["submissions", "users", "challenges"])
     async def test_of_what_is_not_counted(self, source: PostgresSource, admin, table: str, change: str):
         await admin.execute(change.format(table))
-        assert await news(source, await source.read()) is None
+        assert await increment(source, await source.read()) is None
 
     async def test_if_a_partition_is_on_another_server(self, admin, source: PostgresSource):
         await admin.execute("""
@@ -213,18 +213,18 @@ class TestThereIsNone:
                 SERVER elsewhere OPTIONS (program 'true');
             ALTER FOREIGN TABLE other INHERIT users;
         """)
-        assert await news(source, await source.read()) is None
+        assert await increment(source, await source.read()) is None
 
     async def test_if_nothing_is_counted(self, admin, source: PostgresSource, database: str):
         name = urlsplit(database).path[1:]
         await admin.execute(f"ALTER DATABASE {name} SET track_counts = off")
         async with PostgresSource(database, "smctf", statement_timeout=10) as theirs:
-            assert await news(theirs, await theirs.read()) is None
+            assert await increment(theirs, await theirs.read()) is None
 
     @pytest.mark.parametrize("type", ["uuid USING gen_random_uuid()", "text", "numeric"])
     async def test_if_the_ids_have_no_order(self, admin, source: PostgresSource, type: str):
         await admin.execute(f"ALTER TABLE submissions ALTER COLUMN id TYPE {type}")
-        assert await news(source, await source.read()) is None
+        assert await increment(source, await source.read()) is None
 
     async def test_once_a_solve_has_come_up_below_the_window(self, admin, source: PostgresSource, monkeypatch):
         monkeypatch.setattr(tail, "WINDOW", 3)
@@ -234,10 +234,10 @@ class TestThereIsNone:
         await solve(admin, 50, 3)
         await solve(admin, 400, 3)
         after = (await source.read(before)).cursor
-        assert await source.news(after) is None
-        assert await source.news((await source.read(after)).cursor) is None  # nothing speaks for the order yet
+        assert await source.read_since(after) is None
+        assert await source.read_since((await source.read(after)).cursor) is None  # nothing speaks for the order yet
         await solve(admin, 500, 3)
-        assert (await source.news((await source.read(after)).cursor)).added == 0
+        assert (await source.read_since((await source.read(after)).cursor)).added == 0
 
 
 class TestPartitions:
@@ -258,10 +258,10 @@ class TestPartitions:
         await admin.execute(FLUSH)
         reading = await source.read()
         await solve(admin, 2000, 3)
-        assert (await news(source, reading)).added == 1
+        assert (await increment(source, reading)).added == 1
         await admin.execute("UPDATE submissions SET submitted_at = submitted_at - interval '1 hour' WHERE id = 1")
         await admin.execute(FLUSH)
-        assert await news(source, reading) is None
+        assert await increment(source, reading) is None
 
     @pytest.mark.parametrize("change", ["TRUNCATE low", "ALTER TABLE submissions DETACH PARTITION low"])
     async def test_that_go_are_noticed(self, admin, source: PostgresSource, partitioned, monkeypatch, change: str):
@@ -271,7 +271,7 @@ class TestPartitions:
         await solve(admin, 1003, 1)
         reading = await source.read()
         await admin.execute(change)
-        assert await news(source, reading) is None
+        assert await increment(source, reading) is None
 
 
 class TestAnInactiveChallenge:
@@ -287,17 +287,17 @@ class TestAnInactiveChallenge:
         reading = await source.read()
         assert [challenge.id for challenge in reading.rows.roster.challenges] == [1]
         await solve(admin, 2, 3, 2, correct=False)
-        assert (await news(source, reading)).added == 0
+        assert (await increment(source, reading)).added == 0
         await solve(admin, 3, 3, 2)
-        assert await news(source, reading) is None
+        assert await increment(source, reading) is None
         assert await self.listed(source) == [1, 2]
 
     async def test_is_not_listed_for_those_who_may_not_be_seen(self, source: PostgresSource, admin):
         reading = await source.read()
         await solve(admin, 2, 2, 2)  # an organiser tries it
-        found = await news(source, reading)
+        found = await increment(source, reading)
         assert found is not None
-        assert (await source.news(found.cursor)) is not None
+        assert (await source.read_since(found.cursor)) is not None
         assert await self.listed(source) == [1]
 
     async def test_stays_if_it_was_solved(self, source: PostgresSource, admin):
@@ -308,7 +308,7 @@ class TestAnInactiveChallenge:
         reading = await source.read()
         await admin.execute("UPDATE challenges SET is_active = true")
         await admin.execute(FLUSH)
-        assert await news(source, reading) is None
+        assert await increment(source, reading) is None
         assert await self.listed(source) == [1, 2]
 
     @pytest.mark.parametrize(

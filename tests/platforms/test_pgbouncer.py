@@ -57,7 +57,7 @@ async def test_the_source_reads_through_it(pooled: str, admin: Any, others: list
             for transaction in held:
                 await transaction.start()
             await admin.execute("INSERT INTO submissions VALUES ($1, 1, 1, true, false, $2)", id, START)
-            news = await source.news(reading.cursor)
+            news = await source.read_since(reading.cursor)
             assert news is not None
             assert news.added == 1
             for transaction in held:

@@ -170,7 +170,7 @@ async def test_ids_without_an_order_in_time_have_everything_read(contest: str, r
     assert reading.cursor.tail is None
     async with PostgresSource(contest, "smctf", statement_timeout=10) as source:
         reading = await source.read()
-        assert await source.news(reading.cursor) is None
+        assert await source.read_since(reading.cursor) is None
 
 
 @pytest.mark.parametrize("id_type", ["smallint", "integer", "key"])
@@ -178,10 +178,10 @@ async def test_ids_of_other_types_with_an_order_have_the_new_ones_read(contest: 
     await admin.execute(f"ALTER TABLE submissions ALTER id TYPE {id_type}")
     async with PostgresSource(contest, "smctf", statement_timeout=10) as source:
         reading = await source.read()
-        news = await source.news(reading.cursor)
+        news = await source.read_since(reading.cursor)
         assert news is not None
         await admin.execute("INSERT INTO submissions VALUES (1003, 1, 1, true, false, '2026-02-27 19:00Z')")
-        news = await source.news(reading.cursor)
+        news = await source.read_since(reading.cursor)
         assert news is not None
         assert news.added == 1
 
@@ -400,7 +400,7 @@ async def test_news_of_a_bad_row_are_told_too(contest: str, admin: Any):
     async with PostgresSource(contest, "smctf", statement_timeout=10) as source:
         reading = await source.read()
         await admin.execute("INSERT INTO submissions VALUES (77, 1, 1, true, false, 'infinity')")
-        news = await source.news(reading.cursor)
+        news = await source.read_since(reading.cursor)
         assert news is not None
         assert [finding.ids for finding in news.findings] == [("77",)]
 

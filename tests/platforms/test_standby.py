@@ -7,7 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from scoreboardd.builder.loader import IncrementalLoader, LoadRequest
+from scoreboardd.builder.loader import IncrementalLoader
+from scoreboardd.builder.messages import Build
 from scoreboardd.builder.timings import Timings
 from scoreboardd.demo.servers import Postgres
 from scoreboardd.model import Version
@@ -61,16 +62,16 @@ async def test_a_standby_that_lags_says_so_and_is_read_again(primary, platform, 
     with Standby(primary, tmp_path, delay=3) as standby:
         async with PostgresSource(standby.dsn(), "smctf", statement_timeout=10) as source:
             follower = IncrementalLoader(source)
-            await follower.load(Timings(), LoadRequest(Version("e", 1)))
+            await follower.load(Timings(), Build(Version("e", 1), quiet=False, full=True))
             await platform.execute("UPDATE users SET role = 'blocked'")
             await until(lambda: received(platform), "the standby has received it")
-            made = await follower.load(Timings(), LoadRequest(Version("e", 2), announced=True))
+            made = await follower.load(Timings(), Build(Version("e", 2), quiet=False, full=True, announced=True))
             assert made.rows["users"] == 1
             assert not made.complete
 
             async def complete() -> bool:
                 nonlocal made
-                made = await follower.load(Timings(), LoadRequest(Version("e", 3)))
+                made = await follower.load(Timings(), Build(Version("e", 3), quiet=False, full=True))
                 return made.complete
 
             await until(complete, "the standby has replayed it")
@@ -80,7 +81,7 @@ async def test_a_standby_that_lags_says_so_and_is_read_again(primary, platform, 
 async def test_there_are_no_increments_from_a_standby(primary, platform, tmp_path: Path):
     with Standby(primary, tmp_path) as standby:
         async with PostgresSource(standby.dsn(), "smctf", statement_timeout=10) as source:
-            assert await source.news((await source.read()).cursor) is None
+            assert await source.read_since((await source.read()).cursor) is None
 
 
 async def test_a_standby_that_has_lost_its_primary_is_read(primary, platform, tmp_path: Path):
@@ -92,10 +93,10 @@ async def test_a_standby_that_has_lost_its_primary_is_read(primary, platform, tm
             assert (await source.read()).is_current
             cursor = (await source.read()).cursor
             await promoted.fetchval("SELECT pg_promote()")
-            assert await source.news(cursor) is None  # it is a primary now
+            assert await source.read_since(cursor) is None  # it is a primary now
             cursor = (await source.read()).cursor
             await solve(promoted, 2)
-            assert (await source.news(cursor)).added == 1
+            assert (await source.read_since(cursor)).added == 1
             promoted.terminate()
 
 
@@ -133,9 +134,9 @@ class TestAConnectionToTheWrongServer:
 
     async def test_is_replaced_when_an_announced_solve_is_missing(self, source, platform):
         follower = IncrementalLoader(source)
-        await follower.load(Timings(), LoadRequest(Version("e", 1)))
+        await follower.load(Timings(), Build(Version("e", 1), quiet=False, full=True))
         before = source._connection
-        await follower.load(Timings(), LoadRequest(Version("e", 2), full=False, solves=1))
+        await follower.load(Timings(), Build(Version("e", 2), quiet=False, solves=1))
         assert source._connection is not before
 
     async def test_has_no_mark_in_common_with_the_right_one(self, primary, source, platform, tmp_path: Path):
@@ -146,4 +147,4 @@ class TestAConnectionToTheWrongServer:
             promoted.terminate()
             async with PostgresSource(other.dsn(), "smctf", statement_timeout=10) as theirs:
                 assert (await theirs.read()).rows.solves.tolist() == (await source.read()).rows.solves.tolist()
-                assert await theirs.news(cursor) is None
+                assert await theirs.read_since(cursor) is None

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from scoreboardd.backends.base import Begun, Busy, Confirmed, Lease, Rebuilt, SnapshotMetadata
+from scoreboardd.builder.messages import Build
 from scoreboardd.cluster import coordinator as c
 from scoreboardd.model import ChangeEvent, Snapshot, Version
 from tests.simulation.cluster import Parts
@@ -132,7 +133,7 @@ class LooksWhenNobodyBegins(c.Coordinator):
 class ReadsEverythingWhenIdle(c.Coordinator):
     """Each build puts off the next that reads everything."""
 
-    def _won(self, version: Version, now: float) -> c.Build:
+    def _won(self, version: Version, now: float) -> Build:
         build = super()._won(version, now)
         self._reconcile_at = now + self._timing.reconcile
         return build
@@ -271,7 +272,7 @@ class Reference(c.Coordinator):
                 self.phase = c.Phase.IDLE
             case c.LockAcquired(version):
                 self.phase, self.lease = c.Phase.BUILDING, version
-                return [c.Build(version, quiet=False, full=True)]
+                return [Build(version, quiet=False, full=True)]
             case c.Built():
                 self.phase = c.Phase.COMMITTING
                 return [c.Commit(None, 0)]

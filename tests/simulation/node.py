@@ -24,6 +24,7 @@ from scoreboardd.backends.base import (
     Subscribed,
 )
 from scoreboardd.board.document_names import document_names
+from scoreboardd.builder.messages import Build
 from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster import coordinator as c
 from scoreboardd.model import ChangeEvent, Snapshot, Version
@@ -372,7 +373,7 @@ class Node:
             case c.TryLock(seen):
                 acquire = partial(self.cluster.judge.acquire, self._token, seen)
                 self._ask(acquire, self._answered, partial(self._feed, c.LockFailed()))
-            case c.Build():
+            case Build():
                 self._build(action)
             case c.CancelBuild():
                 self._build_number += 1
@@ -605,7 +606,7 @@ class Node:
         if self.coordinator._loading:
             self.world.after(0.001, self.reach, self._load_failed)
 
-    def _build(self, asked: c.Build) -> None:
+    def _build(self, asked: Build) -> None:
         world, lease, version = self.world, self._leased(), asked.version
         self._build_number += 1
         number, child = self._build_number, self._child
@@ -663,7 +664,7 @@ class Node:
         self._step(child, fail, look, max(0.0, self._child_ready_at - world.now))
         world.after(BUILD_TIMEOUT / self.rate, self.reach, out_of_time)
 
-    def _read(self, asked: c.Build, base: Base | None, head: Head, built: Built) -> Base:
+    def _read(self, asked: Build, base: Base | None, head: Head, built: Built) -> Base:
         """What is read, by all or by what is new, and whether what was announced is among it: as `builder.loader`."""
         cluster, now = self.cluster, self.world.now * self.rate
         database = built.content = self._see_database()

@@ -156,6 +156,18 @@ async def listening(
                 connection.close()
 
 
+class Cache(DocumentCache):
+    """Stale whenever a test says so."""
+
+    def __init__(self, clock: Clock | None, is_stale: Callable[[], bool]) -> None:
+        super().__init__(clock)
+        self._is_stale = is_stale
+
+    @property
+    def stale(self) -> bool:
+        return self._is_stale()
+
+
 @asynccontextmanager
 async def serving(
     *,
@@ -180,7 +192,7 @@ async def serving(
     user_timeout: float = DEADLINE,
 ) -> AsyncIterator[Node]:
     """A node that serves version `first` and sends what it is told to send. `way` is one of `WAYS`."""
-    cache, metrics = DocumentCache(clock), Metrics()
+    cache, metrics = Cache(clock, stale), Metrics()
     if first is not None:
         cache.install(snapshot(version(first)))
     broadcaster = Broadcaster(
@@ -200,7 +212,7 @@ async def serving(
         retry_max=retry[1],
         cors_origins=cors_origins,
     )
-    documents = DocumentEndpoint(cache, metrics, stale=stale, write_timeout=stall_timeout)
+    documents = DocumentEndpoint(cache, metrics, write_timeout=stall_timeout)
     app = public.make(
         documents,
         streams,

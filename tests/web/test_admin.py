@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
 from scoreboardd import __version__
 from scoreboardd.cache.document_cache import DocumentCache
-from scoreboardd.cluster.runner import Health
+from scoreboardd.cluster.health import Health
 from scoreboardd.model import ChangeEvent
 from scoreboardd.telemetry.metrics import REASONS, Metrics
 from scoreboardd.web.admin import Admin
@@ -23,7 +24,7 @@ class Runner:
     """The part of a runner that a monitor asks about."""
 
     health: Health = field(default_factory=lambda: Health(bus=None))
-    connected: bool = True
+    bus: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(connected=True))
 
 
 @dataclass
@@ -52,7 +53,15 @@ async def monitored(*, age: float | None = 0.0) -> AsyncIterator[Monitored]:
         fresh = snapshot(version(41))
         cache.install(snapshot(version(41), as_of=fresh.as_of - age))
     node: Monitored
-    admin = Admin(runner, builder, cache, metrics, store="redis", draining=lambda: node.draining)  # type: ignore[arg-type]
+    admin = Admin(
+        runner,  # type: ignore[arg-type]
+        builder,  # type: ignore[arg-type]
+        cache,
+        metrics,
+        store="redis",
+        draining=lambda: node.draining,
+        statistics=lambda: {"cache": cache.statistics()},
+    )
     async with listening(admin.app()) as listener:
         node = Monitored(listener, runner, builder, cache, metrics)
         yield node
@@ -68,6 +77,20 @@ async def test_healthz() -> None:
     async with monitored(age=None) as node:
         answer = await node.listener.ask("/healthz")
         assert (answer.status, answer.json) == (200, {"ok": True})
+
+
+async def test_debug_state_shows_what_is_inside() -> None:
+    async with monitored(age=3.0) as node:
+        answer = await node.listener.ask("/debug/state")
+        assert answer.status == 200
+        state = answer.json["cache"]
+        assert 3.0 <= state.pop("age") < 60
+        assert state == {
+            "version": "7f3a-41",
+            "tier": "memory",
+            "stale": False,
+            "documents": {name: [] for name in node.cache.snapshot.documents},
+        }
 
 
 async def test_a_node_that_is_well_is_ready() -> None:
@@ -98,7 +121,7 @@ async def test_a_node_without_documents_is_not_ready() -> None:
 
 async def test_a_node_without_the_bus_is_not_ready() -> None:
     async with monitored() as node:
-        node.runner.connected = False
+        node.runner.bus.connected = False
         node.runner.health.bus = "redis: connection refused"
         status, body = await ready(node)
         assert status == 503
