@@ -8,8 +8,9 @@ import uvloop
 
 from tests.web.server import WAYS
 
-BOTH_LOOPS = {"test_broadcaster", "test_handover", "test_stream"}
-"What leans on how a transport behaves runs on asyncio's own loop too; all else only on uvloop, as in production."
+BOTH_LOOPS = {"test_hijack"}
+"""Taking a connection from aiohttp depends on the transport, so that runs on asyncio's own loop too. All else runs on
+uvloop alone, as in production."""
 
 
 def pytest_asyncio_loop_factories(

@@ -94,7 +94,7 @@ class World:
     async def tell(self, which: int) -> None:
         node = self.nodes[which]
         self.load(node)
-        node.streams.tell(self.history.newest, SOLVED)
+        node.streams.publish(self.history.newest, SOLVED)
         await asyncio.sleep(0)
 
     async def connect(self, which: int) -> Stream:
