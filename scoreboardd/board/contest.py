@@ -1,11 +1,12 @@
-"""Who has what: the facts of a contest as arrays, which grow by solves and change in no other way.
+"""Who has solved what: the facts of a contest as arrays. Solves are added to them; any other change needs a new
+`Contest`.
 
-Rules (contract §5): an owner, user or team, has a challenge once, from its first correct submission; a team's solves
-are those of its visible users. Whatever else changes in a contest makes another `Contest`.
+Rules (protocol §5): a user or a team solves a challenge once, with its first correct submission. A team's solves are
+those of its visible users.
 
-An owner is known by its *rank* (its place in the order that breaks ties, which is that of `Participants.ids`), a
-challenge by its *column* (its place among the ids). A *cell* is one owner's one challenge, numbered `rank * columns +
-column`.
+A participant, user or team, is known by its *index*: its position in the order that breaks ties, as in
+`Participants.ids`. A challenge is known by its *column*: its position among the ids. A *cell* is one participant's one
+challenge, with the number `index * columns + column`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from scoreboardd.board.document_names import ParticipantKind
@@ -23,18 +23,18 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 NEVER = np.iinfo(np.int64).max
-"When a cell was solved that was not."
+"The time of a cell that is not solved."
 
 
 @dataclass(frozen=True, slots=True)
 class SolveChanges:
-    """What some solves change on one side: these cells, each once, in order."""
+    """The cells of the users, or of the teams, that some solves change; each cell once, in order."""
 
     cell: Ints
     index: Ints
     column: Ints
     before: Ints
-    "When each was solved until now, `NEVER` if it was not."
+    "The time of each cell until now; `NEVER` if it was not solved."
     at: Ints
     first_blood: Bools
 
@@ -43,26 +43,24 @@ class SolveChanges:
 
 
 class Participants:
-    """The users, or the teams, and what each has."""
+    """The users, or the teams, and their solves."""
 
     def __init__(self, owner: ParticipantKind, named: list[tuple[int, str]], columns: int) -> None:
         """`named`: (id, name) of each, in the order that breaks ties."""
         self.owner = owner
         self.columns = columns
         self.ids: Ints = np.array([id for id, _ in named], np.int64)
-        field = f'"{owner.id_field}":%d,"{owner.name_field}":%b'.encode()
-        self.labels = objects([field % (id, orjson.dumps(name)) for id, name in named])
-        "Each one's id and name, as the documents have them."
+        self.names = [name for _, name in named]
         self.at: Ints = np.full(len(named) * columns, NEVER, np.int64)
         "When each cell was first solved."
         self.first_blood: Bools = np.zeros(len(named) * columns, np.bool_)
-        "Whether any of a cell's solves drew first blood."
+        "Whether any of a cell's solves was a first blood."
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def solve_changes(self, index: Ints, column: Ints, at: Ints, first_blood: Bools) -> SolveChanges:
-        """What these solves, by the owners of `index`, change; nothing has changed yet."""
+        """The cells that these solves change. Nothing is changed yet. All arrays have one element a solve."""
         cell = index * self.columns + column
         first, again, of = grouped(cell)
         cell, first_at, blood = cell.take(first), at.take(first), first_blood.take(first)
@@ -80,12 +78,12 @@ class Participants:
         self.first_blood[cells.cell] = cells.first_blood
 
     def solvers_of(self, column: int) -> Ints:
-        """The ranks of those who have this challenge."""
+        """The indexes of the participants that have solved this challenge."""
         return np.flatnonzero(self.at[column :: self.columns] != NEVER)
 
 
 class Contest:
-    """Both sides of a contest, with nothing solved yet."""
+    """The users and the teams of a contest. A new one has no solves."""
 
     def __init__(self, roster: Roster) -> None:
         self.challenges = sorted(roster.challenges)
@@ -103,20 +101,20 @@ class Contest:
         }
         indexes: dict[int | None, int] = {team.id: index for index, team in enumerate(teams)}
         self.team_of: Ints = np.array([indexes.get(user.team_id, -1) for user in users], np.int64)
-        "Of each user the rank of its team, -1 for none."
+        "The index of each user's team; -1 for none."
         self._division_of = objects([team.division_id for team in teams])
         self._roster = roster
 
     def members(self, division_id: int | None) -> dict[ParticipantKind, Bools]:
-        """Which users and teams take part in a division, or at all."""
+        """Marks the users and the teams of a division; all of them for None."""
         if division_id is None:
             return {owner: np.ones(len(participants), np.bool_) for owner, participants in self.participants.items()}
         teams = (self._division_of == division_id).astype(np.bool_)
-        # The last one is what the rank -1 finds: no team.
+        # The index -1, for no team, finds the last element.
         return {ParticipantKind.USERS: np.append(teams, False)[self.team_of], ParticipantKind.TEAMS: teams}
 
     def solve_changes(self, solves: Solves) -> dict[ParticipantKind, SolveChanges]:
-        """What these solves change. Those by users or of challenges that are not listed count for nothing."""
+        """The cells that these solves change. Solves of users or challenges that are not listed are ignored."""
         user, known_user = find(solves["user_id"], self._roster.user_ids)
         column, known_challenge = find(solves["challenge_id"], self._roster.challenge_ids)
         known = known_user & known_challenge
@@ -136,14 +134,14 @@ class Contest:
 
 
 def grouped(keys: Ints) -> tuple[Ints, Ints, Ints]:
-    """Of keys, none of them negative: where the first of each is, in the order of the keys; where the others are; and
-    which of the first each of the others goes with."""
+    """Groups keys, which are not negative. Returns the position of the first of each distinct key, in the order of the
+    keys; the positions of all others; and for each of the others, which of the first it has the same key as."""
     bits = len(keys).bit_length()
     if int(keys.max(initial=0)) >> (63 - bits):
         order = np.argsort(keys)
         keys = keys.take(order)
     else:
-        # There is room for each to take its place along, and to sort is twice as fast as to argsort.
+        # A key and its position fit into one integer, and sorting is twice as fast as argsort.
         placed = keys << bits | np.arange(len(keys))
         placed.sort()
         keys, order = placed >> bits, placed & ((1 << bits) - 1)

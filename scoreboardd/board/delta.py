@@ -16,13 +16,16 @@ On the wire (`VersionedDelta`) it is JSON, empty parts left out:
      "teams": {…the same…}}
 """
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import orjson
 
-from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, integer, parse_challenges, text
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, integer, parse_challenges, string
+
+_NUMBERS = re.compile(rb'\{"from":([0-9]+),"version":([0-9]+)[,}]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class VersionedDelta:
     delta: Delta
 
     def then(self, later: "VersionedDelta") -> "VersionedDelta":
-        """The two as one. `later` begins where this one ends."""
+        """Both deltas as one. `later` begins where this one ends."""
         assert later.since == self.number
         return VersionedDelta(self.since, later.number, compose(self.delta, later.delta))
 
@@ -94,9 +97,17 @@ class VersionedDelta:
 
     @classmethod
     def parse(cls, data: bytes | str) -> Self:
-        """The inverse of `data`. Raises AttributeError, KeyError, TypeError or ValueError for anything else."""
+        """The inverse of `data`. Raises `AttributeError`, `KeyError`, `TypeError` or `ValueError` for other text."""
         said = orjson.loads(data)
         return cls(integer(said["from"]), integer(said["version"]), Delta.from_dict(said))
+
+    @staticmethod
+    def numbers(data: bytes) -> tuple[int, int]:
+        """`since` and `number` of what `data` returned, without parsing all of it. Raises `ValueError`."""
+        match = _NUMBERS.match(data)
+        if match is None:
+            raise ValueError("not a delta")
+        return int(match[1]), int(match[2])
 
 
 def diff(a: Leaderboards, b: Leaderboards) -> Delta:
@@ -191,11 +202,11 @@ def _owners_dict(owners: Owners) -> dict[str, Any]:
 
 def _owners(said: Mapping[str, Any]) -> Owners:
     solves: dict[tuple[int, int], Solve | None] = {
-        (integer(id), integer(challenge_id)): Solve(text(at), _FIRST_BLOOD[integer(first_blood)])
+        (integer(id), integer(challenge_id)): Solve(string(at), _FIRST_BLOOD[integer(first_blood)])
         for id, challenge_id, at, first_blood in said.get("solves", [])
     }
     solves.update({(integer(id), integer(challenge_id)): None for id, challenge_id in said.get("unsolves", [])})
-    put = {integer(id): text(name) for id, name in said.get("put", [])}
+    put = {integer(id): string(name) for id, name in said.get("put", [])}
     return Owners(put, frozenset(map(integer, said.get("drop", []))), solves)
 
 

@@ -1,25 +1,25 @@
-"""The last steps of a board: a document of each edition, so that on any node whoever has missed some takes just those.
+"""The latest deltas of a board: a document of each snapshot, so that a client can get the deltas it missed on any node.
 
-A step is a line of text, as `delta.Step.data` has it. Each begins where the one before ends, and the last leads to the
-edition's own version. Whoever has a version from before the first has to fetch the board: so has everyone where there
-is no line at all, because a step was too large, or nobody knows what was before.
+Each line is the text of a delta (`delta.VersionedDelta.data`). Each delta begins at the version where the one before
+ends, and the last one leads to the snapshot's own version. A client that has a version from before the first delta has
+to fetch the board. The log is empty if a delta was too large, or if the version before is not known.
 """
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-MAX_ENTRIES = 256
-"Steps in a ring; and the bytes of their text:"
-MAX_BYTES = 128 * 1024
-MAX_DELTA_BYTES = 64 * 1024
-"Bytes of one step. A board that is fetched is compressed, once for all; a step is not."
+from scoreboardd.board.delta import VersionedDelta
 
-_NUMBERS = re.compile(rb'\{"from":([0-9]+),"version":([0-9]+)[,}]')
+MAX_ENTRIES = 256
+"Deltas in a log."
+MAX_BYTES = 128 * 1024
+"Of the text of a log."
+MAX_DELTA_BYTES = 64 * 1024
+"A larger delta costs more than the board, which is fetched compressed."
 
 
 class DeltaLogEntry(NamedTuple):
-    """A step, as it is sent."""
+    """A delta from version number `since` to `number`, as it is sent."""
 
     since: int
     number: int
@@ -32,14 +32,15 @@ class DeltaLog:
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
-        """The inverse of `text`. ValueError if it is none."""
+        """The inverse of `text`. Raises `ValueError`."""
         return cls(tuple(map(_entry, text.splitlines())))
 
     def text(self) -> bytes:
         return b"".join(entry.data + b"\n" for entry in self.entries)
 
     def then(self, since: int, data: bytes) -> "DeltaLog":
-        """With the step `data`, which begins at `since`, at its end, and without the oldest where that is too much."""
+        """This log with the delta `data`, which begins at `since`, added at its end. The oldest deltas are dropped when
+        the log is full."""
         entry = _entry(data)
         assert entry.since == since and (not self.entries or self.entries[-1].number == since)
         if len(data) > MAX_DELTA_BYTES:
@@ -53,9 +54,9 @@ class DeltaLog:
         return DeltaLog(entries[first:])
 
     def after(self, number: int) -> tuple[DeltaLogEntry, ...] | None:
-        """The steps that whoever has version `number` has missed; None if they are not here.
+        """The deltas that a client with version `number` has missed; None if they are not here.
 
-        No step leads on from a number that none begins at. Such a version was given out, and then lost by the store.
+        No delta begins at a number that was given out and then lost by the store.
         """
         for place, entry in enumerate(self.entries):
             if entry.since == number:
@@ -64,7 +65,4 @@ class DeltaLog:
 
 
 def _entry(data: bytes) -> DeltaLogEntry:
-    numbers = _NUMBERS.match(data)
-    if numbers is None:
-        raise ValueError("not a step")
-    return DeltaLogEntry(int(numbers[1]), int(numbers[2]), data)
+    return DeltaLogEntry(*VersionedDelta.numbers(data), data)

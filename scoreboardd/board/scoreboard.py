@@ -1,7 +1,7 @@
 """The documents of a contest, kept up to date solve by solve.
 
-Made from rows it is complete; `add` then costs what the solves change, and gives documents equal to the byte to those
-made anew from all rows. An exception from either leaves it in pieces: throw it away and make another.
+A new `ScoreboardState` has all rows. `add` then costs only what the solves change, and its documents equal those made
+from all rows, to the byte. After an exception the state is inconsistent: drop it and make a new one.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import DIGEST_BYTES, LEVEL
 
 Deltas = Mapping[int | None, Delta]
-"What changed on each division's boards; None is everyone's."
+"What changed on each division's boards; None stands for everyone."
 
 
 class ScoreboardState:
-    """Everyone's board and each division's. Not to be used by two threads at once; documents may be."""
+    """The boards of everyone and of each division. For one thread at a time; its documents may be shared."""
 
     def __init__(self, rows: SourceRows) -> None:
         self.roster = rows.roster
@@ -35,11 +35,11 @@ class ScoreboardState:
         }
         self._divisions = Document.of(orjson.dumps([division._asdict() for division in rows.roster.divisions]))
         self.documents: dict[str, Document] = {}
-        "Every document as it is now, by the names of `documents.keys`, but no rings. Replaced whole, never changed."
+        "Every document by name, without the delta logs. A change replaces this dict and never modifies it."
         self._change(rows.solves)
 
     def add(self, solves: Solves) -> Deltas:
-        """Solves that came since, in any order; some may be known. Returns what they changed."""
+        """Add newer solves, in any order; some may be known already. Returns what they changed."""
         return {division_id: change.delta() for division_id, change in self._change(solves).items()}
 
     def _change(self, solves: Solves) -> dict[int | None, Change]:
@@ -60,7 +60,7 @@ class ScoreboardState:
 
     @property
     def digest(self) -> str:
-        """Over all documents. Equal digests, equal documents; and the other way, if the zstd libraries are equal."""
+        """A hash over all documents: equal digests mean equal documents. The reverse holds for equal zstd libraries."""
         digest = blake2b(digest_size=DIGEST_BYTES)
         for name, document in self.documents.items():
             digest.update(b"%d:%b" % (len(document.digests), name.encode()))

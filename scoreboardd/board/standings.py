@@ -1,14 +1,14 @@
-"""The standings of everyone, or of one division: what each challenge is worth, each owner's score, the four documents.
+"""The standings of everyone, or of one division: the points of each challenge, the score of each participant, and the
+four documents.
 
-A change comes in two steps, with the contest changing in between: `change` reckons with what was and what will be; what
-is left to do is printing from the contest as it then is.
+A change has two steps, and the contest changes between them: `change` computes with the facts before and after, and the
+function that it returns renders the contest as it then is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import orjson
 import zstandard
 
 from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Participants, SolveChanges
@@ -17,6 +17,7 @@ from scoreboardd.board.document_names import BUCKET, ParticipantKind, leaderboar
 from scoreboardd.board.leaderboards import Solve
 from scoreboardd.board.scoring import challenge_points
 from scoreboardd.board.times import rfc3339
+from scoreboardd.render import text
 from scoreboardd.render.chunked_document import ChunkedDocument, Document, Segment, row_changes
 from scoreboardd.render.rows import BucketRenderer, EntryRenderer
 
@@ -24,16 +25,16 @@ PendingRender = Callable[[], None]
 
 
 class Change(NamedTuple):
-    """What solves do to a board."""
+    """What solves change on a board."""
 
     print: PendingRender
-    "Has to be called, once the contest has changed."
+    "To be called once the contest has changed."
     delta: Callable[[], Delta]
-    "What a client is told of it."
+    "Computes what a client gets."
 
 
 class Standings:
-    """One board. Whoever is no member of its division is nothing to it."""
+    """One board: of a division and its members alone, or of everyone."""
 
     def __init__(self, contest: Contest, division_id: int | None, compressor: zstandard.ZstdCompressor) -> None:
         self._contest = contest
@@ -49,8 +50,8 @@ class Standings:
         self._solver_counts: Ints = np.zeros(len(contest.challenges), np.int64)
         self._points = self._compute_points()
         self._opening = self._open()
-        self._beginning = Segment(b'{"submissions":[', compressor)
-        self._closing = Segment(b"]}", compressor)
+        self._beginning = Segment(text.TIMELINE, compressor)
+        self._closing = Segment(text.END, compressor)
 
     def change(self, solve_changes: Mapping[ParticipantKind, SolveChanges]) -> Change:
         mine = {owner: self._rankings[owner].of_members(cells) for owner, cells in solve_changes.items()}
@@ -82,7 +83,7 @@ class Standings:
         return Delta(Challenges(points=changed), solves(ParticipantKind.USERS), solves(ParticipantKind.TEAMS))
 
     def _compute_points(self) -> Ints:
-        """What each challenge is worth now."""
+        """The points of each challenge now."""
         solver_counts = zip(self._contest.challenges, self._solver_counts.tolist(), strict=True)
         return np.array(
             [challenge_points(c.initial, c.minimum, decay=self._competing, solves=n) for c, n in solver_counts],
@@ -90,15 +91,15 @@ class Standings:
         )
 
     def _open(self) -> Segment:
-        """How a leaderboard begins, up to its entries."""
-        listed = [
+        """The opening of a leaderboard, up to its entries."""
+        challenges = [
             {"id": c.id, "title": c.title, "category": c.category, "points": points}
             for c, points in zip(self._contest.challenges, self._points.tolist(), strict=True)
         ]
-        return Segment(b'{"challenges":%b,"entries":[' % orjson.dumps(listed), self._compressor)
+        return Segment(text.leaderboard_opening(challenges), self._compressor)
 
     def documents(self) -> Iterator[tuple[str, Document]]:
-        """As they are now, by name."""
+        """The documents as they are now, by name."""
         for owner, ranking in self._rankings.items():
             name = leaderboard_key(owner, self._division_id)
             yield name, ranking.entries.document(self._opening, self._closing)
@@ -107,7 +108,8 @@ class Standings:
 
 
 class Ranking:
-    """The users, or the teams, of one board: a line each in the leaderboard, one each and bucket in the timeline."""
+    """The users, or the teams, of one board. The leaderboard has a row for each participant, the timeline one for each
+    participant and bucket."""
 
     def __init__(
         self, contest: Contest, participants: Participants, members: Bools, compressor: zstandard.ZstdCompressor
@@ -128,7 +130,7 @@ class Ranking:
             solvers = {column: self._members_who_solved(column) for column in np.flatnonzero(point_deltas).tolist()}
             touched = np.unique(np.concatenate([cells.index, *solvers.values()]))
             leaving = row_changes(-self._scores[touched], touched, count=-1)
-        else:  # nothing is printed yet: nobody had anything, and now everybody is listed
+        else:  # nothing is rendered yet: no participant had a solve, and now all are listed
             solvers = {}
             touched = np.flatnonzero(self._members)
             leaving = row_changes(touched[:0], touched[:0])
@@ -152,6 +154,6 @@ class Ranking:
         return render_both
 
     def _members_who_solved(self, column: int) -> Ints:
-        """The members who have this challenge."""
+        """The members that have solved this challenge."""
         indexes = self._participants.solvers_of(column)
         return indexes[self._members[indexes]]

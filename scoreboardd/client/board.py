@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from scoreboardd.board.document_names import ParticipantKind
-from scoreboardd.board.leaderboards import Challenge, Leaderboards, Solve, ranked, render
+from scoreboardd.board.leaderboards import Challenge, Leaderboards, Solve, ranked
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 
 
 class Row(NamedTuple):
@@ -50,7 +51,7 @@ class Board:
 
     @cached_property
     def documents(self) -> Documents:
-        return Documents(*render(self.view))
+        return Documents(*document_text.leaderboards(self.view))
 
     def _rows(self, owner: ParticipantKind) -> tuple[Row, ...]:
         rows = enumerate(ranked(self.view, owner), start=1)

@@ -7,10 +7,10 @@ import aiohttp
 from yarl import URL
 
 from scoreboardd.board.document_names import ParticipantKind
-from scoreboardd.board.leaderboards import parse
 from scoreboardd.client.board import Board
 from scoreboardd.client.http import RequestFailed, ask
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 
 PATHS = {ParticipantKind.USERS: "api/leaderboard", ParticipantKind.TEAMS: "api/leaderboard/teams"}
 
@@ -52,7 +52,9 @@ class LeaderboardFetcher:
             return None
         try:
             # Seconds, for the largest: the bot goes on meanwhile.
-            view = await asyncio.to_thread(parse, memoryview(users.body), memoryview(teams.body))
+            view = await asyncio.to_thread(
+                document_text.parse_leaderboards, memoryview(users.body), memoryview(teams.body)
+            )
         except (KeyError, TypeError, ValueError) as error:
             self._last = {}
             raise RequestFailed(

@@ -1,13 +1,12 @@
-"""A document as a sequence of compressed pieces, of which a change replaces the few that it touches.
+"""A document as a sequence of compressed segments. A change replaces only the segments that it touches.
 
-- The lines of a document are in the order of their keys, (major, rank). A *change* adds to a line: one is there while
-  its `count` is above zero, and a change of nothing at all says that the line looks different now. So a document that
-  is made whole is one that is changed from nothing: there is no second way to make one.
-- The lines are cut into chunks where their keys say so (`RowRenderer.chunk_boundaries`), about every so many lines.
-  Whatever the way to a document was, it is cut alike: equal documents are equal chunk for chunk, and nothing has to be
-  balanced.
-- A chunk is immutable, and shared by all versions of the document that have it. What it keeps of its text is a zstd
-  frame; zstd frames one behind the other are the zstd form of the whole (RFC 8878 §3).
+- The rows of a document are in the order of their keys, (sort_key, index). A *change* adds to the counts of a row: the
+  row exists while its `count` is above zero. A change by nothing means that the row's text differs now. So a new
+  document is made by changing an empty one; there is no second way to make one.
+- Rows are split into chunks at boundaries that depend only on their own keys (`RowRenderer.chunk_boundaries`): this is
+  content-defined chunking. So equal documents have equal chunks, whatever happened before, and nothing is rebalanced.
+- A chunk is immutable and shared by all versions that contain it. Its text is kept as a zstd frame. The concatenation
+  of zstd frames is the zstd form of the whole document (RFC 8878 §3).
 """
 
 from bisect import bisect_left, bisect_right
@@ -24,50 +23,50 @@ from scoreboardd.system.compression import DIGEST_BYTES, LEVEL, digest_of_digest
 
 ROW = np.dtype([("sort_key", np.int64), ("index", np.int64), ("points", np.int64), ("count", np.int64)])
 Rows = NDArray[Any]
-"An array of `ROW`, in order where they are those of a chunk."
+"An array of `ROW`; the rows of a chunk are in order."
 
 CHUNKS_PER_RENDER = 32
-"Chunks printed at once: enough to make numpy worth its calls, few enough to stay in the processor's cache."
+"Enough to make calls of numpy worthwhile, few enough to stay in the processor's cache."
 
 
 class Segment:
-    """A stretch of a document's text. Immutable."""
+    """A part of a document's text, compressed. Immutable."""
 
     __slots__ = ("digest", "frame", "size")
 
     def __init__(self, text: bytes, compressor: zstandard.ZstdCompressor) -> None:
         self.size = len(text)
         "Bytes of the text."
-        # A copy: what comes from the compressor keeps room for a text that would not compress at all.
+        # A copy: the compressor's own buffer is as large as incompressible text would need.
         self.frame = bytes(memoryview(compressor.compress(text)))
         self.digest = frame_digest(self.frame)
 
 
 class Chunk(Segment):
-    """A piece made of lines."""
+    """A segment made of rows."""
 
     __slots__ = ("first", "rows")
 
     def __init__(self, rows: Rows, text: bytes, compressor: zstandard.ZstdCompressor) -> None:
         super().__init__(text, compressor)
-        # As bytes: numpy takes ten times as long to copy and to join arrays of records.
+        # As bytes: copying and joining arrays of records takes numpy ten times as long.
         self.rows = rows.tobytes()
         self.first = _key(rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of one version, in pieces. Versions share what they have in common."""
+    """One document of one version, in segments. Versions share the segments that they have in common."""
 
     opening: Segment
     chunks: Sequence[Segment]
     closing: Segment
     digests: bytes
-    "Those of the chunks, one behind the other."
+    "The digests of the chunks, concatenated."
 
     @classmethod
     def of(cls, text: bytes) -> Self:
-        """A small one, in one piece."""
+        """A small document, of one segment."""
         compressor = zstandard.ZstdCompressor(level=LEVEL)
         return cls(Segment(text, compressor), (), Segment(b"", compressor), b"")
 
@@ -80,83 +79,83 @@ class Document:
 
     @property
     def segment_digests(self) -> bytes:
-        """Those of all pieces, one behind the other."""
+        """The digests of all segments, concatenated."""
         return self.opening.digest + self.digests + self.closing.digest
 
     @property
     def zstd_digest(self) -> str:
-        """Of a value that holds the document as zstd: see `compression.digest_of`."""
+        """The digest of the document as zstd, as `compression.digest_of` computes it."""
         return digest_of_digests(self.segment_digests)
 
     def __len__(self) -> int:
-        """Pieces."""
+        """Number of segments."""
         return 2 + len(self.chunks)
 
     @property
     def size(self) -> int:
-        """Bytes of the plain text."""
+        """Bytes of the text."""
         return sum(segment.size for segment in self)
 
     def text(self) -> Iterator[bytes]:
-        """The plain text, piece by piece."""
+        """The text, segment by segment."""
         decompressor = zstandard.ZstdDecompressor()
         return (decompressor.decompress(segment.frame) for segment in self)
 
     def frames(self) -> list[bytes]:
-        """The document as zstd, piece by piece."""
+        """The document as zstd, segment by segment."""
         return [segment.frame for segment in self]
 
 
 class RowRenderer(Protocol):
-    """What a sheet needs to know of its document."""
+    """How the rows of one document are split and rendered."""
 
     def chunk_boundaries(self, rows: Rows) -> Bools:
-        """Which lines begin a chunk: a matter of each line's own key alone."""
+        """Marks the rows that begin a chunk. That depends on each row's own key alone."""
 
     def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        """The text of each stretch of lines; `starts` says where each begins. A line's text begins with a comma."""
+        """The text of each run of rows; `starts` says where each run begins. The text of a row begins with a comma."""
 
 
 def row_changes(sort_key: Ints, index: Ints, points: Any = 0, count: Any = 0) -> Rows:
-    """Changes to as many lines, given as columns."""
+    """Changes to as many rows, given as columns."""
     made = np.empty(len(index), ROW)
     made["sort_key"], made["index"], made["points"], made["count"] = sort_key, index, points, count
     return made
 
 
 class ChunkedDocument:
-    """The lines of one document, as chunks."""
+    """The rows of one document, as chunks."""
 
     def __init__(self, renderer: RowRenderer, compressor: zstandard.ZstdCompressor) -> None:
         self._renderer = renderer
         self._compressor = compressor
-        # Both are replaced by a change, never changed: documents keep them.
+        # A change replaces both and never modifies them, because documents keep them.
         self.chunks: list[Chunk] = []
         self._digests = b""
 
     def document(self, opening: Segment, closing: Segment) -> Document:
-        """As it is now."""
+        """The document as it is now."""
         return Document(opening, self.chunks, closing, self._digests)
 
     def change(self, *changed: Rows) -> None:
-        """Add these changes to the lines, and print again the chunks they touch."""
+        """Add these changes to the rows, and render the chunks that they touch again."""
         change = _summed(*changed)
-        stretches = self._touched(change)
-        if not stretches:
+        runs = self._touched(change)
+        if not runs:
             return
-        rows = _present(_summed(_joined(self.chunks[start:end] for start, end in stretches), change))
-        start, end = stretches[0]
+        rows = _present(_summed(_joined(self.chunks[start:end] for start, end in runs), change))
+        start, end = runs[0]
         if start == 0 < end < len(self.chunks) and not (len(rows) and _key(rows) < self.chunks[end].first):
-            # The one after has become the first, and has a comma too many.
-            stretches[0] = start, end + 1
+            # The next chunk has become the first of the document, and its text has a comma too many.
+            runs[0] = start, end + 1
             rows = np.concatenate([_joined([self.chunks[end : end + 1]]), rows])
-        # All at once, wherever they belong: numpy is not worth its calls for the few chunks of a stretch.
+        # All at once, wherever they belong: the few chunks of one run are too few for numpy.
         made = [*self._rendered(rows, first=start == 0)]
 
         chunks: list[Chunk] = []
-        digests: list[bytes] = []  # of thousands of chunks: copied in stretches, not gathered one by one
+        digests: list[bytes] = []  # copied in runs: there may be thousands of chunks
         kept = put = 0
-        for start, end in stretches:
+        for start, end in runs:
             upto = bisect_left(made, self.chunks[end].first, key=_first) if end < len(self.chunks) else len(made)
             chunks += self.chunks[kept:start] + made[put:upto]
             digests += (
@@ -169,25 +168,25 @@ class ChunkedDocument:
         self.chunks, self._digests = chunks, b"".join(digests)
 
     def _touched(self, changed: Rows) -> list[tuple[int, int]]:
-        """The chunks that these changes are for, neighbours together, as (start, end)."""
+        """The runs of neighbouring chunks that these changes touch, as (start, end)."""
         if len(self.chunks) <= 1:
             return [(0, len(self.chunks))] if len(changed) else []
         keys = list(zip(changed["sort_key"].tolist(), changed["index"].tolist(), strict=True))
-        stretches: list[tuple[int, int]] = []
+        runs: list[tuple[int, int]] = []
         taken = 0
         while taken < len(keys):
             start = self._place(keys[taken])
             end = start + 1
             if start and keys[taken] == self.chunks[start].first and changed["count"][taken] < 0:
-                start -= 1  # where that one ends there may be a cut no more
-            if stretches and start <= stretches[-1][1]:
-                start, _ = stretches.pop()
-            stretches.append((start, end))
+                start -= 1  # the boundary at the end of that chunk may disappear
+            if runs and start <= runs[-1][1]:
+                start, _ = runs.pop()
+            runs.append((start, end))
             taken = bisect_left(keys, self.chunks[end].first) if end < len(self.chunks) else len(keys)
-        return stretches
+        return runs
 
     def _place(self, key: tuple[int, int]) -> int:
-        """Of the chunk that has, or would have, the line of this key."""
+        """The position of the chunk that has, or would have, the row of this key."""
         return bisect_right(self.chunks, key, lo=1, key=_first) - 1
 
     def _rendered(self, rows: Rows, *, first: bool) -> Iterator[Chunk]:
@@ -215,12 +214,12 @@ def _key(rows: Rows) -> tuple[int, int]:
     return sort_key, index
 
 
-def _joined(stretches: Iterable[list[Chunk]]) -> Rows:
-    return np.frombuffer(b"".join([chunk.rows for chunks in stretches for chunk in chunks]), ROW)
+def _joined(runs: Iterable[list[Chunk]]) -> Rows:
+    return np.frombuffer(b"".join([chunk.rows for chunks in runs for chunk in chunks]), ROW)
 
 
 def _summed(*changed: Rows) -> Rows:
-    """One line for each key, in order."""
+    """One row for each key, in order."""
     some = [rows for rows in changed if len(rows)] or changed[:1]
     rows = np.concatenate(some) if len(some) > 1 else some[0]
     if not len(rows):
@@ -229,14 +228,14 @@ def _summed(*changed: Rows) -> Rows:
     if (keys[1:] > keys[:-1]).all():
         return rows
     first, again, of = grouped(keys)
-    summed = rows.take(first)  # which numpy does seven times as fast as lines[first]
+    summed = rows.take(first)  # seven times as fast as rows[first]
     for name in ("points", "count"):
         np.add.at(summed[name], of, rows[name].take(again))
     return summed
 
 
 def _numbered(rows: Rows) -> Ints:
-    """One number for both parts of each line's key, in the same order; not negative."""
+    """One number for both parts of each row's key, in the same order; not negative."""
     sort_key, index = rows["sort_key"], rows["index"]
     low, indexes = int(sort_key.min()), int(index.max()) + 1
     if (int(sort_key.max()) - low + 1) * indexes >= 2**63:

@@ -1,7 +1,7 @@
-"""The text of the documents' lines, many at a time.
+"""Renders the rows of the documents, many at a time.
 
-A solve is put together in lanes: columns of fixed width, each filled from a small table, with NULs where a text is
-shorter; then the NULs are taken out, of which JSON has none of its own. Names, which may be long, are joined as they
+The text of a solve is assembled in columns of fixed width, each filled from a small table, with NUL bytes where a text
+is shorter. Then the NUL bytes, which JSON never contains, are removed. Names, which may be long, are joined as they
 are.
 """
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scoreboardd.board.contest import NEVER, Bools, Contest, Ints, Participants, objects
 from scoreboardd.board.document_names import BUCKET
 from scoreboardd.board.times import rfc3339
+from scoreboardd.render import text
 from scoreboardd.render.chunked_document import Rows
 
 ENTRIES = 16
-"Lines of a leaderboard in a chunk, on average: some tens of kilobytes at a hundred challenges."
+"Rows of a leaderboard in a chunk, on average: some tens of kilobytes at a hundred challenges."
 BUCKETS = 512
-"Lines of a timeline in a chunk, on average: about 60 kB."
+"Rows of a timeline in a chunk, on average: about 60 kB."
 
 _DAY = 86_400
 _NARROW = 1 << 16
@@ -40,35 +41,36 @@ _MICROS = _table([(b"%03d" % us).rstrip(b"0") for us in range(1000)])
 
 
 class EntryRenderer:
-    """The lines of a leaderboard: -score, then rank."""
+    """Renders the rows of a leaderboard, whose key is (-score, index)."""
 
     def __init__(self, contest: Contest, participants: Participants) -> None:
         self._participants = participants
-        openings = _table([b',{"challenge_id":%d,"solved_at":"' % c.id for c in contest.challenges] or [b""])
+        self._labels = _labels(participants)
+        openings = _table([text.SOLVE % c.id for c in contest.challenges] or [b""])
         lanes = [("opening", openings.dtype), ("date", "S11"), ("clock", "S8"), ("ms", "S4"), ("us", "S3")]
-        closings = _table([b'Z","is_first_blood":false}', b'Z","is_first_blood":true}'])
+        closings = _table(list(text.SOLVE_ENDS))
         self._blank = np.zeros(2 * len(openings), [*lanes, ("closing", closings.dtype)])
-        "A solve of each challenge, without and with first blood, at no time yet."
+        "The text of a solve of each challenge, without and with first blood, still without its time."
         self._blank["opening"], self._blank["closing"] = openings.repeat(2), np.tile(closings, len(openings))
 
     def chunk_boundaries(self, rows: Rows) -> Bools:
         return _is_boundary(self._participants.ids.take(rows["index"]), 0, ENTRIES)
 
     def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
-        labels, scores = self._participants.labels.take(rows["index"]).tolist(), (-rows["sort_key"]).tolist()
+        labels, scores = self._labels.take(rows["index"]).tolist(), (-rows["sort_key"]).tolist()
         solves, ends = self._solves(rows["index"])
         width = solves.itemsize
-        text = solves.view(np.uint8).data
+        solves_text = solves.view(np.uint8).data
         parts: list[bytes | memoryview] = []
         for label, score, (start, end) in zip(labels, scores, pairwise([0, *ends.tolist()]), strict=True):
             # The comma before the first is left out.
-            parts += (b',{%b,"score":%d,"solves":[' % (label, score), text[start * width + 1 : end * width], b"]}")
+            parts += (text.ENTRY % (label, score), solves_text[start * width + 1 : end * width], text.ENTRY_END)
         return [
             b"".join(parts[3 * start : 3 * end]).replace(b"\0", b"") for start, end in pairwise([*starts, len(rows)])
         ]
 
     def _solves(self, index: Ints) -> tuple[NDArray[Any], Ints]:
-        """The solves of these owners, each with a comma in front, and how many there are up to each owner's last."""
+        """The solves of these owners, each with a comma before it, and the number of solves up to each owner's last."""
         shape = len(self._participants), self._participants.columns
         at = self._participants.at.reshape(shape).take(index, axis=0).ravel()
         first_blood = self._participants.first_blood.reshape(shape).take(index, axis=0).ravel()
@@ -89,36 +91,40 @@ class EntryRenderer:
 
 
 class BucketRenderer:
-    """The lines of a timeline: number of the bucket, then rank."""
+    """Renders the rows of a timeline, whose key is (number of the bucket, index)."""
 
     def __init__(self, participants: Participants) -> None:
         self._participants = participants
-        self._counts = objects([b"%d}" % count for count in range(participants.columns + 1)])
+        self._labels = _labels(participants)
+        self._counts = objects([text.BUCKET_COUNT % count for count in range(participants.columns + 1)])
 
     def chunk_boundaries(self, rows: Rows) -> Bools:
         return _is_boundary(self._participants.ids.take(rows["index"]), rows["sort_key"], BUCKETS)
 
     def texts(self, rows: Rows, starts: list[int]) -> list[bytes]:
         sort_keys, sort_key = _distinct(rows["sort_key"])
-        stamps = objects(
-            [f',{{"timestamp":"{rfc3339(sort_key * BUCKET)}",'.encode() for sort_key in sort_keys.tolist()]
-        )
+        stamps = objects([text.bucket_opening(rfc3339(sort_key * BUCKET)) for sort_key in sort_keys.tolist()])
         sums, points = _distinct(rows["points"])
-        points_texts = objects([b',"points":%d,"challenge_count":' % p for p in sums.tolist()])
+        points_texts = objects([text.BUCKET_POINTS % p for p in sums.tolist()])
         parts: list[bytes] = [b""] * (4 * len(rows))
         parts[0::4] = stamps.take(sort_key).tolist()
-        parts[1::4] = self._participants.labels.take(rows["index"]).tolist()
+        parts[1::4] = self._labels.take(rows["index"]).tolist()
         parts[2::4] = points_texts.take(points).tolist()
         parts[3::4] = self._counts.take(rows["count"]).tolist()
         return [b"".join(parts[4 * start : 4 * end]) for start, end in pairwise([*starts, len(rows)])]
 
 
+def _labels(participants: Participants) -> NDArray[np.object_]:
+    named = zip(participants.ids.tolist(), participants.names, strict=True)
+    return objects([text.label(participants.owner, id, name) for id, name in named])
+
+
 def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
-    """The few values there are, in order, and which of them each is."""
+    """The distinct values in order, and the position of each value among them."""
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     if high - low >= _NARROW:
         return np.unique(values, return_inverse=True)
-    # Near each other they can be ticked off in a list of all that could be, in a fifth of the time.
+    # For values near each other, marking them in an array of the whole range takes a fifth of the time.
     offsets = values - low
     there = np.zeros(high - low + 1, np.bool_)
     there[offsets] = True
@@ -126,7 +132,7 @@ def _distinct(values: Ints) -> tuple[Ints, NDArray[np.intp]]:
 
 
 def _is_boundary(ids: Ints, salt: Ints | int, every: int) -> Bools:
-    """Marks one in `every` of these, by a hash (the finalizer of splitmix64): an id has no say in where it falls."""
+    """Marks one in `every` ids on average, by a hash of id and salt: the finalizer of splitmix64."""
     x = ids.astype(np.uint64) ^ (np.asarray(salt, np.int64).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,10 +1,9 @@
-"""A timeline cut to a window, from the documents of a version that are there already.
+"""A timeline that begins at a given time, made from the documents of a version.
 
-The rows of a timeline are in the order of time. So everything after the bucket in which the window begins is the end of
-the document as it is. The rows of that first bucket are counted again, from the solves in the leaderboard.
+The rows of a timeline are in the order of time. So all text after the bucket in which the window begins is copied from
+the document. The rows of that first bucket are summed again, from the solves in the leaderboard.
 
-Both documents come as chunks of their plain text, and are never held whole. Text inside a JSON string cannot be
-mistaken for a field: its quotation marks are escaped.
+Both documents come as chunks of their text and are never held completely.
 """
 
 from collections import defaultdict
@@ -12,16 +11,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-import orjson
-
 from scoreboardd.board.document_names import BUCKET, ParticipantKind
 from scoreboardd.board.times import Micros, micros, rfc3339
-
-_ROW = b'{"timestamp":"'
-_STAMP = len("2026-02-27T18:00:00Z")
-_SOLVED_AT = b'"solved_at":"'
-_CHALLENGE = b'"challenge_id":'
-_ENTRIES = b'],"entries":['
+from scoreboardd.render import text
 
 
 class WindowSolve(NamedTuple):
@@ -35,35 +27,20 @@ def bucket_of(at: Micros) -> Micros:
     return at - at % BUCKET
 
 
-def solves_in(bucket: Micros, owner: ParticipantKind, leaderboard: Iterable[bytes]) -> list[WindowSolve]:
-    """The solves of the ten minutes that begin at `bucket`, which is a multiple of `BUCKET`."""
+def solves_in(bucket: Micros, kind: ParticipantKind, leaderboard: Iterable[bytes]) -> list[WindowSolve]:
+    """The solves of the ten minutes that begin at `bucket`, a multiple of `BUCKET`."""
     chunks = iter(leaderboard)
-    text = b""
-    while (end := text.find(_ENTRIES)) < 0:
-        text += next(chunks, b'],"entries":[')
-    points = {challenge["id"]: challenge["points"] for challenge in orjson.loads(text[:end] + b"]}")["challenges"]}
-    entry = b'{"%s":' % owner.id_field.encode()
-    # Ten minutes that begin at a multiple of ten: they have all but the last digit of the minutes in common.
-    solved = _SOLVED_AT + rfc3339(bucket)[:15].encode()
-    found: list[WindowSolve] = []
-    text = text[end:]
-    for chunk in chain(chunks, [entry]):
-        text += chunk
-        whole = text.rfind(entry)  # from there on an entry may not be complete
-        at = text.find(solved, 0, whole)
-        while at >= 0:
-            start = at + len(_SOLVED_AT)
-            challenge_id = _number(text, text.rindex(_CHALLENGE, 0, at) + len(_CHALLENGE))
-            owner_id = _number(text, text.rindex(entry, 0, at) + len(entry))
-            moment = micros(text[start : text.index(b'"', start)].decode())
-            found.append(WindowSolve(moment, owner_id, points[challenge_id]))
-            at = text.find(solved, start, whole)
-        text = text[max(whole, 0) :]
-    return found
+    points, rest = text.challenge_points(chunks)
+    # Times of the same ten minutes have all but the last digit of the minutes in common.
+    ten_minutes = rfc3339(bucket)[:15]
+    return [
+        WindowSolve(micros(solve.at), solve.owner_id, points[solve.challenge_id])
+        for solve in text.find_solves(ten_minutes, kind, chain([rest], chunks))
+    ]
 
 
 def timeline(
-    since: Micros, owner: ParticipantKind, whole: Iterable[bytes], solves: Iterable[WindowSolve]
+    since: Micros, kind: ParticipantKind, whole: Iterable[bytes], solves: Iterable[WindowSolve]
 ) -> Iterator[bytes]:
     """The text of the timeline of the solves at or after `since`, in chunks. `whole` is the timeline of all solves,
     `solves` are those of the bucket that `since` is in."""
@@ -74,48 +51,33 @@ def timeline(
             left[solve.owner_id][1] += 1
     bucket = bucket_of(since)
     rows, rest = _rows_of(rfc3339(bucket).encode(), rfc3339(bucket + BUCKET).encode(), whole)
-    field = b'"%s":' % owner.id_field.encode()
-    counted = [
-        row[: row.rindex(b'"points":')] + b'"points":%d,"challenge_count":%d}' % tuple(left[owner_id])
-        for row in rows
-        if (owner_id := _number(row, row.index(field) + len(field))) in left
-    ]
+    counted = [text.with_sums(row, *left[owner]) for row in rows if (owner := text.bucket_owner(row, kind)) in left]
     first = next(rest)
-    yield b'{"submissions":[' + b",".join(counted) + (b"," if counted and first.startswith(_ROW) else b"")
+    yield text.TIMELINE + b",".join(counted) + (b"," if counted and first.startswith(text.BUCKET) else b"")
     yield first
     yield from rest
 
 
 def _rows_of(begin: bytes, end: bytes, whole: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
-    """The rows whose timestamps are in [begin, end), and the text that follows them."""
+    """The rows whose times are in [begin, end), and the text that follows them."""
     chunks = iter(whole)
-    text = b""
+    part = b""
     for chunk in chunks:
-        text += chunk
-        last = text.rfind(_ROW, 0, len(text) - _STAMP)  # of those whose timestamp is complete
+        part += chunk
+        last = part.rfind(text.BUCKET, 0, len(part) - text.BUCKET_STAMP_BYTES)  # of the rows whose time is complete
         if last < 0:
             continue
-        if _stamp(text, last) >= end:
+        if text.bucket_stamp(part, last) >= end:
             break
-        if _stamp(text, last) < begin:
-            text = text[last:]
-    first, past = _at_or_after(begin, text), _at_or_after(end, text)
-    rows = [_ROW + row for row in text[first:past].split(_ROW)[1:]]
-    return rows, chain([text[past:]], chunks)
+        if text.bucket_stamp(part, last) < begin:
+            part = part[last:]
+    first, past = _at_or_after(begin, part), _at_or_after(end, part)
+    return text.split_rows(part[first:past]), chain([part[past:]], chunks)
 
 
-def _at_or_after(moment: bytes, text: bytes) -> int:
+def _at_or_after(moment: bytes, part: bytes) -> int:
     """Where the first row begins that is not before `moment`; the end of the rows if all are before it."""
-    row = text.find(_ROW)
-    while row >= 0 and _stamp(text, row) < moment:
-        row = text.find(_ROW, row + 1)
-    return row if row >= 0 else text.rindex(b"]}")
-
-
-def _stamp(text: bytes, row: int) -> bytes:
-    start = row + len(_ROW)
-    return text[start : start + _STAMP]
-
-
-def _number(text: bytes, start: int) -> int:
-    return int(text[start : text.index(b",", start)])
+    row = part.find(text.BUCKET)
+    while row >= 0 and text.bucket_stamp(part, row) < moment:
+        row = part.find(text.BUCKET, row + 1)
+    return row if row >= 0 else part.rindex(text.END)

@@ -15,6 +15,7 @@ from scoreboardd.board.document_names import ParticipantKind, leaderboard_key, t
 from scoreboardd.board.times import micros
 from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.model import Snapshot
+from scoreboardd.render.text import first_bucket
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors, negotiation
 from scoreboardd.web.windows import CutFailed, TooMany, Windows
@@ -36,7 +37,6 @@ LONGEST = 60 * 24 * 365 * 100
 "Minutes; a longer window is a century all the same."
 
 _POSITIVE = re.compile(r"0*[1-9][0-9]{0,18}", re.ASCII)
-_FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
 
 
 class DocumentEndpoint:
@@ -93,8 +93,8 @@ class DocumentEndpoint:
         """The moment (in microseconds) at which a window of so many minutes begins; None if it contains all of the
         timeline of that name."""
         since = (math.floor(self._cache.clock.now()) - min(window, LONGEST) * 60) * 1_000_000
-        first = _FIRST_BUCKET.match(self._cache.encoded_document(name).beginning)
-        return None if first is None or since <= micros(first[1].decode()) else since
+        first = first_bucket(self._cache.encoded_document(name).beginning)
+        return None if first is None or since <= micros(first) else since
 
     def _headers(self, snapshot: Snapshot) -> CIMultiDict[str]:
         described, headers = self._described

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scoreboardd.board import delta
 from scoreboardd.board.delta import Challenges, Delta, Owners, VersionedDelta
 from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
-from scoreboardd.board.leaderboards import NOTHING, Challenge, Entry, Leaderboards, Solve, parse, render
+from scoreboardd.board.leaderboards import NOTHING, Challenge, Entry, Leaderboards, Solve
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from tests import oracle
 from tests.board.expected import rendered
 from tests.board.histories import histories
@@ -27,13 +28,13 @@ def leaderboards(tables: oracle.Tables) -> tuple[bytes, bytes]:
 
 
 def view_of(tables: oracle.Tables) -> Leaderboards:
-    return parse(*leaderboards(tables))
+    return document_text.parse_leaderboards(*leaderboards(tables))
 
 
 @given(contests())
 def test_a_view_is_the_documents_to_the_byte(tables: oracle.Tables):
     documents = leaderboards(tables)
-    assert render(parse(*documents)) == documents
+    assert document_text.leaderboards(document_text.parse_leaderboards(*documents)) == documents
 
 
 @given(histories())
@@ -42,7 +43,7 @@ def test_applied_it_gives_the_next_documents_to_the_byte(history: list[oracle.Ta
     for tables in history[1:]:
         view = delta.apply(delta.diff(view, view_of(tables)), view)
         assert view == view_of(tables)
-        assert render(view) == leaderboards(tables)
+        assert document_text.leaderboards(view) == leaderboards(tables)
 
 
 @given(histories())

@@ -63,5 +63,5 @@ def test_a_step_too_large_leaves_nothing_that_could_be_taken():
 
 
 def test_garbage_is_no_ring():
-    with pytest.raises(ValueError, match="not a step"):
+    with pytest.raises(ValueError, match="not a delta"):
         DeltaLog.parse(b'{"version":3}\n')

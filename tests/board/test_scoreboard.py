@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from scoreboardd.board import delta
 from scoreboardd.board.document_names import DIVISIONS, ParticipantKind, leaderboard_key
-from scoreboardd.board.leaderboards import Leaderboards, parse
+from scoreboardd.board.leaderboards import Leaderboards
 from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.board.source_rows import ChallengeRow, Roster, SourceRows, TeamRow, UserRow, solves_of
 from scoreboardd.render import chunked_document, rows
+from scoreboardd.render import text as document_text
 from tests.board import reference
 from tests.board.expected import plain
 from tests.contests import contests, to_rows
@@ -32,7 +33,7 @@ def views(scoreboard: ScoreboardState) -> dict[int | None, Leaderboards]:
     """Of everyone's boards and each division's."""
     texts = plain(scoreboard)
     return {
-        id: parse(*(texts[leaderboard_key(owner, id)] for owner in ParticipantKind))
+        id: document_text.parse_leaderboards(*(texts[leaderboard_key(owner, id)] for owner in ParticipantKind))
         for id in (None, *scoreboard.roster.division_ids)
     }
 

@@ -11,12 +11,13 @@ from scoreboardd.board import delta
 from scoreboardd.board.delta import VersionedDelta
 from scoreboardd.board.delta_log import MAX_DELTA_BYTES, DeltaLog
 from scoreboardd.board.document_names import ParticipantKind, delta_log_key, leaderboard_key
-from scoreboardd.board.leaderboards import Leaderboards, parse
+from scoreboardd.board.leaderboards import Leaderboards
 from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.board.source_rows import SourceRows, solves_of
 from scoreboardd.builder.delta_history import DeltaHistory
 from scoreboardd.builder.loader import ChangeSet, LoadResult
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from scoreboardd.system.compression import compressed, plain
 from tests import oracle
 from tests.board.histories import histories
@@ -40,7 +41,9 @@ class Shelf:
         metadata = SnapshotMetadata(made.digest, made.as_of, made.scoreboard.roster.division_ids)
         self.stored = StoredSnapshot(Head(version, metadata), list(documents.items()))
         self.views[version.number] = {
-            id: parse(*(plain(documents[leaderboard_key(owner, id)]) for owner in ParticipantKind))
+            id: document_text.parse_leaderboards(
+                *(plain(documents[leaderboard_key(owner, id)]) for owner in ParticipantKind)
+            )
             for id in (None, *metadata.divisions)
         }
 

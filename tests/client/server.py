@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from scoreboardd.board.delta import VersionedDelta, diff
-from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, render
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 
 USERS, TEAMS = "/api/leaderboard", "/api/leaderboard/teams"
 STREAM = "/api/scoreboard/stream"
@@ -108,7 +109,7 @@ class Server:
 
 def document(path: str, version: Version, view: Leaderboards) -> web.Response:
     headers = {"ETag": f'W/"{version}"', "X-Scoreboard-Version": str(version)}
-    body = render(view)[path == TEAMS]
+    body = document_text.leaderboards(view)[path == TEAMS]
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 

@@ -5,9 +5,10 @@ import random
 import orjson
 import pytest
 
-from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, parse, render
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve
 from scoreboardd.client import Board, Row
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from tests.client.views import view
 
 VERSION = Version("7f3a", 41)
@@ -16,8 +17,8 @@ VERSION = Version("7f3a", 41)
 @pytest.mark.parametrize("seed", range(20))
 def test_rows_are_in_the_order_of_the_documents_which_are_the_servers(seed: int):
     facts = view(random.Random(seed))
-    board = Board(VERSION, parse(*render(facts)))
-    assert board.documents == render(facts)
+    board = Board(VERSION, document_text.parse_leaderboards(*document_text.leaderboards(facts)))
+    assert board.documents == document_text.leaderboards(facts)
     assert board.challenges == facts.challenges
     for document, rows, id, name in (
         (board.documents.users, board.users, "user_id", "username"),

@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from scoreboardd.board.delta import VersionedDelta, diff
-from scoreboardd.board.leaderboards import render
 from scoreboardd.client import Board, ClientError, Scoreboard, documents, http, scoreboard, stream, sync_state
 from scoreboardd.demo.servers import free_port
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from tests.client.server import EPOCH, STREAM, TEAMS, USERS, Server, document, serving, view
 from tests.nodes import DEADLINE, until
 
@@ -51,7 +51,7 @@ async def becomes(boards: AsyncIterator[Board], server: Server) -> None:
     """The next board is what the server has."""
     board = await following(boards)
     assert board.version == server.version
-    assert board.documents == render(server.view)
+    assert board.documents == document_text.leaderboards(server.view)
 
 
 async def live(client: Scoreboard, server: Server) -> AsyncIterator[Board]:
@@ -118,7 +118,7 @@ class TestRefetching:
             server.answering.set()
             while (board := await following(boards)).version != server.version:
                 assert board.version.number in (7, 8)
-            assert board.documents == render(server.view)
+            assert board.documents == document_text.leaderboards(server.view)
             assert len(server.sent) == 4
 
     async def test_a_node_that_lags_is_asked_again(self, server: Server, url: str):
@@ -243,7 +243,7 @@ class TestOutages:
             await becomes(aiter(client), server)
 
     async def test_documents_in_many_members_are_read_as_one(self, server: Server, url: str):
-        text = render(server.view)[1]
+        text = document_text.leaderboards(server.view)[1]
         body = b"".join(gzip.compress(text[at : at + 50]) for at in range(0, len(text), 50))
         server.instead[TEAMS].append(lambda: compressed(body, "gzip"))
         async with Scoreboard(url) as client:
@@ -366,7 +366,7 @@ class TestFraming:
     @pytest.mark.parametrize("framing", ["chunked", "extended", "closed"])
     async def test_streams_and_documents(self, framing: str, size: int):
         board, next_board = view(1), view(2)
-        documents = dict(zip(BOTH, render(board), strict=True))
+        documents = dict(zip(BOTH, document_text.leaderboards(board), strict=True))
         step = VersionedDelta(1, 2, diff(board, next_board))
         ready = f"retry: 100\nid: {EPOCH}-1\nevent: ready\ndata: {{}}\n\n"
         events = f"{ready}id: {EPOCH}-2\nevent: delta\ndata: ".encode() + step.data() + b"\n\n"
@@ -399,7 +399,7 @@ class TestFraming:
                     boards = aiter(client)
                     while (found := await following(boards)).version.number < 2:
                         pass
-                    assert found.documents == render(next_board)
+                    assert found.documents == document_text.leaderboards(next_board)
             finally:
                 last.set()
 

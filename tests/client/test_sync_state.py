@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, parse, render
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve
 from scoreboardd.client.board import Board
 from scoreboardd.client.events import StreamEvent
 from scoreboardd.client.sync_state import GRACE, JITTER, PATIENCE, SyncState
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from tests.client.views import step, view
 
 EPOCHS = ("b", "a")
@@ -159,7 +160,7 @@ def test_ids_and_points_are_exact_beyond_what_a_float_holds():
         for solves in (0, 1, 2)
     ]
     keeper = SyncState()
-    keeper.fetched(Board(Version("a", 0), parse(*render(facts[0]))), 0.0)
+    keeper.fetched(Board(Version("a", 0), document_text.parse_leaderboards(*document_text.leaderboards(facts[0]))), 0.0)
     for number in (1, 2):
         keeper.hear(event("delta", number, step(facts, number - 1, number).data()), 0.0)
         assert keeper.board is not None

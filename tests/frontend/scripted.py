@@ -11,8 +11,9 @@ from aiohttp import web
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import VersionedDelta
-from scoreboardd.board.leaderboards import Leaderboards, render
+from scoreboardd.board.leaderboards import Leaderboards
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from scoreboardd.web.frontend import Frontend
 from tests.client.server import view as board
 from tests.external_tools import require
@@ -58,7 +59,7 @@ class Server:
 
     async def _document(self, request: web.Request) -> web.Response:
         self.queries.append(request.query_string)
-        version, body = self.version, render(self.view)[PATHS[request.path]]
+        version, body = self.version, document_text.leaderboards(self.view)[PATHS[request.path]]
         headers = {"ETag": f'W/"{version}"', "X-Scoreboard-Version": str(version), "X-Scoreboard-Cache": "memory"}
         if request.path in self.refusing:
             return self._refuse(request)
@@ -156,7 +157,7 @@ class Follower:
 
     async def holds(self, server: Server, *, tab: int = 0, **wanted: Any) -> None:
         """Both boards of the tab become what the server has."""
-        bodies = dict(zip(("users", "teams"), render(server.view), strict=True))
+        bodies = dict(zip(("users", "teams"), document_text.leaderboards(server.view), strict=True))
         while bodies:
             said = await self.until(say="board", tab=tab, version=str(server.version), **wanted)
             assert said["document"] == bodies.pop(said["kind"]).decode()

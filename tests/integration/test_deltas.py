@@ -12,8 +12,9 @@ import pytest
 
 from scoreboardd.board import delta
 from scoreboardd.board.delta import VersionedDelta
-from scoreboardd.board.leaderboards import Leaderboards, parse, render
+from scoreboardd.board.leaderboards import Leaderboards
 from scoreboardd.model import Version
+from scoreboardd.render import text as document_text
 from tests.integration.conftest import Platform
 from tests.integration.test_postgres_cluster import TABLE, NotifyingPlatform
 from tests.nodes import DEADLINE, Node, Notice, nodes, notices, until
@@ -45,7 +46,7 @@ class Follower:
     def __init__(self, session: aiohttp.ClientSession, version: Version, bodies: list[bytes]) -> None:
         self._session = session
         self.version = version
-        self.view: Leaderboards = parse(*bodies)
+        self.view: Leaderboards = document_text.parse_leaderboards(*bodies)
 
     @asynccontextmanager
     async def following(self, node: Node) -> AsyncIterator["AsyncIterator[Notice]"]:
@@ -71,7 +72,7 @@ class Follower:
                 assert notice.id == str(self.version)
 
     def holds(self, bodies: list[bytes]) -> bool:
-        return list(render(self.view)) == bodies
+        return list(document_text.leaderboards(self.view)) == bodies
 
 
 async def shown(session: aiohttp.ClientSession, platform: Platform, cluster: list[Node]) -> tuple[Version, list[bytes]]:
@@ -80,7 +81,10 @@ async def shown(session: aiohttp.ClientSession, platform: Platform, cluster: lis
 
     async def agreed() -> Any:
         found = [await boards(session, node) for node in cluster]
-        solves = {sum(len(entry.solves) for entry in parse(*bodies).users.values()) for _, bodies in found}
+        solves = {
+            sum(len(entry.solves) for entry in document_text.parse_leaderboards(*bodies).users.values())
+            for _, bodies in found
+        }
         return found[0] if solves == {wanted} and len({version for version, _ in found}) == 1 else None
 
     found: tuple[Version, list[bytes]] = await until(agreed, f"every node shows {wanted} solves")

@@ -9,8 +9,9 @@ from scoreboardd.board import delta
 from scoreboardd.board.delta import VersionedDelta, diff
 from scoreboardd.board.delta_log import DeltaLog, DeltaLogEntry
 from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
-from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, render
+from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve
 from scoreboardd.model import Snapshot, Version
+from scoreboardd.render import text as document_text
 from tests.snapshots import snapshot
 from tests.web.client import Stream
 from tests.web.server import EPOCH, Node, version
@@ -46,7 +47,7 @@ class History:
         return DeltaLog(tuple(entries[max(0, len(entries) - reach) :]))
 
     def snapshot(self, version: Version, reach: int = EVERYTHING) -> Snapshot:
-        users, teams = render(self.views[version])
+        users, teams = document_text.leaderboards(self.views[version])
         documents = {leaderboard_key(ParticipantKind.USERS): users, leaderboard_key(ParticipantKind.TEAMS): teams}
         return snapshot(version, documents, delta_logs={None: self.delta_log(version, reach)})
 
