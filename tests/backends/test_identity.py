@@ -177,7 +177,7 @@ class TestRights:
             await document_store.aclose()
 
     def test_the_documentation_names_them(self):
-        assert acl("") in Path("README.md").read_text()
+        assert acl("") in Path("docs/operate.md").read_text()
 
     async def test_it_does_not_need_info(self, own):
         async with opened(await user(own, *acl("").split(), "-info")) as store:
