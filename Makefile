@@ -38,7 +38,7 @@ lock: ## pin the newest releases that pyproject.toml allows
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
 	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \
-		--extra demo --extra dev --build-deps-for editable --allow-unsafe --strip-extras \
+		--extra server --extra demo --extra dev --build-deps-for editable --allow-unsafe --strip-extras \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 		--output-file .ci/requirements.txt pyproject.toml
 

@@ -177,7 +177,7 @@ def demo(**options: Any) -> None:
     try:
         from scoreboardd.demo import demo as demonstration  # noqa: PLC0415  its servers are an optional extra
     except ImportError as error:
-        _fail(f"the demo needs its servers ({error.name} is missing): pip install 'scoreboardd[demo]'")
+        _fail(f"the demo needs its servers ({error.name} is missing): pip install 'scoreboardd[server,demo]'")
     demonstration.run(**options)
 
 

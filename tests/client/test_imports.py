@@ -5,7 +5,7 @@ import sys
 
 
 def test_the_client_loads_no_heavy_part_of_the_daemon():
-    heavy = {"asyncpg", "numpy", "prometheus_client", "pydantic", "redis", "structlog", "uvloop"}
+    heavy = {"asyncpg", "click", "numpy", "prometheus_client", "pydantic", "redis", "sdnotify", "structlog", "uvloop"}
     loaded = subprocess.check_output(
         [sys.executable, "-c", "import scoreboardd.client, sys; print(*sys.modules)"], text=True, timeout=60
     )
