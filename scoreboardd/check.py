@@ -17,7 +17,7 @@ from scoreboardd.system import descriptors
 
 
 async def problems(settings: Settings) -> AsyncIterator[str]:
-    """One line each, once: what, where, how to mend it."""
+    """Yields each problem once, in one line: what, where, how to fix it."""
     told = set()
     async for problem in _all(settings):
         if problem not in told:

@@ -64,7 +64,7 @@ log = structlog.stdlib.get_logger("scoreboardd")
 
 
 class CannotListen(Exception):
-    """A listener could not be bound; one line for the person who can mend it."""
+    """A listener could not be bound; one line for the person who can fix it."""
 
 
 class Daemon:
@@ -81,7 +81,7 @@ class Daemon:
 
         rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
         tier = CacheTier(settings.coordination.backend)
-        # Whoever coordinates in Postgres has the documents there as it is.
+        # With the PostgreSQL backend the documents are there anyway.
         persist = settings.cache.persist and tier is CacheTier.REDIS
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)

@@ -1,9 +1,10 @@
-"""A version of the scoreboard, and the documents that were committed under it.
+"""Versions of the scoreboard, the events that cause them, and the documents of a version.
 
-- A `Version` is `<epoch>-<number>`. Numbers only grow within an epoch; the epoch changes only when the shared store has
-  lost its state, so two versions of different epochs have no order and the store's own is the true one.
-- The number is handed out with the lock, before the build begins (it is the fence): a failed build leaves a gap.
-- An `Snapshot` is immutable, and its documents are all of one database snapshot (I5).
+- A `Version` is `<epoch>-<number>`. Numbers only grow within an epoch. The epoch changes only when the shared store has
+  lost its state. So versions of two epochs have no order, and the one in the store is the true one.
+- The number is given out with the lock, before the build begins; it is also the fencing token. A failed build leaves a
+  gap.
+- A `Snapshot` is immutable, and all its documents come from one database snapshot (I5).
 """
 
 import re
@@ -15,15 +16,15 @@ from typing import Any, Self
 from scoreboardd.system.compression import Frames
 
 UPDATED = "scoreboard_updated"
-"The reason told to clients when nobody gave one."
+"The reason for clients when the event has none."
 SOLVED = "submission_correct"
-"The reason of a change that is one more solve and nothing else."
+"The reason of a change that is just one more solve."
 
 MAX_DIVISION_IDS = 100
-"Divisions that an event may name; one that would name more is about all of them."
+"Divisions that an event may name. An event that would name more is about all divisions."
 
 MAX_NUMBER = 10**14 - 1
-"Of a version. The store's scripts and browsers hold so many digits exactly; milliseconds since 1970 have 13."
+"The largest number of a version. The store's scripts and browsers hold it exactly."
 _VERSION = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,14})", re.ASCII)
 
 
@@ -37,37 +38,37 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """None for anything that is not a version."""
+        """The version in `text`; None if there is no valid one."""
         match = _VERSION.fullmatch(text)
         return cls(match[1], int(match[2])) if match else None
 
     def follows(self, other: "Version | None") -> bool:
-        """True if this one, said by the store, is news to whoever has `other`."""
+        """True if a node or client that has `other` should replace it by this version from the store."""
         return other is None or self.epoch != other.epoch or self.number > other.number
 
     def replaces(self, served: "Version | None", asked: "Version | None") -> bool:
-        """True if this one, which the store said it had to whoever then served `asked`, is newer than `served`.
+        """True if this version is newer than `served`. The store had it when a node that served `asked` read it.
 
-        Of two epochs that is the one asked for later: an answer may have been on its way while the epoch changed.
+        Of two epochs the one that was read later is newer: an answer may have been under way while the epoch changed.
         """
         if served is not None and self.epoch == served.epoch:
             return self.number > served.number
         return served == asked
 
     def includes(self, other: "Version") -> bool:
-        """True if this one was begun as late as `other` or later, so that it contains all that `other` does."""
+        """True if the build of this version did not begin before that of `other`, so that it contains all of it."""
         return self.epoch == other.epoch and self.number >= other.number
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """What a platform said changed (contract §3), and what clients are told (§6)."""
+    """What changed, as a platform announces it (protocol §3) and as clients receive it (§6)."""
 
     scope: str
     reason: str
     ts: str
     division_ids: tuple[int, ...] | None = None
-    "The divisions whose boards may have changed, in ascending order; None is all of them."
+    "The divisions whose boards may have changed, in ascending order; None stands for all."
 
     def as_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"scope": self.scope, "reason": self.reason, "ts": self.ts}
@@ -77,11 +78,11 @@ class ChangeEvent:
 
     @classmethod
     def updated(cls) -> Self:
-        """Something changed, now, and that is all that is known."""
+        """An event of now that says only that something changed."""
         return cls("all", UPDATED, now_rfc3339())
 
     def after(self, earlier: "ChangeEvent | None") -> "ChangeEvent":
-        """The two as one: what a single rebuild for both of them was for."""
+        """Both events as one: the event of a rebuild that contains both changes."""
         if earlier is None:
             return self
         reasons = {self.reason, earlier.reason} - {UPDATED}
@@ -107,12 +108,12 @@ class Snapshot:
     "Unix time, in seconds, at which the documents were true."
     divisions: tuple[int, ...]
     digest: str
-    "Equal digests, equal documents."
+    "Equal digests mean equal documents."
     documents: Mapping[str, Frames]
 
     def division(self, asked: int | None) -> int | None:
-        """Whose boards are meant, None for everyone's: a platform without divisions is one. LookupError if there is no
-        such division."""
+        """The division whose boards are meant; None stands for everyone, and for a platform without divisions. Raises
+        `LookupError` if there is no such division."""
         if not self.divisions:
             return None
         if asked is not None and asked not in self.divisions:

@@ -182,7 +182,7 @@ class TestRestoring:
         await persisted.connection.execute("ALTER TABLE leaderboard_cache RENAME TO elsewhere")
         node = make()
         async with running(node.persister.run()):
-            told = "cannot read what is kept, retrying"
+            told = "cannot read the persisted copy, retrying"
             await until(lambda: [line for line in logs if line["event"] == told], "it is told")
             await until(lambda: builder.restores >= 4, "it tries on")
             await persisted.connection.execute("ALTER TABLE elsewhere RENAME TO leaderboard_cache")
@@ -280,7 +280,7 @@ class TestTheEnd:
         node.serve(FIVE)
         async with persisted.locked(), asyncio.timeout(5):
             await node.persister.flush()
-        assert [line["event"] for line in logs] == ["the documents were not kept in time"]
+        assert [line["event"] for line in logs] == ["the documents were not persisted in time"]
 
     async def test_does_not_wait_for_a_database_that_is_gone(self, make, persisted: Kept, logs):
         node = make()
@@ -288,4 +288,4 @@ class TestTheEnd:
         await persisted.connection.execute("DROP TABLE leaderboard_cache")
         async with asyncio.timeout(5):
             await node.persister.flush()
-        assert [line["event"] for line in logs] == ["cannot keep the documents, retrying"]
+        assert [line["event"] for line in logs] == ["cannot persist the documents, retrying"]

@@ -1,11 +1,11 @@
-"""What leads from the committed version to the one that is being built, for those who hold the committed one.
+"""The delta log of the version that is being built: how clients that have an earlier version get there.
 
-- Which version is committed is asked for while we hold the lock. It cannot become another while our own commit could
-  still be accepted; so a ring never leads from a version that was not the one before.
-- Two versions are remembered: the last that was built here, and the one it was to follow, in case its commit fails. If
-  another node built what is committed, it is read from the store.
-- Where what is committed is just what the news were added to, the news are the difference. Else, after a whole build or
-  another node's, the documents are compared. What cannot be made sense of leaves a ring without a step.
+- The committed version is read while we hold the lock. It cannot change as long as our own commit could be accepted. So
+  a log never contains a delta from a version that was not the one before.
+- Two versions are remembered: the last one built here, and the one before it in case its commit fails. If another node
+  built the committed version, its documents are read from the store.
+- If the committed documents are those that the increment was added to, the increment is the delta. Otherwise, after a
+  full build or another node's version, the documents are compared. Documents that cannot be read leave an empty log.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from scoreboardd.system.compression import plain
 
 Division = int | None
 UNREADABLE = (ZstdError, AttributeError, KeyError, TypeError, ValueError)
-"What comes of documents in the store that are not as we print them."
+"Raised by reading documents that are not as we write them."
 
 
 @dataclass(frozen=True, slots=True)
 class KnownVersion:
-    """A version, as far as it matters to the next; by division."""
+    """What the next version needs of a version; by division."""
 
     digest: str
     boards: Mapping[Division, Boards]
@@ -40,21 +40,21 @@ class KnownVersion:
 
 
 class WholeDocument(NamedTuple):
-    """A document as the store gives it: one part."""
+    """A document as the store returns it: in one part."""
 
     digest: bytes
     frame: bytes
 
 
 class DeltaHistory:
-    """The rings of the versions that are built here. Not to be used by two tasks at once."""
+    """The delta logs of the versions that are built here. For one task at a time."""
 
     def __init__(self, document_store: DocumentStore) -> None:
         self._document_store = document_store
         self._known: dict[Version, KnownVersion] = {}
 
     async def delta_logs(self, version: Version, loaded: LoadResult, committed: Version | None) -> dict[str, Document]:
-        """Those of `version`, which is being built and is to follow `committed`, by the documents' names."""
+        """The delta logs of `version`, which is being built and will follow `committed`, by document name."""
         before = committed if committed and committed.epoch == version.epoch else None
         known = await self._find(before) if before else None
         boards = _boards(loaded)
@@ -67,12 +67,12 @@ class DeltaHistory:
         return {delta_log_key(division): Document.of(delta_log.text()) for division, delta_log in delta_logs.items()}
 
     def renew(self, version: Version, loaded: LoadResult) -> None:
-        """`version` has been built again, and is the same: hold on to these pieces, and let go of those before."""
+        """`version` was built again with equal documents: keep the new segments and release the old ones."""
         if version in self._known:
             self._known = {version: replace(self._known[version], boards=_boards(loaded))}
 
     async def _find(self, version: Version) -> KnownVersion | None:
-        """What is committed, as `version`."""
+        """The committed version, if it is `version`."""
         if version in self._known:
             return self._known[version]
         stored = await self._document_store.load(None)
@@ -82,7 +82,7 @@ class DeltaHistory:
 def _extended(
     known: KnownVersion, since: int, number: int, loaded: LoadResult, boards: Mapping[Division, Boards]
 ) -> dict[Division, DeltaLog]:
-    """The rings with the step from version number `since`, which is `known`, to `number`."""
+    """The delta logs with the delta from version number `since`, which is `known`, to `number`."""
     change_set = loaded.change_set
     if change_set and change_set.since != known.digest:
         change_set = None
@@ -114,7 +114,7 @@ def _read(stored: StoredSnapshot) -> KnownVersion | None:
         delta_logs = {division: DeltaLog.parse(plain(documents[delta_log_key(division)])) for division in divisions}
     except UNREADABLE:
         return None
-    # One that leads elsewhere is of no use; whoever wrote it knew nothing of rings.
+    # A log that ends at another version is of no use.
     number = version.number
     delta_logs = {
         id: delta_log if delta_log.entries and delta_log.entries[-1].number == number else DeltaLog()

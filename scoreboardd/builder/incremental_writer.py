@@ -1,9 +1,9 @@
-"""Documents packed version after version, each into the file of the one before: only what is new is written.
+"""Writes the documents of each version behind those of the version before, in one file: only what is new is written.
 
-- What a version lies in is never written again. So whoever has it may read it for as long as they like, and need not
-  say so; nor does it matter to the next one whether it has arrived.
-- Of what no version needs any more nothing goes by itself. Once most of a file is that, the next version begins another
-  and is written to it whole. The old one goes with the last who holds something of it.
+- What a version uses is never overwritten. So a process that has it may read it as long as it likes, without telling
+  the writer.
+- Old parts are not freed one by one. Once most of a file is garbage, the next version begins another file and is
+  written completely. The old file disappears with the last process that maps it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from scoreboardd.render.chunk_diff import differing
 from scoreboardd.render.chunked_document import Document, Segment
 
 MAX_GARBAGE_RATIO = 2
-"A file with more than so many times the bytes of the last version is not added to."
+"A file that has more than so many times the bytes of the last version gets no more versions."
 
 EXTENT = np.dtype([("offset", np.int64), ("length", np.int64)])
 Extents = NDArray[Any]
-"An array of `EXTENT`: where each piece of a document is in the file."
+"An array of `EXTENT`: where each segment of a document is in the file."
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenDocument:
-    """A document, as it lies in the file."""
+    """Where a document is in the file."""
 
     digests: bytes
     segments: Extents
@@ -39,16 +39,16 @@ NOTHING = WrittenDocument(b"", np.empty(0, EXTENT), (0, 0))
 
 
 class IncrementalWriter:
-    """Not to be used by two threads at once."""
+    """For one thread at a time."""
 
     def __init__(self) -> None:
         self._memfd = MemfdFile()
         self._packed: dict[str, WrittenDocument] = {}
-        "The last version's documents."
+        "The documents of the last version."
 
     def pack(self, documents: Mapping[str, Document]) -> tuple[MemfdFile, Manifest]:
-        """Returns the log, which is only ever added to, and what is where in it. `OSError` if there is not the memory;
-        the next version may have better luck."""
+        """Returns the file, which is only ever appended to, and what is where in it. Raises `OSError` if there is not
+        enough memory; the next version may succeed."""
         before, self._packed = self._packed, {}
         if self._memfd.size > MAX_GARBAGE_RATIO * sum(
             int(packed.segments["length"].sum()) for packed in before.values()
@@ -80,7 +80,7 @@ class IncrementalWriter:
 
 
 def _extents(extents: Extents) -> Ints:
-    """Neighbours in the document that are neighbours in the file as well, together: a row each, offset and length."""
+    """The extents with neighbours joined that follow each other in the file: a row (offset, length) each."""
     starts, ends = extents["offset"], extents["offset"] + extents["length"]
     first = np.flatnonzero(np.append(True, starts[1:] != ends[:-1]))
     last = np.append(first[1:], len(extents)) - 1

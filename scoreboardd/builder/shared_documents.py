@@ -1,8 +1,8 @@
-"""A parcel: documents in an anonymous memory file, sent to another process as a descriptor.
+"""Documents in an anonymous memory file (memfd), which goes to another process as a descriptor. Linux only.
 
-- Nobody copies them: both processes map the same pages, which live as long as anyone holds a slice. Linux only (memfd).
-- A file is only ever added to, so what is in it stays as it is, whatever comes behind: see `writer`.
-- A document lies in *stretches*, wherever its frames are. Its index, which is in the file as well, says where.
+- Nothing is copied: both processes map the same pages, which exist as long as a process holds a slice of them.
+- A file is only appended to, so its content never changes: see `incremental_writer`.
+- The frames of a document may be anywhere in the file. An index in the same file says where.
 """
 
 import mmap
@@ -19,18 +19,19 @@ Manifest = list[tuple[str, int, int]]
 "(name, offset, length) of each document's index."
 
 _VECTOR = 1024
-"Parts written at once: more, the kernel does not take."
+"Buffers in one system call; the kernel accepts no more."
 
 
 class MemfdFile:
-    """Such a file, to add to. Owns `descriptor`."""
+    """A memory file to append to. Owns `descriptor`."""
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("scoreboardd-documents", os.MFD_CLOEXEC)
         self.size = 0
 
     def append(self, parts: Sequence[bytes]) -> Extent:
-        """Where they are now. `OSError` if there is not the memory: then there may be something of them at the end."""
+        """Append `parts` and return where they are. Raises `OSError` if there is not enough memory; then a part of them
+        may be at the end of the file."""
         start = self.size
         for i in range(0, len(parts), _VECTOR):
             batch = parts[i : i + _VECTOR]
@@ -41,7 +42,8 @@ class MemfdFile:
         return start, self.size - start
 
     def index(self, extents: Ints) -> Extent:
-        """Where the index of a document is now that lies in these, a row each: offset, length. Raises as `append`."""
+        """Append the index of a document whose frames are in these extents, and return where the index is. Raises as
+        `append`."""
         return self.append([extents.tobytes()])
 
     def __del__(self) -> None:
@@ -49,13 +51,13 @@ class MemfdFile:
 
 
 def pack(documents: Iterable[tuple[str, Sequence[bytes]]]) -> tuple[MemfdFile, Manifest]:
-    """Takes each document's name and frames. Returns a log of their own, and what is where in it."""
+    """Write documents, given as (name, frames), to a new file. Returns the file and what is where in it."""
     memfd = MemfdFile()
     return memfd, [(name, *memfd.index(np.array([memfd.append(frames)]))) for name, frames in documents]
 
 
 class DocumentFrames:
-    """The frames of one document; to go through as often as one likes. Immutable."""
+    """The frames of one document. Immutable; may be iterated more than once."""
 
     def __init__(self, memfd: memoryview, index: memoryview) -> None:
         self._memfd = memfd

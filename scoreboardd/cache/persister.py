@@ -1,11 +1,11 @@
-"""The tier that outlives Redis: the last edition, kept in Postgres (`cache.persist`).
+"""The copy of the documents that outlives Redis: the last snapshot, persisted in PostgreSQL (`cache.persist`).
 
-- A node that starts with nothing asks for it, and serves it as stale until the store has its say.
-- Every node offers what it serves once in an interval. The first to come writes, for all: who comes later finds that it
-  is kept already, or has been written lately. Whatever dies, another node keeps what is newer an interval later.
-- An older edition never replaces a newer one: `backends/postgres/keep.sql` compares in the database.
+- A node that starts with nothing reads the copy and serves it as stale until the store has answered.
+- Every node offers its snapshot once an interval. The first one writes for all; the others find that the copy is new
+  enough, or was written recently. If a node dies, another one persists newer documents an interval later.
+- An older snapshot never replaces a newer one: `backends/postgres/keep.sql` compares them in the database.
 
-All the bytes move in the builder process.
+The builder process moves all the bytes.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from scoreboardd.telemetry.logs import LogThrottle
 
 RETRY = Backoff(0.2, 5.0)
 FLUSH_TIMEOUT_SECONDS = 5.0
-"Seconds that the end of a node may wait for its documents to be kept."
+"A node that ends waits no longer for its documents to be persisted."
 
 log = structlog.stdlib.get_logger("scoreboardd.cache")
 
 
 class SnapshotPersister:
-    """`interval` is in seconds; `restored(edition)` is told what was kept, if the node has nothing better by then."""
+    """`interval` is in seconds. `restored(snapshot)` is called with the copy, if the node has no documents by then."""
 
     def __init__(
         self, cache: DocumentCache, builder: BuilderProcess, *, interval: float, restored: Callable[[Snapshot], None]
@@ -38,23 +38,23 @@ class SnapshotPersister:
         self._interval = interval
         self._restored = restored
         self._persisted_version: Version | None = None
-        "The last version of ours that is known to be kept, or to be older than what is."
-        self._seldom = LogThrottle()
+        "Our last version that is known to be persisted, or to be older than the copy."
+        self._throttle = LogThrottle()
 
     async def run(self) -> None:
-        """Read what is kept, then keep what is served, until cancelled."""
+        """Read the copy, then persist what is served, until cancelled."""
         await self._restore()
         while True:
             await asyncio.sleep(self._interval * random.uniform(1, 1.1))
             await self._persist(quiet=self._interval)
 
     async def flush(self) -> None:
-        """Keep what is served, now: the node is about to end."""
+        """Persist what is served at once: the node is about to end."""
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_SECONDS):
                 await self._persist(quiet=0)
         except TimeoutError:
-            log.warning("the documents were not kept in time", seconds=FLUSH_TIMEOUT_SECONDS)
+            log.warning("the documents were not persisted in time", seconds=FLUSH_TIMEOUT_SECONDS)
 
     async def _restore(self) -> None:
         failures = 0
@@ -62,8 +62,8 @@ class SnapshotPersister:
             try:
                 snapshot = await self._builder.restore()
             except BuilderError as error:
-                if self._seldom(str(error)):
-                    log.warning("cannot read what is kept, retrying", error=str(error))
+                if self._throttle(str(error)):
+                    log.warning("cannot read the persisted copy, retrying", error=str(error))
                 failures += 1
                 await asyncio.sleep(RETRY.delay(failures, random.random()))
                 continue
@@ -81,5 +81,5 @@ class SnapshotPersister:
             if await self._builder.persist(snapshot, quiet=quiet):
                 self._persisted_version = snapshot.version
         except BuilderError as error:
-            if self._seldom(str(error)):
-                log.warning("cannot keep the documents, retrying", version=str(snapshot.version), error=str(error))
+            if self._throttle(str(error)):
+                log.warning("cannot persist the documents, retrying", version=str(snapshot.version), error=str(error))

@@ -1,73 +1,77 @@
 """The coordinator of one node: a pure state machine without clock, socket or asyncio.
 
-Inputs go in with the node's monotonic time, actions come out; between inputs nothing happens until `wake`. The rule is
-level-triggered: an input only updates what the node knows, and one function, `_decide`, looks at all of it.
+The caller passes inputs with the node's monotonic time and performs the actions that come back. Between inputs nothing
+happens until `wake`. The machine is level-triggered: an input only updates what the node knows, and one function,
+`_decide`, looks at all of it.
 
-Nothing on the bus is believed
-------------------------------
-Anybody may be able to publish on the bus: messages may be forged, repeated, late or lost. So a message only says when
-to look. What the *store* says decides: which version is committed, which build last found it true, which number was
-given out last, and whether the lock is free. A message can delay a build by `lock_ttl` at most, and cause one attempt
-for the lock a debounce, or a look at the store a second.
+No message on the bus is trusted
+--------------------------------
+Others may be able to publish on the bus, so messages may be forged, repeated, late or lost. A message only says when to
+look. The *store* decides: which version is committed, which build last found it true, which number was given out last,
+and whether the lock is free. A message can delay a build by at most `lock_ttl`. It can cause at most one attempt for
+the lock each debounce, and one read of the store each second.
 
 What a node knows of a change
 -----------------------------
-Changes are numbered as they arrive. Each is, in turn: *waiting* (no build is known to contain it), *covered* (a build
-that began after it arrived is under way, so that build's version contains it), *contained* (this node serves it).
-Three counters say so: `contained ≤ covered ≤ changes`.
+Changes are numbered as they arrive. Each is first *waiting* (no known build contains it), then *covered* (a build that
+began after it arrived is under way, so that build's version contains it), then *contained* (this node serves it).
+Three counters hold this: `contained ≤ covered ≤ changes`.
 
     input                        effect
     ---------------------------  ------------------------------------------------------------------------------
-    Noted                        one more change; the debounce starts or is extended
-    Resumed g                    a change may have been missed, and a version: note a quiet change, load; up to g is old
-    Heard(Begun v)               v covers all changes so far; ask for the lock when it could have run out
-    Heard(Rebuilt n)             load; a node that waits for the lock may try
-    Heard(Confirmed v)           load; a node that waits for the lock may try
-    Heard(Abandoned v)           what v covered waits again; a node that waits for the lock may try
-    Won v                        no other build is under way: v covers what we asked for it for; build
-    Busy / TryFailed             wait for a message or the end of the lock / back off
-    Built, Unchanged / BuildFailed / LeaseLost    commit, confirm / abandon and back off / leave it to the next holder
-    Committed / Refused / CommitFailed            serve and tell / what it covered waits again, back off, look
-    Loaded v, c, g               serve and tell, if newer; what c covers is contained; numbers up to g are old
-    LoadFailed / Damaged         back off / the same, and have the documents committed again
-    Restored v                   serve and tell what was kept from an earlier life, until the store has its say
-    Tick                         nothing new: what was waited for is due
+    ChangeReported               one more change; the debounce starts or is extended
+    SubscriptionStarted g        a change and a version may have been missed: record a quiet change, load; numbers
+                                 up to g are old
+    MessageReceived(Begun v)     v covers all changes so far; ask for the lock when it could have expired
+    MessageReceived(Rebuilt n)   load; a node that waits for the lock may try
+    MessageReceived(Confirmed v) load; a node that waits for the lock may try
+    MessageReceived(Abandoned v) what v covered waits again; a node that waits for the lock may try
+    LockAcquired v               no other build is under way: v covers what the lock was asked for; build
+    LockBusy / LockFailed        wait for a message or the end of the lock / back off
+    Built, Unchanged             commit / confirm
+    BuildFailed / LeaseLost      abandon and back off / leave the build to the next holder
+    Committed                    serve and announce
+    CommitRefused, CommitFailed  what the build covered waits again; back off; load
+    Loaded v, c, g               serve and announce v, if newer; what c covers is contained; numbers up to g are old
+    LoadFailed                   back off
+    DocumentsDamaged             back off, and have the documents committed again
+    Restored v                   serve and announce the persisted copy until the store has answered
+    Tick                         a time that was waited for has come
 
 Coverage, and why no clock is needed
 ------------------------------------
-The store executes one thing after another, and a subscription delivers in that order. An event heard before `Begun v`
-was published before v's lock was taken, hence committed in the database before v's snapshot: v contains it. So losers
-of the lock see at once that the winner works for them (I3), and a change heard *after* `Begun v` waits for the next
-build (I1). The argument needs order on one subscription only, no clock of any node or of the store. A subscription
-that breaks breaks the order; then `SubscriptionStarted` counts as a change. A local change (no message of the bus
-brought it) has no place in that order: publish it, and note it when it comes back.
+The store executes one command after another, and a subscription delivers messages in that order. An event received
+before `Begun v` was published before v's lock was taken. So it was committed in the database before v's snapshot, and v
+contains it. Nodes that do not get the lock see at once that the winner works for them (I3). A change that arrives
+*after* `Begun v` waits for the next build (I1). The argument needs the order of one subscription only, and no clock of
+a node or of the store. When a subscription breaks the order is lost, so `SubscriptionStarted` counts as a change. A
+change that did not come over the bus has no place in that order: publish it, and report it when it comes back.
 
-A `Begun v` that comes late, or again, would cover what v's snapshot does not have. So it counts only if its number is
-new: above any heard on this subscription, and above what the store had given out when the subscription began. After a
-number was heard that the store had not given out, `Begun` covers nothing until the store has been asked again, which
-costs attempts for the lock and no change. That a build ended is the store's word alone: `Loaded` says which build last
-committed the documents or found them true.
+A `Begun v` that is late or repeated would cover what v's snapshot does not have. So it counts only if its number is
+new: above all numbers received on this subscription, and above the last number that the store had given out when the
+subscription began. After a number that the store had not given out, `Begun` covers nothing until the store has been
+asked again; that costs attempts for the lock and loses no change. Only the store says that a build has ended: `Loaded`
+says which build last committed the documents or found them true.
 
 Builds that do not find what was announced
 ------------------------------------------
 A platform may publish before it commits, and a standby lags. So a build says whether it found all that was announced
-(`complete`). If not, what it covered waits again, and the node looks again after pauses that grow
-(`LOOK_AGAIN_SECONDS`), reads everything then, and is stale meanwhile. Solves are counted. Of anything else a look that
-also covers something new proves nothing, since what it found may be that: the next look follows. After the last look
-nothing more is expected.
+(`complete`). If not, what it covered waits again. The node looks again after growing pauses (`LOOK_AGAIN_SECONDS`),
+makes a full read each time, and is stale meanwhile. Solves are counted. For any other change, a look that also covers
+something new proves nothing, because it may have found that instead: then the next look follows. After the last look
+the node expects nothing more.
 
-Reading everything
-------------------
-Builds for solves read only what is new. What that cannot see is found by a build that reads everything: the latest of
-those is on record in the store, and `reconcile` after it the node asks for the lock to do another, whatever else
-happens meanwhile.
+Full builds
+-----------
+Builds for solves read only new rows. A full build finds what those cannot see. The store records the latest full build.
+`reconcile` seconds after it, the node asks for the lock to make another one, whatever else happens meanwhile.
 
 Who builds
 ----------
-Any node may, but the one that made the last version has only to add to it. So a node that serves a version of another
-waits for a handicap before it asks for the lock on account of waiting changes, and mostly hears by then that the other
-has begun. If it does not, it asks. What an abandoned build gives back is not put off, as it has waited long enough,
-nor is the attempt for the lock after a builder that is not heard of again.
+Any node may build, but the node that made the last version only has to add to it. So a node that serves another node's
+version waits a short time (`non_builder_delay`) before it asks for the lock because of waiting changes. Mostly it
+receives meanwhile that the other node has begun; if not, it asks. Changes that an abandoned build gives back are not
+delayed again, nor is the attempt for the lock after a builder that has gone silent.
 """
 
 from collections.abc import Callable, Iterable
@@ -82,11 +86,11 @@ from scoreboardd.system.backoff import Backoff
 
 NEVER = float("inf")
 LOOK_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
-"Seconds before each further look for an announced change that a build did not find."
+"Pauses before each further look for an announced change that a build did not find."
 MAX_COVERS = 8
-"Builds under way that are remembered. Of more, those in the middle are left out: what they cover is settled later."
+"Builds under way that are remembered. Of more, two in the middle are combined, which settles their changes later."
 MAX_EPOCHS = 16
-"Epochs of which the latest number heard is remembered."
+"Epochs whose latest received number is remembered."
 LOAD_PAUSE = Backoff(0.1, 1.0)
 "Between loads that brought nothing new."
 
@@ -102,7 +106,7 @@ class Timing:
     backoff_min: float = 0.5
     backoff_max: float = 15.0
     non_builder_delay: float = 0.1
-    "By how much others let the node go first that made the last version. Long compared to the delay of a message."
+    "How long other nodes wait for the node that made the last version. Long compared to the delay of a message."
 
 
 # Inputs
@@ -110,11 +114,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ChangeReported:
-    """Something changed. `event` is None if all that is known is that something may have."""
+    """Something changed. `event` is None if it is only known that something may have changed."""
 
     event: ChangeEvent | None
     requested: bool = False
-    "A person or a timer asked for a rebuild: nothing need have changed."
+    "A person or a timer asked for a rebuild: perhaps nothing has changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class SubscriptionStarted:
     """A subscription to the bus has begun."""
 
     given: Version | None = None
-    "The latest number given out with the lock, as the store said since; None if it knows of none."
+    "The latest number given out with the lock when the subscription began; None if the store has none."
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ class LockAcquired:
 @dataclass(frozen=True, slots=True)
 class LockBusy:
     remaining: float
-    "Seconds; the store keeps it within `lock_ttl`, and so does the coordinator."
+    "Seconds. The store limits it to `lock_ttl`, and so does the coordinator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The build found what is committed already, as this version."""
+    """The build made the documents that are already committed as this version."""
 
     committed: Version
     complete: bool = True
@@ -187,14 +191,14 @@ class CommitFailed:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the store says, and its documents are now in memory if they are newer than what was."""
+    """The answer of the store. Its documents are now in memory if they are newer."""
 
     version: Version | None
-    "What is committed; None if nothing is."
+    "The committed version; None if there is none."
     confirmed: int = 0
     "Number of the latest build that committed these documents or found them true."
     full: int = 0
-    "Number of the latest build that read everything, on which they rest; 0 if not known."
+    "Number of the latest full build that these documents rest on; 0 if not known."
     complete: bool = True
     "The build of number `confirmed` found all that was announced."
     given: Version | None = None
@@ -208,19 +212,19 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class DocumentsDamaged:
-    """The committed documents are not those that were committed: they have to be committed again."""
+    """A document in the store differs from the committed one: the documents have to be committed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was kept outside the store is in memory now, as there was nothing better. Once, early in a node's life."""
+    """The persisted copy is in memory now. At most once, early in a node's life."""
 
     version: Version
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """`wake` has come."""
+    """The time `wake` has come."""
 
 
 Input = (
@@ -250,7 +254,7 @@ Input = (
 
 @dataclass(frozen=True, slots=True)
 class TryLock:
-    """Ask the store for the lock, telling it what we have seen → `LockAcquired`, `LockBusy` or `LockFailed`."""
+    """Ask the store for the lock; `seen` is the latest version seen → `LockAcquired`, `LockBusy` or `LockFailed`."""
 
     seen: Version | None
 
@@ -262,37 +266,37 @@ class CancelBuild:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Extend the lock → `LeaseLost`, or nothing."""
+    """Extend the lock → `LeaseLost` or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Commit what was built, and from then on serve it → `Committed`, `CommitRefused` or `CommitFailed`."""
+    """Commit the build and serve it from then on → `Committed`, `CommitRefused` or `CommitFailed`."""
 
     event: ChangeEvent | None
     changes: int
-    "How many changes the version newly contains."
+    "Number of changes that the version newly contains."
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Release the lock, saying that what is committed is true → `Committed`, `CommitRefused` or `CommitFailed`."""
+    """Release the lock; the committed version is true → `Committed`, `CommitRefused` or `CommitFailed`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Release the lock, if it is still ours, after a build that failed."""
+    """Release the lock, if it is still ours, after a failed build."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read what is committed, and from then on serve it if it is newer → `Loaded`, `LoadFailed` or
+    """Read the committed version, and serve it from then on if it is newer → `Loaded`, `LoadFailed` or
     `DocumentsDamaged`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Tell this node's clients of `version`, which it serves."""
+    """Announce `version`, which this node serves, to its clients."""
 
     version: Version
     event: ChangeEvent | None
@@ -316,19 +320,20 @@ class Cover:
     version: Version
     upto: int
     cause: ChangeEvent | None
-    "What those changes were, merged, that no earlier build covers."
+    "The events of the changes that no earlier build covers, merged."
     announced: bool
-    "A platform announced one of them that is not contained yet."
+    "A platform announced one of the changes that are not contained yet."
     fresh: bool
-    "It announced one of them that is not looked for again."
+    "It announced one of those that is not being looked for again."
     other: bool
-    "One of those that are not contained is announced as more than a solve."
+    "One of those that are not contained was announced as more than a solve."
     under_way: bool = True
-    "False once it was reported as abandoned, or gave up: if the store says that it ended well, it did."
+    "False once the build was reported as abandoned or was given up. The store may still say that it succeeded."
 
 
 class Coordinator:
-    """One node's part. `jitter` returns a number in [0, 1) and spreads retries of nodes that fail together."""
+    """The coordinator of one node. `jitter` returns a number in [0, 1); it spreads the retries of nodes that fail
+    together."""
 
     def __init__(self, timing: Timing, *, jitter: Callable[[], float]) -> None:
         self._timing = timing
@@ -338,97 +343,97 @@ class Coordinator:
         self.lease: Version | None = None
         "The version we are building; set exactly while the phase is BUILDING, COMMITTING or CONFIRMING."
         self.served: Version | None = None
-        "What this node answers with."
+        "The version that this node serves."
 
         self.changes = 0
         self.contained = 0
         self._covers: list[Cover] = []
         "Builds that cover changes which are not contained, in the order in which they began."
         self._last_event_change = 0
-        "The last change that an event spoke of: the ones that are not contained make what we serve stale."
+        "The last change that came with an event: while it is not contained, what we serve is stale."
         self._last_announced_change = 0
-        "The last change that a platform announced: if a build does not find it, another looks again."
+        "The last change that a platform announced: if a build does not find it, another one looks again."
         self._last_announced_nonsolve = 0
-        "The last of those that is more than a solve."
+        "The last announced change that is more than a solve."
 
         self._own_version: Version | None = None
-        "The last version that we asked to have committed, until a later one is out: who serves its own made the last."
+        "The last version whose commit we asked for. A node that serves its own version made the last one."
         self._own_finished: Version | None = None
-        "Our last build that was committed or confirmed: its message on the bus is an echo."
+        "Our last build that was committed or confirmed: its message on the bus is not news."
         self._latest_begun: Version | None = None
-        "The latest build heard of."
+        "The latest build in a received message."
         self._numbers: dict[str, int] = {}
         "By epoch, the number up to which `Begun` is old."
         self._in_order = False
-        "`Begun` above `_numbers` is new: the store was asked since somebody last made a number up."
+        "`Begun` above `_numbers` is new: the store was asked after the last number that it had not given out."
         self._asked_in_order = False
-        "The load under way will say so."
+        "The load under way will set `_in_order`."
         self._asked_numbers: dict[str, int] = {}
-        "`_numbers` when the load under way was asked for: the store had given them out, or somebody else made them up."
+        "`_numbers` when the load under way began: the store had given them out, or they were forged."
 
         self._last_nonsolve_change = 0
         "The last change that may be more than one more solve."
         self._changes_at_lock_attempt = 0
-        "`changes` when the lock was last asked for."
+        "`changes` when we last asked for the lock."
         self._changes_at_build_start = 0
         "`changes` when our last build began."
         self._announced_solves = 0
-        "Announced solves since then."
+        "Solves announced since our last build began."
         self._build_is_full = False
-        "Whether the build under way reads everything."
+        "The build under way makes a full read."
         self._build_started_at = 0.0
-        "When it began."
+        "When the build under way began."
         self._build_is_complete = True
-        "Whether it found all that was announced."
+        "The build under way found all that was announced."
         self._unchanged_version: Version | None = None
-        "What we found unchanged; set exactly while the phase is CONFIRMING."
+        "The version that we found unchanged; set exactly while the phase is CONFIRMING."
         self._pending_event: ChangeEvent | None = None
-        "What the waiting changes were, merged."
+        "The events of the waiting changes, merged."
         self._last_rebuilt: Rebuilt | None = None
-        "The latest announcement heard: tells clients why, once it is loaded."
+        "The latest announcement received: its event goes to clients once the version is loaded."
         self._repair_needed = False
         "The committed documents are damaged: the next build has to commit."
 
         self._first_pending_at = NEVER
-        "When the first waiting change arrived; long ago, if it was covered by a build that did not come."
+        "When the first waiting change arrived; the distant past if a build that covered it failed."
         self._last_pending_at = NEVER
         "When the last waiting change arrived."
         self._missing_upto = 0
         "The changes up to this one that are not contained are looked for again, at `_look_at`."
         self._missing_nonsolve = False
-        "One of them was announced as more than a solve."
+        "One of those changes was announced as more than a solve."
         self._look_at = NEVER
         self._look_count = 0
-        "How often they were."
+        "How often we have looked again."
         self._busy_until = 0.0
-        "Not before then is the lock worth asking for, unless a message comes."
+        "Before then the lock is not worth an attempt, unless a message comes."
         self._lock_hint_received = False
-        "A message came since the lock was last asked for: an answer that it is busy is out of date."
+        "A message came since we last asked for the lock: an answer that it is busy is out of date."
         self._lock_attempt_at = -NEVER
-        "When the lock was last asked for."
+        "When we last asked for the lock."
         self._retry_at = 0.0
-        "Not before then, after a failure of our own."
+        "No attempt before then, after a failure of our own."
         self._failures = 0
         self._watch_at = NEVER
-        "When to ask for the lock though a build is under way: its builder may be gone. Only the store puts it off."
+        "When to ask for the lock although a build is under way: its builder may be gone. Only the store delays this."
         self._renew_at = NEVER
         self._reconcile_at = NEVER
-        "When everything has to be read again."
+        "When the next full build is due."
         self._last_full_build: tuple[str, int] | None = None
-        "Epoch and number of the latest build that read everything, as the store says."
+        "Epoch and number of the latest full build, as the store says."
         self._refresh_needed = False
-        "The store may have something to say that we do not know."
+        "The store may have something that we do not know."
         self._loading = False
         self._served_at_load: Version | None = None
-        "What was served when the documents were last asked for."
+        "The version served when we last asked for the documents."
         self._served_at_commit: Version | None = None
-        "What was served when we last asked for a commit."
+        "The version served when we last asked for a commit."
         self._load_at = 0.0
         self._load_failures = 0
         self._loads_without_news = 0
-        "Loads that brought nothing new, one after the other."
+        "Loads in a row that brought nothing new."
         self._load_confirmed: Version | None = None
-        "The latest build that the store said had ended well."
+        "The latest build that the store said had succeeded."
 
     def statistics(self) -> dict[str, Any]:
         """For a person who looks inside a running node. Times are in seconds of the loop's clock."""
@@ -665,7 +670,7 @@ class Coordinator:
                     self.served = version
                     actions.append(Announce(version, cause))
                 if (confirmed or version) == self.served:
-                    # Our snapshot was taken after the answer to our asking for the lock.
+                    # Our snapshot was taken after the answer to our request for the lock.
                     self._settle(version, self._changes_at_build_start, complete=self._build_is_complete, now=now)
                 return actions
             case CommitRefused():
@@ -692,7 +697,7 @@ class Coordinator:
             self._load_at = now + LOAD_PAUSE.delay(self._loads_without_news + 1)
         if version is not None and version.replaces(self.served, self._served_at_load):
             if self.served is not None and self.served.epoch != version.epoch:
-                # Of what another epoch contains nothing is known: it may be one that the store was taken back to.
+                # Nothing is known of what another epoch contains: it may be one that the store was restored to.
                 self.contained = 0
                 self._forget_covers(now)
             self.served = version
@@ -703,8 +708,8 @@ class Coordinator:
                 # A commit of our own overtook the answer: ask again, at once.
                 self._refresh_needed, self._load_at = True, now
             elif self.served is not None and not self._refresh_needed:
-                # The store has less than we serve: it has lost state. When it is told so by a node that asks for the
-                # lock, it starts a new epoch.
+                # The store has less than we serve, so it has lost state. It starts a new epoch when a node that asks
+                # for the lock says what it has seen.
                 self._forget_covers(now)
             return []
         if said.full and (version.epoch, said.full) != self._last_full_build:
@@ -736,7 +741,7 @@ class Coordinator:
         return actions
 
     def _due_at(self) -> float:
-        """When to ask for the lock: the debounce is over, or the builder we rely on should have been heard of."""
+        """When to ask for the lock: the debounce is over, or the builder we rely on should have sent a message."""
         timing, due = self._timing, NEVER
         if self.changes > max(self.covered, self._missing_upto):
             due = min(self._last_pending_at + timing.debounce, self._first_pending_at + timing.max_wait)
@@ -757,7 +762,7 @@ class Coordinator:
     # The order of things
 
     def _forget_order(self) -> None:
-        """The order of what is heard is not known, until the store is asked again."""
+        """The order of messages is not known until the store has been asked again."""
         self._in_order = self._asked_in_order = False
         self._numbers = {}
         self._refresh_needed = True
@@ -785,7 +790,7 @@ class Coordinator:
     # The counters
 
     def _event_for(self, version: Version) -> ChangeEvent | None:
-        """What the changes were that `version` newly contains, merged."""
+        """The events of the changes that `version` newly contains, merged."""
         return _merge_events(cover.cause for cover in self._covers if version.includes(cover.version))
 
     def _add_cover(self, version: Version, upto: int, now: float) -> None:
@@ -813,14 +818,14 @@ class Coordinator:
             self._covers[middle : middle + 2] = [_combine_covers(*self._covers[middle : middle + 2])]
 
     def _cover_abandoned(self, version: Version) -> None:
-        """`version` will not come, it seems: what no other build covers waits, and has waited long enough."""
+        """`version` probably will not come: what no other build covers waits again, and is due at once."""
         for cover in self._covers:
             if cover.version == version and cover.under_way:
                 cover.under_way = False
                 self._return_to_pending([cover])
 
     def _return_to_pending(self, covers: list[Cover]) -> None:
-        """What these were to contain waits again, unless another build covers it."""
+        """What these builds covered waits again, unless another build covers it."""
         for cover in covers:
             cover.under_way = False
         if covers and self.changes > self.covered:
@@ -829,8 +834,8 @@ class Coordinator:
                 self._first_pending_at = -NEVER
 
     def _settle(self, ended: Version, upto: int, *, complete: bool, now: float) -> None:
-        """The build `ended` committed what we serve, or found it true; it contains the changes up to `upto`, and those
-        that were known when it began."""
+        """The build `ended` committed what we serve, or found it true. It contains the changes up to `upto`, and those
+        that had arrived when it began."""
         reached = [cover for cover in self._covers if ended.includes(cover.version)]
         upto = max([upto, *(cover.upto for cover in reached)])
         self._covers = [cover for cover in self._covers if not ended.includes(cover.version)]
@@ -855,7 +860,7 @@ class Coordinator:
         self._look_at = NEVER
 
     def _look_again(self, complete: bool, reached: list[Cover], now: float) -> bool:
-        """Choose when to look again for what the builds in `reached` did not find. False if that was the last look."""
+        """Choose when to look again for what the builds in `reached` did not find. False after the last look."""
         looking = self._missing_upto > self.contained
         if not looking or (not complete and any(cover.fresh for cover in reached)):
             self._look_count = 0  # something new is not found
@@ -868,12 +873,12 @@ class Coordinator:
         return True
 
     def _full_build_finished(self, build: tuple[str, int], at: float) -> None:
-        """`build` has read everything, at about the time `at`."""
+        """The full build `build` was made at about the time `at`."""
         self._last_full_build = build
         self._reconcile_at = at + self._timing.reconcile * (1 - self._jitter() / 8)
 
     def _forget_covers(self, now: float) -> None:
-        """Nothing is known to cover what is not contained."""
+        """Forget all builds under way: what is not contained waits again."""
         self._return_to_pending(self._covers)
         self._covers = []
         self._watch_at = NEVER
@@ -899,7 +904,7 @@ def _is_older(version: Version, other: Version) -> bool:
 
 
 def _combine_covers(cover: Cover, later: Cover) -> Cover:
-    """The two as one."""
+    """Both covers as one."""
     return Cover(
         later.version,
         max(cover.upto, later.upto),
@@ -912,7 +917,7 @@ def _combine_covers(cover: Cover, later: Cover) -> Cover:
 
 
 def _merge_events(causes: Iterable[ChangeEvent | None]) -> ChangeEvent | None:
-    """The causes, in the order in which they came, as one."""
+    """The events, in the order in which they came, as one."""
     merged: ChangeEvent | None = None
     for cause in causes:
         merged = merged if cause is None else cause.after(merged)
