@@ -60,6 +60,9 @@ class Value:
 
 Values = Mapping[str, Value]
 
+MAX_DIGEST_CHARACTERS = 256
+"Ours have at most 64; what another program writes may have any number."
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotMetadata:
@@ -142,7 +145,7 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
         case _:
             return None
     well_formed = (
-        digest
+        0 < len(digest) <= MAX_DIGEST_CHARACTERS
         and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (full, confirmed))
         and type(as_of) is not bool
         and math.isfinite(as_of)
@@ -152,7 +155,7 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
     values: dict[str, Value] = {}
     for name, value in documents.items():
         match value:
-            case {"length": int(length), "digest": str(its)}:
+            case {"length": int(length), "digest": str(its)} if len(its) <= MAX_DIGEST_CHARACTERS:
                 values[name] = Value(length, its)
             case _:
                 return None

@@ -73,16 +73,18 @@ async def _serve_one(
         async with asyncio.timeout(request.timeout_seconds):
             body, documents = await _answer(builder, writer, request, descriptor)
     except SourceError as error:
-        body = Failure("source", str(error))
+        body = Failure.of("source", str(error))
     except Damaged as error:
-        body = Failure("damaged", str(error))
+        body = Failure.of("damaged", str(error))
     except Unavailable as error:
-        body = Failure("store", str(error))
+        body = Failure.of("store", str(error))
     except Exception:  # noqa: BLE001  a fault of ours in one request is reported and must not end the others
-        body = Failure("builder", traceback.format_exc())
+        body = Failure.of("builder", traceback.format_exc())
     memfd, manifest = documents or (None, None)
     try:
         await channel.send(Answer(request.id, body, manifest), None if memfd is None else memfd.descriptor)
+    except ValueError as error:
+        await channel.send(Answer(request.id, Failure.of("builder", f"the answer is too long: {error}")))
     except OSError:
         return  # the daemon is gone, which `serve` learns by itself
 

@@ -1,4 +1,7 @@
-"""The socket pair between parent and child: whole JSON messages, each with at most one descriptor."""
+"""The socket pair between the daemon and its builder process: JSON messages, each with at most one descriptor.
+
+A message is its length in 8 bytes and then its text. A descriptor travels with the first byte.
+"""
 
 import asyncio
 import os
@@ -7,15 +10,13 @@ from typing import Any
 
 import orjson
 
-MAX_MESSAGE_BYTES = 1 << 20
-"A message is a few numbers and a manifest of 70 bytes a document."
+MAX_MESSAGE_BYTES = 64 << 20
+"A message is a few numbers, and 200 bytes for each document of each division."
+_LENGTH_BYTES = 8
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
-    return ends
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 class Channel:
@@ -27,29 +28,54 @@ class Channel:
         self._sending = asyncio.Lock()
 
     async def receive(self) -> tuple[bytes, int | None] | None:
-        """A message, and the descriptor that came with it and now is the caller's. None if the other end is gone."""
-        while True:
+        """A message, and the descriptor that came with it and now is the caller's. None if the other end is gone.
+        Raises `ValueError` for a length that `send` does not send."""
+        descriptors: list[int] = []
+        length = await self._read(_LENGTH_BYTES, descriptors)
+        if length is None:
+            return None
+        size = int.from_bytes(length)
+        if size > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message of {size} bytes")
+        data = await self._read(size, descriptors)
+        if data is None:
+            close_descriptor(*descriptors)
+            return None
+        return data, descriptors[0] if descriptors else None
+
+    async def send(self, message: Any, descriptor: int | None = None) -> None:
+        """Send `message` as JSON. The descriptor stays the caller's. Raises `OSError` if the other end is gone, and
+        `ValueError` if the message is too long."""
+        data = orjson.dumps(message)
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message of {len(data)} bytes")
+        rest = memoryview(len(data).to_bytes(_LENGTH_BYTES) + data)
+        descriptors = [] if descriptor is None else [descriptor]
+        async with self._sending:
+            while rest:
+                try:
+                    sent = socket.send_fds(self._socket, [rest], descriptors)
+                except BlockingIOError:
+                    await self._ready(reading=False)
+                    continue
+                rest, descriptors = rest[sent:], []
+
+    async def _read(self, size: int, descriptors: list[int]) -> bytes | None:
+        """`size` bytes; None if the other end is gone. Adds descriptors that come with them to `descriptors`."""
+        data = bytearray()
+        while len(data) < size:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+                part, received, _, _ = socket.recv_fds(self._socket, min(size - len(data), 1 << 20), 1)
             except BlockingIOError:
                 await self._ready(reading=True)
                 continue
             except ConnectionError:
                 return None
-            if not data:
+            descriptors += received
+            if not part:
                 return None
-            return data, descriptors[0] if descriptors else None
-
-    async def send(self, message: Any, descriptor: int | None = None) -> None:
-        """Send `message` as JSON. Raises `OSError` if the other end is gone. The descriptor stays the caller's."""
-        data = orjson.dumps(message)
-        async with self._sending:
-            while True:
-                try:
-                    socket.send_fds(self._socket, [data], [] if descriptor is None else [descriptor])
-                    return
-                except BlockingIOError:
-                    await self._ready(reading=False)
+            data += part
+        return bytes(data)
 
     async def _ready(self, *, reading: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -65,6 +91,7 @@ class Channel:
         self._socket.close()
 
 
-def close_descriptor(descriptor: int | None) -> None:
-    if descriptor is not None:
-        os.close(descriptor)
+def close_descriptor(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)

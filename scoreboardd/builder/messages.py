@@ -5,7 +5,7 @@ a message, as a file descriptor of shared memory and a manifest that says what i
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter
 
@@ -15,6 +15,7 @@ from scoreboardd.model import Version
 from scoreboardd.platforms.findings import Finding
 from scoreboardd.system.clock import ClockReading
 
+MAX_ERROR_CHARACTERS = 4000
 FailedPart = Literal["source", "store", "damaged", "builder"]
 "What failed: the platform's database, the store, a document in the store that is not the committed one, or we."
 
@@ -139,8 +140,16 @@ class Clock:
 class Failure:
     part: FailedPart
     text: str
-    "One line for a person; of a fault of ours, a traceback."
+    "One line for a person; of a fault of ours, a traceback. A server may quote a value of any length in it."
     op: Literal["failure"] = "failure"
+
+    @classmethod
+    def of(cls, part: FailedPart, text: str) -> Self:
+        """Shortens a long text, in the middle."""
+        if len(text) > MAX_ERROR_CHARACTERS:
+            half = MAX_ERROR_CHARACTERS // 2
+            text = f"{text[:half]} … {text[-half:]}"
+        return cls(part, text)
 
 
 AnswerBody = Annotated[BuildResult | Stored | Persisted | Pong | Clock | Failure, Field(discriminator="op")]

@@ -20,6 +20,7 @@ from scoreboardd.backends.base import Head, SnapshotMetadata
 from scoreboardd.builder.channel import Channel, pair
 from scoreboardd.builder.messages import (
     ANSWER,
+    MAX_ERROR_CHARACTERS,
     Answer,
     AnswerBody,
     Build,
@@ -155,8 +156,8 @@ class BuilderProcess:
                     self._received += 1
                     self.problem = None
                     self._deliver(ANSWER.validate_json(data), descriptor)
-            except OSError as error:
-                log.warning("lost the builder process", error=str(error))
+            except (OSError, ValueError) as error:  # or a message that no child of ours sends
+                log.warning("lost the builder process", error=str(error)[:MAX_ERROR_CHARACTERS])
             finally:
                 self.pid = None
                 for task in watching:

@@ -20,6 +20,10 @@ REBUILT = "scoreboard.rebuilt"
 ECHO = "scoreboard.echo"
 "Where a node publishes a random mark, to hear whether its subscription is on the server that takes its commands."
 
+REQUEST_ID = "scoreboardd_request"
+"""Field of an event that a node published to ask for a rebuild. Platforms have fields of their own, such as `id`, which
+mean nothing to us."""
+
 MAX_PAYLOAD = 16 * 1024
 "Bytes. A longer payload is not looked into."
 MAX_FIELD = 256
@@ -30,11 +34,11 @@ MAX_DIVISION_ID = 2**53 - 1
 
 def changed(payload: bytes) -> Changed:
     fields = _object(payload)
-    return Changed(_event(fields or {}), _field(fields or {}, "id"), readable=fields is not None)
+    return Changed(_event(fields or {}), _field(fields or {}, REQUEST_ID), readable=fields is not None)
 
 
 def change(event: ChangeEvent, id: str | None) -> bytes:
-    return orjson.dumps(event.as_dict() if id is None else event.as_dict() | {"id": id})
+    return orjson.dumps(event.as_dict() if id is None else event.as_dict() | {REQUEST_ID: id})
 
 
 def building(payload: bytes) -> Begun | Confirmed | Abandoned | None:

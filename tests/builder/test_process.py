@@ -463,6 +463,31 @@ class TestTheChild:
         assert abs(ours.now() - theirs) < 5
         assert ours.ahead < -(10**9)
 
+    async def test_that_quotes_megabytes_of_the_database_says_it_shortly(self, options, admin):
+        await admin.execute(
+            "ALTER TABLE challenges RENAME TO raw; CREATE VIEW challenges AS "
+            "SELECT id, title, category, (repeat('x', 2000000))::text::int AS points, minimum_points FROM raw"
+        )
+        metrics = Metrics()
+        async with running(BuilderProcess(**options, metrics=metrics)) as builder:
+            with pytest.raises(BuilderError) as raised:
+                await build(builder)
+            assert raised.value.part == "source" and len(str(raised.value)) < 5000
+            await builder.load(None)
+        assert metrics.builder_restarts.labels("died")._value.get() == 0
+
+    async def test_that_sends_no_message_of_ours_is_replaced(self, options, monkeypatch: pytest.MonkeyPatch):
+        garbage = [b"no json", b'{"id":1,"body":{"op":"unheard of"}}']
+
+        class Channel(process.Channel):
+            async def receive(self) -> tuple[bytes, int | None] | None:
+                return (garbage.pop(), None) if garbage else await super().receive()
+
+        monkeypatch.setattr(process, "Channel", Channel)
+        async with running(BuilderProcess(**options)) as builder:
+            await builder.load(None)
+        assert not garbage
+
     async def test_without_a_database_there_is_only_our_own_time(self, options):
         options["source"]["dsn"] = f"postgresql://127.0.0.1:{free_port()}/ctf"
         ours = Clock(wall=lambda: 5.0)

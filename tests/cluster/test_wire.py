@@ -85,7 +85,7 @@ class TestChanged:
         assert changed.event.ts.endswith("Z")
 
     def test_more_fields_do_not_matter(self):
-        fields = SOLVE.as_dict() | {"contest": {"id": 7}, "list": [1, 2], "version": 3}
+        fields = SOLVE.as_dict() | {"id": "evt-1", "contest": {"id": 7}, "list": [1, 2], "version": 3}
         assert wire.changed(dumps(fields)).event == SOLVE
 
     @pytest.mark.parametrize(
@@ -210,7 +210,9 @@ json_values = st.recursive(
     max_leaves=8,
 )
 objects = st.dictionaries(
-    st.sampled_from(["state", "epoch", "version", "as_of", "committed", "scope", "reason", "ts", "id", "division_ids"])
+    st.sampled_from(
+        ["state", "epoch", "version", "as_of", "committed", "scope", "reason", "ts", wire.REQUEST_ID, "division_ids"]
+    )
     | st.text(),
     st.sampled_from(["begun", "confirmed", "abandoned"]) | json_values,
 )
