@@ -316,7 +316,7 @@ class Daemon:
             said["staged_bytes"],
             self._received() - received,
             said["seconds"],
-            said["whole"],
+            said["full"],
             told,
             event,
             changing,

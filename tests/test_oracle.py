@@ -402,5 +402,5 @@ def _a_blocked_user_changes_the_points(tables: Tables) -> bool:
 )
 def test_drawn_contests_reach(corner: Callable[[Tables], bool]) -> None:
     """`find` raises if so many contests show no such corner."""
-    once = settings(max_examples=500, database=None, phases=[Phase.generate], deadline=None)
+    once = settings(max_examples=100, database=None, phases=[Phase.generate], deadline=None)
     find(contests(), corner, settings=once, random=Random(0))

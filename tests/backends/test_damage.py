@@ -261,7 +261,7 @@ class TestWhatIsKept:
     @pytest.fixture
     async def kept(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[PostgresDocumentStore]:
         document_store = PostgresDocumentStore(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
-        await self.keep(document_store, Version("e", 5))
+        await self.persist(document_store, Version("e", 5))
         yield document_store
         await document_store.aclose()
 
@@ -280,7 +280,7 @@ class TestWhatIsKept:
         self, document_store: PostgresDocumentStore, version: Version, *, as_of: float = 1000.0, quiet: float = 0
     ) -> bool:
         documents = [(name, compressed(b'"%b %d"' % (name.encode(), version.number))) for name in document_names(())]
-        return await document_store.keep(
+        return await document_store.persist(
             version, SnapshotMetadata(f"digest {version}", as_of, ()), documents, quiet=quiet
         )
 
@@ -295,7 +295,7 @@ class TestWhatIsKept:
         with pytest.raises(Damaged, match=USERS):
             await kept.load(None)
         assert (await kept.load(None)).documents is None
-        assert await self.keep(kept, Version("e", 5))
+        assert await self.persist(kept, Version("e", 5))
         assert await self.holds(kept, Version("e", 5))
 
     @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ class TestWhatIsKept:
         self, kept: PostgresDocumentStore, row, key: str, assignments: str
     ):
         await row(key, assignments)
-        assert await self.keep(kept, Version("e", 6), quiet=15)
+        assert await self.persist(kept, Version("e", 6), quiet=15)
         assert await self.holds(kept, Version("e", 6))
 
 

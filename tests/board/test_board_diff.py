@@ -14,6 +14,7 @@ from tests import oracle
 from tests.board.histories import histories
 from tests.board.test_delta import view_of
 from tests.contests import to_rows
+from tests.effort import examples
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def boards(tables: oracle.Tables, *, as_one: bool) -> Boards:
 
 
 @given(histories(length=2), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=examples(60))
 def test_it_is_what_differs(history: list[oracle.Tables], as_one: bool):
     old, new = history[0], history[-1]
     found = between(boards(old, as_one=as_one), boards(new, as_one=False))

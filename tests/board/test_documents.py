@@ -15,6 +15,7 @@ from tests import oracle
 from tests.board import reference
 from tests.board.expected import expected, parsed, rendered
 from tests.contests import EPOCH, MICROSECOND, contests, to_rows
+from tests.effort import examples
 
 NOTHING = SourceRows(Roster(challenges=[], teams=[], users=[], divisions=[]), solves_of([]))
 
@@ -30,13 +31,13 @@ def rows(
 
 
 @given(contests())
-@settings(max_examples=200)
+@settings(max_examples=examples(40))
 def test_for_everyone_and_every_division_they_are_the_oracle_s(tables: oracle.Tables):
     assert parsed(rendered(to_rows(tables))) == expected(tables)
 
 
 @given(contests())
-@settings(max_examples=200)
+@settings(max_examples=examples(40))
 def test_to_the_byte_they_are_the_plain_way_s(tables: oracle.Tables):
     assert rendered(to_rows(tables)) == reference.documents(to_rows(tables))
 

@@ -15,6 +15,7 @@ from scoreboardd.render import text as document_text
 from tests.board import reference
 from tests.board.expected import plain
 from tests.contests import contests, to_rows
+from tests.effort import examples
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def views(scoreboard: ScoreboardState) -> dict[int | None, Leaderboards]:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(60))
 def test_solves_may_come_in_any_order_in_any_portions_and_twice(data: st.DataObject):
     rows = to_rows(data.draw(contests()))
     solves = data.draw(st.permutations(rows.solves.tolist()))

@@ -11,6 +11,7 @@ from scoreboardd.render import window
 from tests import oracle
 from tests.board.expected import rendered
 from tests.contests import EPOCH, MICROSECOND, contests, to_rows
+from tests.effort import examples
 
 
 def chunks(text: bytes, size: int) -> Iterator[bytes]:
@@ -23,7 +24,7 @@ def cut(owner: ParticipantKind, leaderboard: bytes, timeline: bytes, since: int,
 
 
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=examples(40))
 def test_every_window_of_every_board_is_what_the_oracle_says(data: st.DataObject):
     tables = data.draw(contests())
     mine = rendered(to_rows(tables))

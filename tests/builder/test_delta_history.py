@@ -22,6 +22,7 @@ from scoreboardd.system.compression import compressed, plain
 from tests import oracle
 from tests.board.histories import histories
 from tests.contests import contests, to_rows
+from tests.effort import examples
 
 
 @dataclass
@@ -104,7 +105,7 @@ def growing(draw: st.DrawFn) -> list[SourceRows]:
 
 
 @given(histories(length=6).map(lambda history: list(map(to_rows, history))) | growing(), st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(60))
 async def test_whoever_builds_and_whatever_fails(history: list[SourceRows], data: st.DataObject):
     shelf = Shelf()
     nodes = [Node(shelf) for _ in range(2)]

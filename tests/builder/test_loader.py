@@ -18,6 +18,7 @@ from scoreboardd.platforms import tail
 from scoreboardd.platforms.postgres import PostgresSource
 from tests.board.expected import parsed, plain
 from tests.contests import SCHEMA_SQL
+from tests.effort import examples
 
 CONTEST = """
 INSERT INTO divisions VALUES (1, 'open');
@@ -226,7 +227,7 @@ turns = st.lists(
 
 
 @given(turns=turns)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_what_one_node_found_no_other_hides_again(admin, contest: str, turns):
     """Two nodes in turns, over rows that no increment sees; not all are announced."""
     await admin.execute("TRUNCATE divisions, teams, users, challenges, submissions")

@@ -16,6 +16,7 @@ from scoreboardd.client.sync_state import GRACE, JITTER, PATIENCE, SyncState
 from scoreboardd.model import Version
 from scoreboardd.render import text as document_text
 from tests.client.views import step, view
+from tests.effort import examples
 
 EPOCHS = ("b", "a")
 "In the order of time: an epoch says nothing by itself."
@@ -272,7 +273,7 @@ HAPPENING = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 @given(st.tuples(*(st.lists(HAPPENING, max_size=20) for _ in EPOCHS)), st.randoms(use_true_random=False))
 def test_whatever_happens_it_holds_what_was_and_reaches_what_is(happenings: tuple[list[Any], ...], chance: Any):
     """A server with two epochs, whose deltas, notices and answers come late, twice, in any order or never."""

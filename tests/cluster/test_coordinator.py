@@ -47,6 +47,7 @@ from scoreboardd.cluster.coordinator import (
     Unchanged,
 )
 from scoreboardd.model import ChangeEvent, Version
+from tests.effort import examples
 
 TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=9.0, reconcile=60.0, backoff_min=0.5, backoff_max=4.0)
 HANDICAP = TIMING.non_builder_delay
@@ -1116,7 +1117,7 @@ answers = {
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 def test_no_sequence_of_inputs_breaks_it(data: st.DataObject):
     """Even if what the store and the others say makes no sense together."""
     jitter = data.draw(st.sampled_from([0.0, 0.5, 0.999]))

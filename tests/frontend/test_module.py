@@ -15,6 +15,7 @@ from scoreboardd.board.leaderboards import Leaderboards
 from tests import oracle
 from tests.board.histories import histories
 from tests.board.test_delta import leaderboards, view_of
+from tests.effort import examples
 from tests.external_tools import require
 
 TESTS = Path(__file__).parent
@@ -55,7 +56,7 @@ def _vectors() -> list[dict[str, list[str]]]:
     found: list[dict[str, list[str]]] = []
 
     @given(histories())
-    @settings(max_examples=150)
+    @settings(max_examples=examples(50))
     def collect(history: list[oracle.Tables]) -> None:
         documents = [leaderboards(tables) for tables in history]
         found.append(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from scoreboardd.config import load
 from scoreboardd.migrate import migrate
+from tests.effort import examples
 from tests.migrate.conftest import CONTEST, TABLES, Listener, announcing, execute, listening
 
 QUERIES = [
@@ -125,7 +126,7 @@ async def _rows(connection: Any, queries: list[str]) -> list[list[Any]]:
 
 
 @given(history=HISTORIES)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_transaction_speaks_if_and_only_if_it_changed_what_the_board_reads(admin, listener, history):
     await admin.execute(f"TRUNCATE {', '.join(TABLES)}")
     await admin.execute(CONTEST)

@@ -24,6 +24,7 @@ from scoreboardd.render import rows
 from tests.board import reference
 from tests.board.expected import plain
 from tests.contests import START as BEGINNING
+from tests.effort import examples
 
 WINDOW = 4
 WRITERS = 3
@@ -129,7 +130,7 @@ async def writers(database: str) -> AsyncIterator[list[Any]]:
 
 
 @given(history=histories)
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_through_any_history_both_boards_are_equal(admin, writers, database: str, monkeypatch, history):
     monkeypatch.setattr(tail, "WINDOW", WINDOW)
     monkeypatch.setattr(rows, "ENTRIES", 2)

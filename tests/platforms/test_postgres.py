@@ -20,6 +20,7 @@ from tests import oracle
 from tests.board.expected import expected, parsed, rendered
 from tests.builder.platform import stuck
 from tests.contests import EPOCH, MICROSECOND, SCHEMA_SQL, START, contests, insert
+from tests.effort import examples
 from tests.nodes import until
 from tests.platforms.conftest import Role, as_user
 
@@ -72,7 +73,7 @@ async def refused(source: PostgresSource, *words: str) -> None:
 @pytest.mark.parametrize("active", [True, False], ids=["with is_active", "without is_active"])
 @pytest.mark.parametrize("divisions", [True, False], ids=["with divisions", "without divisions"])
 @given(data=st.data())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_what_is_read_makes_the_oracle_s_documents(admin, database, make_source, divisions, active, data):
     tables = data.draw(contests(divisions=divisions, active=active))
     await admin.execute("DROP TABLE IF EXISTS submissions, users, teams, challenges, divisions")

@@ -40,6 +40,7 @@ from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import plain
 from tests.documents import document_of
+from tests.effort import examples
 from tests.simulation.store import Data, Store
 
 SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
@@ -441,7 +442,7 @@ async def test_in_every_story_the_model_does_what_the_backend_does(backend: Back
     await compare(backend, STORIES[story])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 async def test_whatever_is_asked_the_model_does_what_the_backend_does(backend: Backend, steps: list[tuple[Any, ...]]):
     await compare(backend, steps)

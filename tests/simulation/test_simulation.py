@@ -8,11 +8,12 @@ from multiprocessing import get_context
 
 import pytest
 
+from tests.effort import examples
 from tests.simulation import __main__ as command
 from tests.simulation.backends import ARCHIVED, BACKENDS, POSTGRES, REDIS
 from tests.simulation.cluster import unlucky
 
-SEEDS = {REDIS.name: 1200, ARCHIVED.name: 600, POSTGRES.name: 1200}
+SEEDS = {REDIS.name: examples(200), ARCHIVED.name: examples(100), POSTGRES.name: examples(200)}
 CHUNKS = 4
 PROCESSES = 2
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scoreboardd.board.leaderboards import NOTHING, Challenge, Entry, Leaderboards, Solve
 from scoreboardd.model import Snapshot, Version
 from scoreboardd.stream import topic
+from tests.effort import examples
 from tests.web.client import Stream
 from tests.web.follower import DELTAS, EVERYTHING, Follower, History
 from tests.web.server import EPOCH, SOLVED, Node, serving
@@ -128,7 +129,7 @@ class World:
             self.followers[which].hear(event)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(ACTIONS, min_size=5, max_size=30))
 async def test_whoever_follows_has_the_board(
     way: str, monkeypatch: pytest.MonkeyPatch, actions: list[tuple[object, ...]]

@@ -106,7 +106,7 @@ async def test_a_client_from_npm_and_that_it_comes_back_for_what_it_missed(progr
         following(require("node"), program, client, url(node)) as follower,
     ):
         await assert_each_comes_at_once(node, follower)
-        (stream,) = node.broadcaster._clients
+        (stream,) = node.broadcaster._subscribers
         node.serve(45)
         stream.transport.abort()
         await follower.prints("ready 7f3a-45")
