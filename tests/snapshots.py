@@ -33,13 +33,13 @@ def snapshot(
         given[delta_log_key(division_id)] = (delta_logs or {}).get(division_id, DeltaLog()).text()
     given |= documents or {}
     bodies = {name: body if isinstance(body, bytes) else orjson.dumps(body) for name, body in given.items()}
-    return Snapshot(version, time.time() if as_of is None else as_of, divisions, str(version), documents(bodies))
+    return Snapshot(version, time.time() if as_of is None else as_of, divisions, str(version), shared_documents(bodies))
 
 
 def edition_of(version: Version, tables: Tables) -> Snapshot:
     """What the real path makes of these tables."""
     rows = to_rows(tables)
-    return Snapshot(version, time.time(), rows.roster.division_ids, str(version), documents(rendered(rows)))
+    return Snapshot(version, time.time(), rows.roster.division_ids, str(version), shared_documents(rendered(rows)))
 
 
 def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:
     return {name: b"".join(frames) for name, frames in documents.items()}
 
 
-def documents(texts: Mapping[str, bytes]) -> SharedDocuments:
+def shared_documents(texts: Mapping[str, bytes]) -> SharedDocuments:
     return received(*pack([(name, [compressed(text)]) for name, text in texts.items()]))
 
 
