@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
+import { Election } from "../../scoreboardd/frontend/election.js";
 import {
   Board,
-  Election,
   Scoreboard,
   StreamParser,
   backoff,
