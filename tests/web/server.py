@@ -110,7 +110,7 @@ class Node(Listener):
 
     def tell(self, number: int, event: ChangeEvent = SOLVED, epoch: str = EPOCH) -> bytes:
         """Tell everyone of a version; returns what they must get who are told notices."""
-        self.streams.tell(version(number, epoch), event)
+        self.streams.publish(version(number, epoch), event)
         return scoreboard_frame(version(number, epoch), event).payload
 
     def publish(self, number: int, event: ChangeEvent = SOLVED) -> bytes:
