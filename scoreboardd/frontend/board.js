@@ -1,4 +1,4 @@
-/** Versions and boards: checking documents, applying deltas. Pure. The counterpart of `board/leaderboards.py` and `client/board.py`. */
+/** Versions and boards: checking documents, applying deltas. Pure. The counterpart of `client/board.py`. */
 
 /** `<epoch>-<number>`, or null for anything else; a number that JavaScript would round is something else. */
 export function parseVersion(text) {
@@ -9,7 +9,7 @@ export function parseVersion(text) {
 
 export const showVersion = (version) => `${version.epoch}-${version.number}`;
 
-/** True if whoever holds `held` has all that `version` says. Two epochs have no order: the newly told one is the truth. */
+/** True if `held` (null: nothing) includes `version`. Two epochs have no order: the one received last counts. */
 export const reaches = (held, version) =>
   held !== null && held.epoch === version.epoch && held.number >= version.number;
 
@@ -36,9 +36,9 @@ function checkDocument(kind, { challenges, entries }) {
   for (const challenge of challenges) checkChallenge(challenge);
   const known = new Set(challenges.map(({ id }) => id));
   for (const { [idField]: id, [nameField]: name, score, solves } of entries) {
-    checkInteger(id, `the id of ${WHO[kind]}`);
+    checkInteger(id, `the id of ${NOUNS[kind]}`);
     checkInteger(score, "a score");
-    checkString(name, `the name of ${WHO[kind]}`);
+    checkString(name, `the name of ${NOUNS[kind]}`);
     for (const { challenge_id, solved_at } of solves) {
       if (!known.has(challenge_id)) throw new RangeError("a solve of no challenge");
       checkString(solved_at, "the time of a solve");
@@ -46,9 +46,9 @@ function checkDocument(kind, { challenges, entries }) {
   }
 }
 
-/** Check what a board of this kind takes from a delta. Whether it fits that board is found out when it is applied. */
+/** Check the parts of a delta that concern a board of this kind. `Board.apply` checks whether they fit the board. */
 function checkDelta(kind, { from, version, challenges = {}, [kind]: owners = {} }) {
-  const [id, name] = [`the id of ${WHO[kind]}`, `the name of ${WHO[kind]}`];
+  const [id, name] = [`the id of ${NOUNS[kind]}`, `the name of ${NOUNS[kind]}`];
   checkInteger(from, "the beginning of a delta");
   checkInteger(version, "the version of a delta");
   if (from >= version) throw new RangeError("a delta that leads nowhere");
@@ -67,11 +67,11 @@ function checkDelta(kind, { from, version, challenges = {}, [kind]: owners = {} 
   }
 }
 
-const WHO = { teams: "a team", users: "a user" };
+const NOUNS = { teams: "a team", users: "a user" };
 const FIELDS = { teams: ["team_id", "team_name"], users: ["user_id", "username"] };
 
 /**
- * The board of the teams or of the users, at one version. Immutable: `apply` makes another, and shares what is the same.
+ * The board of the teams or of the users at one version. Immutable: `apply` returns a new board that shares unchanged parts.
  * `challenges` and `entries` are as in the document: challenges by id, entries by rank, solves by challenge.
  */
 export class Board {
@@ -84,7 +84,7 @@ export class Board {
     this.entries = entries;
   }
 
-  /** Throws if a number in it is beyond 2^53 - 1, or if it is no document. */
+  /** Throws if a number in `document` is beyond 2^53 - 1, or if it is not a leaderboard. */
   static fromDocument(kind, version, document) {
     checkDocument(kind, document);
     return new Board(kind, version, document.challenges, document.entries);
@@ -112,18 +112,18 @@ export class Board {
   }
 
   /**
-   * The board that `delta`, the data of a `delta` event, leads to. It begins at this version or before, and ends after.
-   * Throws if it is no delta or does not fit this board. It looks at few solves, since a page with a board of
-   * 30,000 does this whenever somebody solves something.
+   * Return the board after `delta`, the data of a `delta` event, which begins at this version or before and ends after it.
+   * Throws if it is not a delta or does not fit this board. It reads few solves, since a page with 30,000 entries does this
+   * for every solve.
    */
   apply(delta) {
     checkDelta(this.kind, delta);
     const [idField, nameField] = FIELDS[this.kind];
     const challenges = applyToChallenges(this.challenges, delta.challenges ?? {});
     const gone = delta.challenges?.drop ?? [];
-    const { names, dropped, cells } = newsOfOwners(delta[this.kind] ?? {});
+    const { names, dropped, cells } = changesByOwner(delta[this.kind] ?? {});
     const scoreOf = scoring(this.challenges, challenges);
-    const stay = []; // where they are, among each other
+    const stay = []; // entries that keep their order among each other
     const move = [];
     const take = (entry) => {
       const id = entry[idField];
@@ -157,15 +157,15 @@ function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   const now = new Map(challenges.map((challenge) => [challenge.id, challenge]));
   for (const id of drop) now.delete(id);
   for (const { id, title, category, points } of put) now.set(id, { id, title, category, points });
-  for (const [id, worth] of points) {
+  for (const [id, value] of points) {
     if (!now.has(id)) throw new RangeError(`no challenge ${id}`);
-    now.set(id, { ...now.get(id), points: worth });
+    now.set(id, { ...now.get(id), points: value });
   }
   return [...now.values()].sort((a, b) => a.id - b.id);
 }
 
-/** By owner. `cells` are its solves that are new, by challenge, and null for one that it has no more. */
-function newsOfOwners({ put = [], drop = [], solves = [], unsolves = [] }) {
+/** The changes by owner. `cells` maps an owner to its new solves by challenge; null stands for a removed solve. */
+function changesByOwner({ put = [], drop = [], solves = [], unsolves = [] }) {
   const cells = new Map();
   const of = (id) => cells.get(id) ?? cells.set(id, new Map()).get(id);
   for (const [id, challenge] of unsolves) of(id).set(challenge, null);
@@ -185,22 +185,22 @@ function solvesAfter({ solves }, gone, mine = new Map()) {
   return [...now.values()].sort((a, b) => a.challenge_id - b.challenge_id);
 }
 
-/** So many challenges may be worth something else before it is cheaper to add up every score anew. */
-const FEW = 4;
+/** Bounds the challenges with new points for which a score is adjusted; with more it is cheaper to compute every score. */
+const MAX_ADJUSTED_CHALLENGES = 4;
 
-/** What the score is of an entry that has `solves` now, its score being of when the challenges were as `before`. */
+/** Return a function that computes the score of an entry with `solves`; its present score counts the challenges `before`. */
 function scoring(before, now) {
-  const worth = new Map(now.map(({ id, points }) => [id, points]));
-  const gains = before
-    .map(({ id, points }) => [id, (worth.get(id) ?? points) - points])
-    .filter(([, gain]) => gain !== 0);
+  const pointsOf = new Map(now.map(({ id, points }) => [id, points]));
+  const pointChanges = before
+    .map(({ id, points }) => [id, (pointsOf.get(id) ?? points) - points])
+    .filter(([, change]) => change !== 0);
   return (entry, solves) => {
     let score = 0;
-    if (solves === entry.solves && gains.length <= FEW) {
+    if (solves === entry.solves && pointChanges.length <= MAX_ADJUSTED_CHALLENGES) {
       score = entry.score;
-      for (const [challenge, gain] of gains) if (has(entry, challenge)) score += gain;
+      for (const [challenge, change] of pointChanges) if (has(entry, challenge)) score += change;
     } else {
-      for (const { challenge_id } of solves) score += worth.get(challenge_id);
+      for (const { challenge_id } of solves) score += pointsOf.get(challenge_id);
     }
     if (Number.isNaN(score)) throw new RangeError("a solve of no challenge");
     checkInteger(score, "a score");
@@ -218,7 +218,7 @@ function has({ solves }, challenge) {
   return solves[low]?.challenge_id === challenge;
 }
 
-/** Of the entries in `sorted`, which are in order, and those in `others`. */
+/** All entries of `sorted`, which are in order, and of `others`, in order. */
 function merged(sorted, others, order) {
   const all = [];
   let next = 0;
@@ -230,16 +230,16 @@ function merged(sorted, others, order) {
   return all;
 }
 
-/** As their UTF-8 bytes compare, which is by code point; JavaScript itself compares by UTF-16 unit. */
+/** Compare as the UTF-8 bytes do, which is by code point; JavaScript itself compares by UTF-16 unit. */
 export function compareBytes(a, b) {
   const shorter = Math.min(a.length, b.length);
   for (let i = 0; i < shorter; i++) {
     const x = a.charCodeAt(i);
     const y = b.charCodeAt(i);
-    if (x !== y) return aboveTheRest(x) - aboveTheRest(y);
+    if (x !== y) return orderOfUnit(x) - orderOfUnit(y);
   }
   return a.length - b.length;
 }
 
-/** Surrogates stand for code points above all others. */
-const aboveTheRest = (unit) => (unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit);
+/** Surrogates encode the code points above all others. */
+const orderOfUnit = (unit) => (unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit);

@@ -1,10 +1,12 @@
 /** One stream for all tabs of a browser: which tab holds it. */
 
 /**
- * Which of the tabs holds the stream. Pure: it is told of time (seconds) and of messages, and says what to post.
+ * Decides which of the tabs holds the stream. Pure: the caller passes in the time (seconds) and messages, and posts the messages
+ * that each method returns. A message has a `type`: "discover" asks for the leader, "lead" is the leader's heartbeat, "resign" is
+ * its last message.
  *
- * - Whoever leads says so every `BEAT`. Whoever hears nothing for `SILENCE` leads, after a random while.
- * - Of two that lead the one with the smaller id goes on; but one that was silent so long has been asleep, and may again.
+ * - The leader posts "lead" every `BEAT` seconds. A tab that receives nothing for `SILENCE` seconds and a random time leads.
+ * - Of two leaders the one with the smaller id stays, unless it missed its own heartbeats: then it was asleep, and may be again.
  */
 export class Election {
   static BEAT = 2;
@@ -21,19 +23,19 @@ export class Election {
 
   start(now) {
     this.deadline = now + Election.OPENING * (1 + this.random());
-    return [{ say: "who" }];
+    return [{ type: "discover" }];
   }
 
-  hear({ from, say }, now) {
+  receive({ from, type }, now) {
     if (from === this.id) return [];
-    if (say === "who") return this.role === "leader" ? [{ say: "lead" }] : [];
-    if (say === "bye" && from === this.leader) {
+    if (type === "discover") return this.role === "leader" ? [{ type: "lead" }] : [];
+    if (type === "resign" && from === this.leader) {
       this.#follow(null, now + Election.OPENING * this.random());
       return [];
     }
-    if (say !== "lead") return [];
+    if (type !== "lead") return [];
     const awake = now < this.deadline + Election.SILENCE - Election.BEAT;
-    if (this.role === "leader" && this.id < from && awake) return [{ say: "lead" }];
+    if (this.role === "leader" && this.id < from && awake) return [{ type: "lead" }];
     this.#follow(from, now + Election.SILENCE + Election.BEAT * this.random());
     return [];
   }
@@ -43,14 +45,14 @@ export class Election {
     this.role = "leader";
     this.leader = this.id;
     this.deadline = now + Election.BEAT;
-    return [{ say: "lead" }];
+    return [{ type: "lead" }];
   }
 
   leave() {
     const was = this.role;
     this.role = "waiting";
     this.deadline = Infinity;
-    return was === "leader" ? [{ say: "bye" }] : [];
+    return was === "leader" ? [{ type: "resign" }] : [];
   }
 
   #follow(leader, deadline) {

@@ -1,20 +1,19 @@
 /** Parsing `text/event-stream`. Pure. The counterpart of `client/events.py`. */
 
-/** Characters that a line, and the data of an event, may have. */
-const MOST = 8 * 1024 * 1024;
+/** Bounds a line, and the data of an event. */
+const MAX_CHARACTERS = 8 * 1024 * 1024;
 
 /**
- * `text/event-stream`, fed in any pieces, to events `{id, event, data}` and what the server says of `retry`, as the WHATWG
- * HTML standard (section 9.2.6) interprets it. The text is decoded before, which replaces what is not UTF-8 and removes a byte
- * order mark.
+ * Parses `text/event-stream` from pieces of any size into events `{id, event, data}` and the server's `retry`, as the WHATWG HTML
+ * standard (section 9.2.6) says. The caller decodes the text, which replaces invalid UTF-8 and removes a byte order mark.
  */
 export class StreamParser {
-  #line = ""; // the beginning of one whose end has not come
-  #afterCr = false; // the last character was a CR: an LF that comes now belongs to it
+  #line = ""; // the beginning of a line whose end has not been received
+  #afterCr = false; // the last character was a CR: an LF that follows belongs to it
   #id = "";
   #event = "";
   #data = null;
-  /** Milliseconds, as last said; null until then. */
+  /** Milliseconds, as the server sent last; null before the first. */
   retry = null;
 
   feed(text) {
@@ -25,18 +24,18 @@ export class StreamParser {
     const rest = pieces.pop();
     const events = [];
     for (const piece of pieces) {
-      const line = this.#grown(piece);
+      const line = this.#extendLine(piece);
       this.#line = "";
       if (line !== "") this.#process(line);
-      else if (this.#data !== null) events.push(this.#dispatched());
+      else if (this.#data !== null) events.push(this.#dispatch());
       else this.#event = "";
     }
-    this.#line = this.#grown(rest);
+    this.#line = this.#extendLine(rest);
     return events;
   }
 
-  #grown(piece) {
-    if (this.#line.length + piece.length > MOST) throw new RangeError(`a line of more than ${MOST} characters`);
+  #extendLine(piece) {
+    if (this.#line.length + piece.length > MAX_CHARACTERS) throw new RangeError(`a line of more than ${MAX_CHARACTERS} characters`);
     return this.#line + piece;
   }
 
@@ -46,13 +45,13 @@ export class StreamParser {
     const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
     if (name === "data") {
       this.#data = this.#data === null ? value : `${this.#data}\n${value}`;
-      if (this.#data.length > MOST) throw new RangeError(`an event of more than ${MOST} characters`);
+      if (this.#data.length > MAX_CHARACTERS) throw new RangeError(`an event of more than ${MAX_CHARACTERS} characters`);
     } else if (name === "event") this.#event = value;
     else if (name === "id" && !value.includes("\0")) this.#id = value;
     else if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value);
   }
 
-  #dispatched() {
+  #dispatch() {
     const event = { id: this.#id, event: this.#event || "message", data: this.#data };
     this.#event = "";
     this.#data = null;

@@ -2,38 +2,38 @@
 
 import { Board, parseVersion, reaches, showVersion } from "./board.js";
 
-/** Seconds over which browsers that were told of a version at the same instant spread their requests for it. */
-const SPREAD = 0.3;
-/** Seconds within which what `ready` says was missed has to have come. */
-const GRACE = 2;
-/** Seconds over which a server may spread a reset. */
-const MOST_SPREAD = 600;
+/** Browsers that receive a version at the same instant spread their requests for it over this time. */
+const SPREAD_SECONDS = 0.3;
+/** The missed events have to follow a `ready` within this time. */
+const GRACE_SECONDS = 2;
+/** Bounds the time over which a server may spread a reset. */
+const MAX_SPREAD_SECONDS = 600;
 
 /** Fetch the document at a random time within `within` seconds; `version` is the one that it has to reach. */
 const refetch = (version, within) => ({ do: "refetch", version, within });
 
 /**
- * What to do about an event of the stream for the board of a division (null: everyone's) that is held at `held`, null if
- * none is. `data` is parsed: anything; `after` is the id of the event before it in the stream.
+ * Decide what an event of the stream means for a board at `held` (null: no board yet) of a division (null: everyone's).
+ * `data` is any parsed JSON; `after` is the id of the event before it in the stream.
  */
 export function decide(held, { id, event, data, after }, division = null) {
   const version = parseVersion(id);
   if (version === null || reaches(held, version)) return { do: "ignore" };
   switch (event) {
     case "delta":
-      // Nothing in a delta is relative: whoever is past its beginning may take it all the same.
+      // Nothing in a delta is relative: it also fits a board that is past its beginning.
       return held?.epoch === version.epoch && Number.isSafeInteger(data?.from) && held.number >= data.from
         ? { do: "apply" }
-        : refetch(version, SPREAD);
+        : refetch(version, SPREAD_SECONDS);
     case "scoreboard":
       return isElsewhere(data, division) && follows(held, after, version)
         ? { do: "advance", version }
-        : refetch(version, SPREAD);
+        : refetch(version, SPREAD_SECONDS);
     case "reset":
-      return refetch(version, Number.isFinite(data?.spread) && data.spread >= 0 ? Math.min(data.spread, MOST_SPREAD) : SPREAD);
+      return refetch(version, Number.isFinite(data?.spread) && data.spread >= 0 ? Math.min(data.spread, MAX_SPREAD_SECONDS) : SPREAD_SECONDS);
     case "ready":
-      // What was missed is on its way, to the tab that connected at least: another may have missed more.
-      return { ...refetch(version, SPREAD), after: GRACE };
+      // The missed events follow, at least to the tab that connected: another tab may have missed more.
+      return { ...refetch(version, SPREAD_SECONDS), after: GRACE_SECONDS };
     default:
       return { do: "ignore" };
   }
@@ -45,7 +45,7 @@ function isElsewhere(data, division) {
   return division !== null && Array.isArray(ids) && ids.length > 0 && !ids.includes(division);
 }
 
-/** True if nothing but what the event of `version` tells is new to a board at `held`. */
+/** True if a board at `held` misses nothing but the event of `version`; `after` is the id of the event before it. */
 function follows(held, after, version) {
   const before = parseVersion(after);
   return before !== null && before.epoch === version.epoch && reaches(held, before);
@@ -56,17 +56,17 @@ export function backoff(attempt, retry, random) {
   return Math.min(15, retry * 2 ** attempt) * (attempt === 0 ? 1 : 0.5 + random / 2);
 }
 
-export const ANSWER = 15; // seconds for the head of a response, and for the beginning of the stream
-export const TICK = 0.25; // seconds between two looks at what is due
-const WHOLE = 120; // seconds for all of a document
-const OLD = 30; // seconds after which a document that the server labels as stale counts as such
+export const ANSWER_TIMEOUT_SECONDS = 15; // seconds for the head of a response, and for the beginning of the stream
+export const TICK_SECONDS = 0.25; // seconds between two looks at what is due
+const DOCUMENT_TIMEOUT_SECONDS = 120; // seconds for all of a document
+const MIN_STALE_SECONDS = 30; // seconds after which a document that the server labels as stale counts as such
 /** Fetches in a row that may fall short of the announced version. */
-const PATIENCE = 8;
+const MAX_SHORT_ANSWERS = 8;
 
-let clock = 0; // as it was last read, in milliseconds
-let setBack = 0; // … by so much in all
+let clock = 0; // milliseconds, as last read
+let setBack = 0; // milliseconds by which the clock was set back in all
 
-/** Seconds that go on during sleep, unlike those of performance.now, and never back, unlike those of Date.now. */
+/** Seconds of a clock that goes on during sleep, unlike performance.now, and never goes back, unlike Date.now. */
 export function seconds() {
   const now = Date.now();
   setBack += Math.max(0, clock - now);
@@ -85,7 +85,7 @@ export class RequestFailed extends Error {
   constructor(response) {
     super(`the server answers ${response.status}`);
     this.status = response.status;
-    // Others were told the same.
+    // Other clients received the same value.
     this.retryAfter = (Number(response.headers.get("Retry-After")) || 0) * (1 + Math.random() / 2);
   }
 }
@@ -96,22 +96,22 @@ function versionOf(response) {
   return version;
 }
 
-/** Keeps one board current: holds it, and fetches it whenever it is told of a version that it cannot make itself. */
+/** Keeps one board current: applies deltas, and fetches the document when they do not lead to the announced version. */
 export class SyncState {
   board = null;
-  /** The last fetch did: `{error, attempt, until}`. */
+  /** How the last fetch failed: `{error, attempt, until}`; null if it succeeded. */
   failing = null;
   /** The server labels what it serves as stale. */
   stale = false;
   #etag = null; // of what was fetched last
-  #unusable = null; // why that was no board
+  #unusable = null; // why the document fetched last was refused
   #wanted = null; // the version that has to be reached
   #due = Infinity; // when to fetch
-  #spread = false; // … is the server's choice: what it says meanwhile must not bring everyone back at once
+  #spread = false; // the server chose #due: later events must not bring all clients back at once
   #fetching = false;
-  #waiting = []; // deltas that came while fetching
-  #short = 0; // fetches in a row that did not reach it
-  #asking = new AbortController();
+  #waiting = []; // deltas received while fetching
+  #shortAnswers = 0; // fetches in a row that did not reach #wanted
+  #requests = new AbortController();
 
   constructor(kind, url, division, host) {
     this.kind = kind;
@@ -124,12 +124,12 @@ export class SyncState {
     return this.board?.version ?? null;
   }
 
-  /** Told of a version that it does not have yet. */
+  /** True if an announced version is not held yet. */
   get behind() {
     return this.board === null || (this.#wanted !== null && !reaches(this.held, this.#wanted));
   }
 
-  hear(event) {
+  receive(event) {
     if (event.event === "delta" && this.#fetching) {
       this.#waiting.push(event);
       return;
@@ -140,12 +140,12 @@ export class SyncState {
     } else if (decision.do === "advance") {
       this.#show(this.board.at(decision.version), "elsewhere");
     } else if (decision.do === "refetch") {
-      this.want(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
+      this.fetchUntil(decision.version, (decision.after ?? 0) + decision.within * Math.random(), event.event === "reset");
     }
   }
 
-  /** Fetch after so many seconds, until `version` (null: whatever is served) is reached. */
-  want(version, after = 0, spread = false) {
+  /** Fetch after `after` seconds, until `version` (null: any) is held. `spread`: the server chose the delay. */
+  fetchUntil(version, after = 0, spread = false) {
     if (version === null || !reaches(this.#wanted, version)) this.#wanted = version;
     if (spread && !this.#spread) {
       this.#spread = true;
@@ -161,17 +161,17 @@ export class SyncState {
     if (this.behind) this.#fetchNow();
   }
 
-  /** The network is back: what failed is tried again at once. */
+  /** Retry a failed fetch at once: the network is back. */
   retry() {
     if (this.failing === null) return;
     this.failing.until = 0;
     this.#plan(0);
   }
 
-  /** What was asked before the machine slept is not answered any more. */
+  /** Abort the requests from before the machine slept: nobody answers them. */
   abandon() {
-    this.#asking.abort();
-    this.#asking = new AbortController();
+    this.#requests.abort();
+    this.#requests = new AbortController();
   }
 
   #plan(after) {
@@ -185,7 +185,7 @@ export class SyncState {
       next = this.board.apply(data);
     } catch (error) {
       console.warn("scoreboard.js fetches the board, for a delta does not fit the one it has:", error);
-      this.want(parseVersion(id), SPREAD * Math.random());
+      this.fetchUntil(parseVersion(id), SPREAD_SECONDS * Math.random());
       return;
     }
     this.stale = false;
@@ -203,27 +203,27 @@ export class SyncState {
       this.failing = { error, attempt, until };
     }
     this.#fetching = false;
-    for (const event of this.#waiting.splice(0)) this.hear(event);
-    this.#comeAgain();
+    for (const event of this.#waiting.splice(0)) this.receive(event);
+    this.#retryIfBehind();
     this.host.changed();
   }
 
-  /** The node that answered may be behind the one that told us; or what we were told has been lost with its epoch. */
-  #comeAgain() {
+  /** Fetch again if the answer was behind the announced version: that node lags, or the version was lost with its epoch. */
+  #retryIfBehind() {
     if (!this.behind || this.#spread) {
-      this.#short = 0;
+      this.#shortAnswers = 0;
     } else if (this.failing !== null) {
       this.#plan(0);
-    } else if (++this.#short > PATIENCE) {
-      this.#short = 0;
+    } else if (++this.#shortAnswers > MAX_SHORT_ANSWERS) {
+      this.#shortAnswers = 0;
       this.#wanted = null;
     } else {
-      this.#plan(this.#short * (0.25 + Math.random() / 4));
+      this.#plan(this.#shortAnswers * (0.25 + Math.random() / 4));
     }
   }
 
   async #fetch() {
-    const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, WHOLE);
+    const response = await this.#get("GET", this.#etag ? { "If-None-Match": this.#etag } : {}, DOCUMENT_TIMEOUT_SECONDS);
     if (response.status === 304) {
       if (this.#unusable !== null) throw this.#unusable;
       return;
@@ -238,18 +238,18 @@ export class SyncState {
     try {
       board = Board.fromDocument(this.kind, version, document);
     } catch (error) {
-      throw (this.#unusable = error); // and not fetched again before there is another
+      throw (this.#unusable = error); // and it is not downloaded again before it changes
     }
     this.#show(board, "refetch");
   }
 
-  /** Ask what is served now, without the document. */
+  /** Ask for the served version, without the document. */
   async check() {
-    const version = versionOf(await this.#get("HEAD", {}, ANSWER));
-    this.hear({ id: showVersion(version), event: "ready", data: {} });
+    const version = versionOf(await this.#get("HEAD", {}, ANSWER_TIMEOUT_SECONDS));
+    this.receive({ id: showVersion(version), event: "ready", data: {} });
   }
 
-  /** True if what is served is exactly what was held at that version. If it is not, it is what is held from now on. */
+  /** True if the served document equals the board that was held at its version. Otherwise show the served one. */
   async verify() {
     const passed = new Map();
     const pass = (board) => board && passed.set(showVersion(board.version), board);
@@ -257,37 +257,37 @@ export class SyncState {
     pass(this.board);
     this.host.addEventListener("board", listen);
     try {
-      for (let attempt = 0; attempt < PATIENCE; attempt++) {
-        const response = await this.#get("GET", {}, WHOLE);
+      for (let attempt = 0; attempt < MAX_SHORT_ANSWERS; attempt++) {
+        const response = await this.#get("GET", {}, DOCUMENT_TIMEOUT_SECONDS);
         const version = versionOf(response);
         const text = await response.text();
-        // The event that tells of what is served may be on its way.
-        for (const end = seconds() + GRACE; !reaches(this.held, version) && seconds() < end; ) {
-          await sleep(TICK, this.host.closing);
+        // The event of the served version may be on its way.
+        for (const end = seconds() + GRACE_SECONDS; !reaches(this.held, version) && seconds() < end; ) {
+          await sleep(TICK_SECONDS, this.host.closing);
           this.host.closing.throwIfAborted();
         }
         const [then, now] = [passed.get(showVersion(version)), this.held];
         if (then !== undefined && text === JSON.stringify(then.document)) return true;
         if (then !== undefined || !reaches(now, version)) {
           this.#show(Board.fromDocument(this.kind, version, JSON.parse(text)), "verify");
-          if (now?.epoch === version.epoch) this.want(now);
+          if (now?.epoch === version.epoch) this.fetchUntil(now);
           return false;
         }
-        await sleep(0.5, this.host.closing); // that node is behind; or two steps came as one
+        await sleep(0.5, this.host.closing); // that node is behind, or one delta skipped that version
       }
     } finally {
       this.host.removeEventListener("board", listen);
     }
-    throw new Error(`what is served was never held, ${PATIENCE} times`);
+    throw new Error(`what is served was never held, ${MAX_SHORT_ANSWERS} times`);
   }
 
   async #get(method, headers, timeout) {
-    const signal = AbortSignal.any([this.host.closing, this.#asking.signal, AbortSignal.timeout(timeout * 1000)]);
+    const signal = AbortSignal.any([this.host.closing, this.#requests.signal, AbortSignal.timeout(timeout * 1000)]);
     const response = await fetch(this.url, { method, headers, signal, cache: "no-store" });
     if (!response.ok && response.status !== 304) throw new RequestFailed(response);
-    // A moment after a change every document is labelled: that is the time it takes to rebuild.
+    // Every document is labelled for a moment after a change, while it is rebuilt.
     const labelled = (response.headers.get("X-Scoreboard-Cache") ?? "").startsWith("stale-");
-    this.stale = labelled && Number(response.headers.get("Age")) >= OLD;
+    this.stale = labelled && Number(response.headers.get("Age")) >= MIN_STALE_SECONDS;
     return response;
   }
 
