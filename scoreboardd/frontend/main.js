@@ -1,15 +1,14 @@
-/** The page: what its controls say goes to the worker, and what the worker says is drawn. */
+/** The page: it sends the settings of its controls to the worker, and draws what the worker sends. Every message has a `type`. */
 
 import { Chart } from "./chart.js";
 import { count, element, formatExact, formatMoment, formatNumber, setAttribute, setText } from "./format.js";
 import { Table } from "./table.js";
 
 const VIEWS = ["board", "projector", "overlay"];
-/** Milliseconds. */
-const BLOOD = 6000;
-const UNWELL = 3000; // how long to be behind before it is worth a word
-const TURN = 8000; // the projector's list rests at its top and its end
-const SCREEN = 12_000; // and takes so long for as much as fits on the screen
+const FIRST_BLOOD_MS = 6000;
+const BEHIND_MS = 3000; // how long a board may be behind before the page says so
+const TURN_MS = 8000; // the projector's list rests at its top and its end
+const SCREEN_MS = 12_000; // and takes this long for the height of the screen
 
 const $ = (id) => document.getElementById(id);
 const parameters = new URLSearchParams(location.search);
@@ -39,10 +38,10 @@ let shown = null;
 // --- standings, chart, feed ---------------------------------------------------------------------------------------
 
 const table = new Table($("table"), {
-  onLook: (first, last) => worker.postMessage({ do: "look", first, last }),
+  onLook: (first, last) => worker.postMessage({ type: "look", first, last }),
   onPin(id) {
     remember(id);
-    worker.postMessage({ do: "look", pin: id });
+    worker.postMessage({ type: "look", pin: id });
   },
 });
 const chart = new Chart($("chart"), $("legend"));
@@ -115,36 +114,36 @@ function makeFeedItem({ key, name, title, category, at, first }) {
   return item;
 }
 
-// --- first bloods -------------------------------------------------------------------------------------------------
+// --- first firstBloodQueue -------------------------------------------------------------------------------------------------
 
-const bloods = [];
+const firstBloodQueue = [];
 
 function announce(solve) {
   $("announcer").append(element("p", {}, `First blood: ${solve.name} solved ${solve.title} in ${solve.category}.`));
   while ($("announcer").children.length > 5) $("announcer").firstChild.remove();
   if (view === "board") return;
-  bloods.push(solve);
-  if (bloods.length === 1) showBlood();
+  firstBloodQueue.push(solve);
+  if (firstBloodQueue.length === 1) showBlood();
 }
 
 function showBlood() {
-  const [solve] = bloods;
+  const [solve] = firstBloodQueue;
   setText($("blood-name"), solve.name);
   setText($("blood-title"), solve.title);
   setText($("blood-category"), `${solve.category} · ${formatNumber(solve.points)}`);
   $("blood").hidden = false;
   setTimeout(() => {
     $("blood").hidden = true;
-    bloods.shift();
-    if (bloods.length) setTimeout(showBlood, 400);
-  }, BLOOD);
+    firstBloodQueue.shift();
+    if (firstBloodQueue.length) setTimeout(showBlood, 400);
+  }, FIRST_BLOOD_MS);
 }
 
-// --- how we are ---------------------------------------------------------------------------------------------------
+// --- the connection ---------------------------------------------------------------------------------------------------
 
 function drawConnection() {
   const { status, since, stale, problem } = connection;
-  const behind = since !== null && Date.now() - since > UNWELL;
+  const behind = since !== null && Date.now() - since > BEHIND_MS;
   const asOf = since === null ? "" : ` since ${formatExact(since)}`;
   const [mood, text] =
     status === "live" && stale
@@ -164,11 +163,11 @@ function drawConnection() {
 setInterval(drawConnection, 1000);
 
 worker.onmessage = ({ data }) => {
-  const { say, ...said } = data;
-  if (say === "board") drawBoard(said);
-  else if (say === "rows") drawRows(said);
-  else if (say === "state") {
-    connection = said;
+  const { type, ...content } = data;
+  if (type === "board") drawBoard(content);
+  else if (type === "rows") drawRows(content);
+  else if (type === "state") {
+    connection = content;
     drawConnection();
   }
 };
@@ -177,11 +176,11 @@ worker.onerror = (event) => {
   drawConnection();
 };
 
-const wake = () => worker.postMessage({ do: "wake" });
+const wake = () => worker.postMessage({ type: "wake" });
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && wake());
 addEventListener("online", wake);
 addEventListener("pageshow", (event) => event.persisted && wake());
-addEventListener("pagehide", (event) => event.persisted || worker.postMessage({ do: "leave" }));
+addEventListener("pagehide", (event) => event.persisted || worker.postMessage({ type: "leave" }));
 
 // --- controls -----------------------------------------------------------------------------------------------------
 
@@ -206,14 +205,14 @@ function remembered() {
 
 function changed() {
   const query = new URLSearchParams(location.search);
-  const say = (name, value) => (value ? query.set(name, value) : query.delete(name));
-  say("kind", look.kind === "users" ? "users" : null);
-  say("division", look.division);
-  say("q", look.query);
+  const setParameter = (name, value) => (value ? query.set(name, value) : query.delete(name));
+  setParameter("kind", look.kind === "users" ? "users" : null);
+  setParameter("division", look.division);
+  setParameter("q", look.query);
   history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
   if (scrollY > $("standings").offsetTop) scrollTo({ top: $("standings").offsetTop });
   const [first, last] = [0, table.window[1] - table.window[0]];
-  worker.postMessage({ do: "look", root, ...look, first, last, pin: remembered() });
+  worker.postMessage({ type: "look", root, ...look, first, last, pin: remembered() });
 }
 
 for (const radio of document.querySelectorAll("input[name=kind]")) {
@@ -239,7 +238,7 @@ addEventListener("keydown", (event) => {
   }
 });
 
-async function learn() {
+async function loadDivisions() {
   for (let wait = 1000; ; wait = Math.min(2 * wait, 15_000)) {
     try {
       const response = await fetch(new URL("api/scoreboard", root), { cache: "no-store" });
@@ -252,9 +251,9 @@ async function learn() {
       }
       $("division").value = look.division ?? "";
       $("division-field").hidden = divisions.length === 0;
-      if (version !== null) return; // before the first document nobody knows of divisions
+      if (version !== null) return; // there are no divisions before the first document
     } catch {
-      // The connection state says it.
+      // The connection state shows it.
     }
     await new Promise((resolve) => setTimeout(resolve, wait * (0.5 + Math.random())));
   }
@@ -262,17 +261,17 @@ async function learn() {
 
 // --- the projector ------------------------------------------------------------------------------------------------
 
-/** Down the list and back to its top, for ever. Where motion is not wanted, a screen at a time. */
+/** Scroll down the list and back to its top, for ever. With reduced motion, scroll a screen at a time. */
 async function autoScroll(scroller) {
   const pause = (duration) => new Promise((resolve) => setTimeout(resolve, duration));
   const end = () => scroller.scrollHeight - scroller.clientHeight;
   for (;;) {
-    await pause(TURN);
+    await pause(TURN_MS);
     if (calm.matches) {
       scroller.scrollTop = scroller.scrollTop >= end() - 1 ? 0 : scroller.scrollTop + 0.8 * scroller.clientHeight;
       continue;
     }
-    const speed = scroller.clientHeight / SCREEN;
+    const speed = scroller.clientHeight / SCREEN_MS;
     let [top, before] = [scroller.scrollTop, performance.now()];
     while (top < end()) {
       const now = await new Promise(requestAnimationFrame);
@@ -280,12 +279,12 @@ async function autoScroll(scroller) {
       before = now;
       scroller.scrollTop = top;
     }
-    await pause(TURN);
+    await pause(TURN_MS);
     scroller.scrollTop = 0;
   }
 }
 
 drawConnection();
 changed();
-learn();
+loadDivisions();
 if (view === "projector") autoScroll($("standings"));

@@ -56,13 +56,12 @@ function hourOf(hours, others) {
 }
 
 /**
- * What is to be known of all solves: how many there are of each challenge (`solves`), when the first and the last plausible
- * ones were (null if there are none), how many are not plausible (`outliers`), the last that is not after `now` (`latest`),
- * and the most recent; outliers come after all others there. `before` is the survey of an earlier version of the board, or
- * null: lists of solves are shared from version to version, so that what was found of a list (`lists`, by owner), and how many
- * solves there were in each hour (`hours`), still hold.
+ * Summarize all solves: how many each challenge has (`solves`), when the first and the last plausible ones were (null if there
+ * are none), how many are not plausible (`outliers`), the last that is not after `now` (`latest`), and the most recent, with
+ * outliers after all others. `before` is the summary of an earlier version of the board, or null. Versions share lists of
+ * solves, so that the facts of a shared list (`lists`, by owner) and the solves in each hour (`hours`) are reused.
  */
-export function survey(board, before = null, now = Date.now()) {
+export function summarize(board, before = null, now = Date.now()) {
   const lists = new Map();
   const counts = new Map(before?.solves);
   const hours = new Map(before?.hours);

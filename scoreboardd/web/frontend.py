@@ -1,7 +1,8 @@
 """The page (`GET /`) and `scoreboard.js`: files of the package, read and compressed once at start.
 
 The page's own parts live under a name that changes with any of them, so that a browser may keep them for ever and never
-mixes two versions. `scoreboard.js` and its types have a fixed name too, for the pages of others.
+mixes two versions. `scoreboard.js`, the modules that it imports and its types have fixed names too, for the pages of
+others.
 """
 
 import gzip
@@ -16,6 +17,8 @@ from aiohttp import web
 
 from scoreboardd.web import errors, negotiation
 
+MODULES = ("scoreboard.js", "board.js", "election.js", "events.js", "sync_state.js")
+"`scoreboard.js` and what it imports."
 PARTS = (
     "icon.svg",
     "style.css",
@@ -25,9 +28,9 @@ PARTS = (
     "format.js",
     "worker.js",
     "view.js",
-    "scoreboard.js",
+    *MODULES,
 )
-LIBRARY = ("scoreboard.js", "scoreboard.d.ts")
+LIBRARY = (*MODULES, "scoreboard.d.ts")
 
 KINDS = {
     ".html": "text/html; charset=utf-8",

@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
+import { Election } from "../../scoreboardd/frontend/election.js";
 import {
   Board,
-  Election,
   Scoreboard,
   StreamParser,
   backoff,
@@ -322,7 +322,7 @@ describe("of many tabs", () => {
         this.post = this.post.filter(({ at }) => at + lag > this.now);
         for (const { message } of due) {
           for (const [id, tab] of this.tabs) {
-            if (id !== message.from && !this.asleep.has(id)) this.#send(id, tab.hear(message, this.now));
+            if (id !== message.from && !this.asleep.has(id)) this.#send(id, tab.receive(message, this.now));
           }
         }
         for (const [id, tab] of this.tabs) if (!this.asleep.has(id)) this.#send(id, tab.tick(this.now));

@@ -14,7 +14,7 @@ import {
   plausible,
   ranksBefore,
   row,
-  survey,
+  summarize,
 } from "../../scoreboardd/frontend/view.js";
 
 const at = (minute, rest = "") => `2026-02-27T18:${String(minute).padStart(2, "0")}:00${rest}Z`;
@@ -45,9 +45,9 @@ const EVENT = board(
 );
 
 const rowOf = (place) => {
-  const surveyed = survey(EVENT);
+  const summary = summarize(EVENT);
   const columnOf = new Map(columns(CHALLENGES).map(({ id }, index) => [id, index]));
-  return row(EVENT, place, { columnOf, before: ranksBefore(EVENT, surveyed, movementSince(surveyed)) });
+  return row(EVENT, place, { columnOf, before: ranksBefore(EVENT, summary, movementSince(summary)) });
 };
 
 test("categories stand together, in the order in which they first appear", () => {
@@ -59,8 +59,8 @@ test("times order to the microsecond, with or without a fraction", () => {
   assert.deepEqual([...times].reverse().sort(compareTimes), times);
 });
 
-test("a survey counts, and finds the newest solves, newest first", () => {
-  const { solves, first, last, recent } = survey(EVENT);
+test("a summary counts, and finds the newest solves, newest first", () => {
+  const { solves, first, last, recent } = summarize(EVENT);
   assert.deepEqual([...solves], [[1, 3], [2, 2], [3, 1]]);
   assert.deepEqual([first, last], [at(0), at(40)].map(Date.parse));
   assert.deepEqual(recent.map(({ solve }) => solve.solved_at), [40, 39, 30, 20, 10, 0].map((minute) => at(minute)));
@@ -70,28 +70,28 @@ test("of very many solves it finds the newest, too", () => {
   const minutes = [...Array(60).keys()];
   const teams = Array.from({ length: 40 }, (_, team) => [`team ${team}`, [1, at(minutes[(team * 37) % 60], `.${team + 100}`)]]);
   const all = teams.map(([, [, when]]) => when).sort(compareTimes).reverse();
-  const { recent } = survey(board(...[...teams, ...teams, ...teams, ...teams, ...teams, ...teams, ...teams]));
+  const { recent } = summarize(board(...[...teams, ...teams, ...teams, ...teams, ...teams, ...teams, ...teams]));
   assert.deepEqual(new Set(recent.map(({ solve }) => solve.solved_at)), new Set(all.slice(0, 5)));
 });
 
-test("a survey that begins with the one before finds what one from scratch does", () => {
+test("a summary that begins with the one before finds what one from scratch does", () => {
   for (const { steps, ...documents } of JSON.parse(readFileSync(process.env.VECTORS, "utf8"))) {
     for (const kind of ["users", "teams"]) {
       for (const delta of steps.map((step) => JSON.parse(step))) {
         const document = JSON.parse(documents[kind][delta.from]);
         const before = Board.fromDocument(kind, { epoch: "7f3a", number: delta.from }, document);
         const after = before.apply(delta);
-        assert.deepEqual(survey(after, survey(before)), survey(after));
+        assert.deepEqual(summarize(after, summarize(before)), summarize(after));
       }
     }
   }
 });
 
 test("who moved is told over the last quarter of what was played", () => {
-  assert.equal(movementSince(survey(EVENT)), Date.parse("2026-02-27T18:30:00Z"));
-  const day = survey(board(["a", [1, "2026-02-27T00:00:00Z"], [2, at(0)]]));
+  assert.equal(movementSince(summarize(EVENT)), Date.parse("2026-02-27T18:30:00Z"));
+  const day = summarize(board(["a", [1, "2026-02-27T00:00:00Z"], [2, at(0)]]));
   assert.equal(movementSince(day), Date.parse("2026-02-27T17:00:00Z"));
-  assert.equal(movementSince(survey(board(["nobody"]))), null);
+  assert.equal(movementSince(summarize(board(["nobody"]))), null);
 });
 
 const NOW = Date.parse("2026-11-27T12:00:00Z"); // long after the event
@@ -168,16 +168,16 @@ const WRONG = [
 ];
 
 test("outliers are counted, and come after what just happened", () => {
-  const surveyed = survey(board(...WRONG), null, NOW);
-  assert.deepEqual([surveyed.first, surveyed.last, surveyed.outliers], [Date.parse(at(0)), Date.parse(at(40)), 3]);
-  assert.deepEqual(surveyed.recent.map(({ solve }) => solve.solved_at), [
+  const summary = summarize(board(...WRONG), null, NOW);
+  assert.deepEqual([summary.first, summary.last, summary.outliers], [Date.parse(at(0)), Date.parse(at(40)), 3]);
+  assert.deepEqual(summary.recent.map(({ solve }) => solve.solved_at), [
     at(40), at(20), at(10), at(0), "2099-01-01T00:00:00Z", "2099-01-01T00:00:00Z", "1970-01-01T00:00:00Z",
   ]);
 });
 
 test("outliers stand at the edge of the history, and are told of", () => {
   const made = board(...WRONG);
-  const [early, late] = history(made, survey(made, null, NOW));
+  const [early, late] = history(made, summarize(made, null, NOW));
   assert.deepEqual(early.points, [[Date.parse(at(0)), 100], [Date.parse(at(20)), 400]]);
   assert.deepEqual(early.outliers, [{ at: 0, score: 100, early: true }]);
   assert.deepEqual(late.points, [[Date.parse(at(10)), 100], [Date.parse(at(40)), 400]]);
@@ -188,8 +188,8 @@ test("movement goes on after a solve that is dated ahead of all others", () => {
   const overtaken = [["late", [2, at(40)], [1, at(5)]], ["early", [1, at(0)], [3, at(1)]]];
   const movement = (teams, now) => {
     const made = board(...teams);
-    const surveyed = survey(made, null, now);
-    const before = ranksBefore(made, surveyed, movementSince(surveyed));
+    const summary = summarize(made, null, now);
+    const before = ranksBefore(made, summary, movementSince(summary));
     const columnOf = new Map(CHALLENGES.map(({ id }, index) => [id, index]));
     return [0, 1].map((place) => row(made, place, { columnOf, before }).moved);
   };
@@ -201,8 +201,8 @@ test("movement goes on after a solve that is dated ahead of all others", () => {
 });
 
 test("all times may be ahead of the viewer's clock", () => {
-  const surveyed = survey(EVENT, null, Date.parse("2026-02-27T12:00:00Z"));
-  assert.equal(movementSince(surveyed), Date.parse("2026-02-27T18:30:00Z"));
+  const summary = summarize(EVENT, null, Date.parse("2026-02-27T12:00:00Z"));
+  assert.equal(movementSince(summary), Date.parse("2026-02-27T18:30:00Z"));
 });
 
 test("the time shown is found for ten thousand teams", () => {
@@ -212,9 +212,9 @@ test("the time shown is found for ten thousand teams", () => {
     [2, new Date(hours(20 + (team % 7))).toISOString()],
   ]);
   const made = board(...teams);
-  const surveyed = survey(made, null, NOW);
-  assert.deepEqual([surveyed.first, surveyed.last, surveyed.outliers], [Date.parse(at(0)), hours(26), 100]);
-  assert.equal(surveyed.recent.length, 30);
+  const summary = summarize(made, null, NOW);
+  assert.deepEqual([summary.first, summary.last, summary.outliers], [Date.parse(at(0)), hours(26), 100]);
+  assert.equal(summary.recent.length, 30);
 });
 
 test("a row has its place, what it won and lost, and a mark for each column", () => {
@@ -229,14 +229,14 @@ test("a row has its place, what it won and lost, and a mark for each column", ()
 
 test("who was overtaken fell", () => {
   const overtaken = board(["late", [2, at(40)], [1, at(5)]], ["early", [1, at(0)], [3, at(1)]]);
-  const before = ranksBefore(overtaken, survey(overtaken), Date.parse("2026-02-27T18:30:00Z"));
+  const before = ranksBefore(overtaken, summarize(overtaken), Date.parse("2026-02-27T18:30:00Z"));
   const columnOf = new Map(CHALLENGES.map(({ id }, index) => [id, index]));
   const moved = [0, 1].map((place) => row(overtaken, place, { columnOf, before }).moved);
   assert.deepEqual(moved, [1, -1]);
 });
 
 test("the history adds up current points", () => {
-  assert.deepEqual(history(EVENT, survey(EVENT)).map(({ name, points }) => [name, points.map(([, score]) => score)]), [
+  assert.deepEqual(history(EVENT, summarize(EVENT)).map(({ name, points }) => [name, points.map(([, score]) => score)]), [
     ["Ärzte", [100, 400]],
     ["ab", [100, 400]],
     ["b", [100]],
@@ -245,7 +245,7 @@ test("the history adds up current points", () => {
 });
 
 test("the feed names who and what", () => {
-  const [newest] = feed(EVENT, survey(EVENT));
+  const [newest] = feed(EVENT, summarize(EVENT));
   assert.deepEqual(newest, {
     key: "1:2", id: 1, name: "Ärzte", title: "two", category: "pwn", points: 300, at: at(40), first: false,
   });

@@ -1,6 +1,7 @@
 """The page as it is served: its parts, their headers, their size."""
 
 import gzip
+import json
 import re
 from pathlib import Path
 
@@ -108,9 +109,20 @@ async def test_the_policy_allows_nothing_inline_and_nobody_else() -> None:
 
 async def test_others_may_import_the_module() -> None:
     async with serving(cors_origins=["https://ctf.example.org"]) as node:
-        headers = (await node.ask("/scoreboard.js", {"Origin": "https://ctf.example.org"})).headers
-        assert headers["access-control-allow-origin"] == "https://ctf.example.org"
-        assert headers["cross-origin-resource-policy"] == "cross-origin"
+        for name in LIBRARY:
+            headers = (await node.ask(f"/{name}", {"Origin": "https://ctf.example.org"})).headers
+            assert headers["access-control-allow-origin"] == "https://ctf.example.org"
+            assert headers["cross-origin-resource-policy"] == "cross-origin"
+
+
+def test_the_library_is_complete_and_its_header_names_the_files_to_copy() -> None:
+    modules = {name for name in LIBRARY if name.endswith(".js")}
+    texts = {name: (FOLDER / name).read_text() for name in modules}
+    imported = {name for text in texts.values() for name in re.findall(r'from "\./([^"]+)"', text)}
+    assert imported | {"scoreboard.js"} == modules
+    header = texts["scoreboard.js"].split("*/")[0]
+    assert all(name in header for name in LIBRARY)
+    assert set(json.loads((FOLDER / "package.json").read_text())["files"]) == set(LIBRARY)
 
 
 async def test_the_contest_s_name_is_text() -> None:
