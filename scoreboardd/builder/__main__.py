@@ -16,7 +16,7 @@ import uvloop
 
 from scoreboardd.backends.base import Damaged, Lease, SnapshotMetadata, StoredSnapshot, Unavailable
 from scoreboardd.backends.factory import open_document_store
-from scoreboardd.backends.postgres.backend import PostgresDocumentStore
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.builder.channel import Channel, close_descriptor
 from scoreboardd.builder.incremental_writer import IncrementalWriter
 from scoreboardd.builder.service import BuilderService

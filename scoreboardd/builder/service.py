@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from scoreboardd.backends.base import DocumentStore, Head, Lease, SnapshotMetadata, StoredSnapshot
-from scoreboardd.backends.postgres.backend import PostgresDocumentStore
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.builder.delta_history import DeltaHistory
 from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadRequest
 from scoreboardd.builder.timings import Timings

@@ -3,7 +3,7 @@
 - A node that starts with nothing asks for it, and serves it as stale until the store has its say.
 - Every node offers what it serves once in an interval. The first to come writes, for all: who comes later finds that it
   is kept already, or has been written lately. Whatever dies, another node keeps what is newer an interval later.
-- An older edition never replaces a newer one: `backends/postgres/keep.sql` compares in the database.
+- An older edition never replaces a newer one: `backends/postgres/persist.sql` compares in the database.
 
 All the bytes move in the builder process.
 """

@@ -33,8 +33,11 @@ from scoreboardd.backends.base import (
     Value,
 )
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres import backend
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.backends.postgres import cluster as postgres_cluster
+from scoreboardd.backends.postgres import connection as postgres_connection
+from scoreboardd.backends.postgres import documents as postgres_documents
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.cluster import wire
 from scoreboardd.demo.servers import Postgres, free_port
@@ -64,7 +67,7 @@ class Table:
     async def row(self, key: str) -> Any:
         return await self.connection.fetchrow("SELECT * FROM leaderboard_cache WHERE cache_key = $1", key)
 
-    async def document_names(self, begins: str = "") -> list[str]:
+    async def keys(self, begins: str = "") -> list[str]:
         found = await self.connection.fetch(
             "SELECT cache_key FROM leaderboard_cache WHERE starts_with(cache_key, $1) ORDER BY 1",
             self.names.prefix + begins,
@@ -317,7 +320,7 @@ class TestAcquire:
     async def test_documents_that_redis_had_made_are_of_another_epoch(self, store, document_store, table: Table):
         # `cache.persist` has kept them; then the cluster moved here.
         kept = Version("kept", 50)
-        assert await document_store.keep(kept, metadata(kept), documents(kept), quiet=0)
+        assert await document_store.persist(kept, metadata(kept), documents(kept), quiet=0)
         lease = await won(store, "me", seen=kept)
         assert lease.version.epoch != kept.epoch
         await holds(document_store, kept)
@@ -727,7 +730,7 @@ class TestKeep:
         as_of: float | None = None,
     ) -> bool:
         kept = metadata(version, divisions, as_of=as_of)
-        return await document_store.keep(version, kept, documents(version, divisions), quiet=quiet)
+        return await document_store.persist(version, kept, documents(version, divisions), quiet=quiet)
 
     async def test_what_is_kept_can_be_read(self, document_store: PostgresDocumentStore, table: Table, names: Names):
         version = Version("e", 5)
@@ -1000,7 +1003,7 @@ class TestTheBus:
             assert await heard(3) == [Begun(lease.version), Abandoned(lease.version), Changed(SOLVE)]
 
     async def test_more_than_can_be_handled_is_a_lost_subscription(self, store, table: Table, monkeypatch):
-        monkeypatch.setattr(backend, "MAX_QUEUED_NOTIFICATIONS", 50)
+        monkeypatch.setattr(postgres_cluster, "MAX_QUEUED_NOTIFICATIONS", 50)
         async with hearing(store) as heard:
             async with table.connection.transaction():
                 for number in range(60):
@@ -1044,10 +1047,10 @@ async def _terminate(table: Table, query: str) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is not answered in half a second is not answered."""
-    answering = backend._answering
-    for name in ("ANSWER", "BULK"):
-        monkeypatch.setattr(backend, name, 0.5)
-    monkeypatch.setattr(backend, "_answering", lambda dsn, within=0.5: answering(dsn, within))
+    deadline = postgres_connection.deadline
+    monkeypatch.setattr(postgres_cluster, "COMMAND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_documents, "TRANSFER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_cluster, "deadline", lambda dsn, within=0.5: deadline(dsn, within))
 
 
 @pytest.fixture(scope="module")
@@ -1089,7 +1092,7 @@ class TestUnavailable:
             "load": document_store.load(None),
             "committed": document_store.head(),
             "stage": document_store.stage(lease, in_pieces(lease.version)),
-            "keep": document_store.keep(
+            "keep": document_store.persist(
                 lease.version, metadata(lease.version, as_of=4e9), documents(lease.version), quiet=0
             ),
         }
@@ -1345,7 +1348,7 @@ class TestNobodyCanStopInTheMiddle:
                 await store.abandon(await won(store))
                 await store.publish(SOLVE)
                 later = Version("later", 99)
-                assert await document_store.keep(later, metadata(later), documents(later), quiet=0)
+                assert await document_store.persist(later, metadata(later), documents(later), quiet=0)
                 await heard(7)
             assert len(states) > 30
             assert set(states) == {b"I"}
