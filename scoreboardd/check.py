@@ -10,7 +10,7 @@ from scoreboardd.backends.factory import (
     open_postgres_cluster_backend,
     persister_options,
 )
-from scoreboardd.backends.postgres.backend import PostgresDocumentStore
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.config import Settings
 from scoreboardd.platforms import check as source
 from scoreboardd.system import descriptors

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from scoreboardd.backends.base import Unavailable
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
 from scoreboardd.cli import main
 from scoreboardd.config import ConfigError, Settings, load
 from scoreboardd.demo.servers import free_port

@@ -4,8 +4,10 @@ options that travel as JSON."""
 from typing import Any
 
 from scoreboardd.backends.base import ClusterBackend, DocumentStore
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
-from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
+from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.config import Settings
 
 

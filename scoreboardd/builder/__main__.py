@@ -16,7 +16,7 @@ import uvloop
 
 from scoreboardd.backends.base import Damaged, StoredSnapshot, Unavailable
 from scoreboardd.backends.factory import open_document_store
-from scoreboardd.backends.postgres.backend import PostgresDocumentStore
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.builder.channel import Channel
 from scoreboardd.builder.incremental_writer import IncrementalWriter
 from scoreboardd.builder.messages import (

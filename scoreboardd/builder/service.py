@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from scoreboardd.backends.base import DocumentStore, Head, Lease, SnapshotMetadata, StoredSnapshot
-from scoreboardd.backends.postgres.backend import PostgresDocumentStore
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.builder.delta_history import DeltaHistory
 from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader
 from scoreboardd.builder.messages import Build, BuildResult

@@ -3,7 +3,7 @@
 - A node that starts with nothing reads the copy and serves it as stale until the store has answered.
 - Every node offers its snapshot once an interval. The first one writes for all; the others find that the copy is new
   enough, or was written recently. If a node dies, another one persists newer documents an interval later.
-- An older snapshot never replaces a newer one: `backends/postgres/keep.sql` compares them in the database.
+- An older snapshot never replaces a newer one: `backends/postgres/persist.sql` compares them in the database.
 
 The builder process moves all the bytes.
 """

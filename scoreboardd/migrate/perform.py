@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres.backend import channel
+from scoreboardd.backends.postgres.connection import channel
 from scoreboardd.cluster import wire
 from scoreboardd.config import ConfigError, Settings
 from scoreboardd.migrate.plan import MigrationStep, Plan, RolePlan, plan_install, plan_uninstall

@@ -15,8 +15,10 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Begun, Damaged, Lease, SnapshotMetadata, Subscribed
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
-from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
+from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document

@@ -7,8 +7,8 @@ import orjson
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from scoreboardd.backends.redis import backend
-from scoreboardd.backends.redis.backend import RedisDocumentStore
+from scoreboardd.backends.redis import connection, documents
+from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board import document_names
 from scoreboardd.system.compression import compressed, digest_of
 
@@ -16,7 +16,7 @@ from scoreboardd.system.compression import compressed, digest_of
 class Interrupted(FakeAsyncRedis):
     """Runs `interrupt` before its `number`-th GET, once."""
 
-    primary, leave = backend._Client.primary, backend._Client.leave
+    primary, leave = connection.Client.primary, connection.Client.leave
 
     interrupt: Callable[[], Awaitable[None]] | None = None
     number = 0
@@ -36,7 +36,7 @@ async def server():
 
 @pytest.fixture
 def document_store(server, monkeypatch):
-    monkeypatch.setattr(backend, "_connect", lambda url: server)
+    monkeypatch.setattr(documents, "connect", lambda url: server)
     return RedisDocumentStore("redis://fake", prefix="", encoding="identity", stage_ttl=60)
 
 

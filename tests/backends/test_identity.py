@@ -14,11 +14,12 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Changed, Lease, Subscribed, Unavailable
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres import backend as postgres_backend
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend
-from scoreboardd.backends.redis import backend
-from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.backends.postgres import cluster as postgres_cluster
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.redis import cluster as redis_cluster
 from scoreboardd.backends.redis.check import acl
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
+from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.demo.servers import Valkey
 from tests.backends.test_redis import SOLVE, commit
@@ -55,7 +56,7 @@ def lead(proxy: Proxy, server: Valkey) -> None:
 
 class TestAfterAFailover:
     async def test_a_subscription_on_the_old_primary_ends(self, two, monkeypatch):
-        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(redis_cluster, "COMMAND_TIMEOUT_SECONDS", 1.0)
         old, new = two
         async with Proxy(("127.0.0.1", old.port)) as proxy, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
             await store.acquire("before", None)
@@ -86,7 +87,7 @@ class TestAfterAFailover:
 
     @pytest.mark.parametrize("info", [True, False])
     async def test_commands_that_reach_another_server_end_the_subscription(self, two, info, monkeypatch):
-        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(redis_cluster, "COMMAND_TIMEOUT_SECONDS", 1.0)
         old, new = two
         if not info:
             for server in two:
@@ -103,7 +104,7 @@ class TestAfterAFailover:
             await self._is_well(store, new)
 
     async def test_a_quiet_subscription_on_the_right_server_stays(self, own, monkeypatch):
-        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(redis_cluster, "COMMAND_TIMEOUT_SECONDS", 0.3)
         async with opened(own.url()) as store, asyncio.timeout(30), store.subscribe() as messages:
             assert isinstance(await anext(messages), Subscribed)
             with pytest.raises(TimeoutError):
@@ -129,7 +130,7 @@ class TestPostgres:
         await store.aclose()
 
     async def test_a_subscription_that_hears_nothing_of_ours_ends(self, cache_dsn, database, key_prefix, monkeypatch):
-        monkeypatch.setattr(postgres_backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(postgres_cluster, "COMMAND_TIMEOUT_SECONDS", 1.0)
         store = PostgresClusterBackend(cache_dsn, prefix=key_prefix, lock_ttl=5)
         async with asyncio.timeout(30), store.subscribe() as messages:
             assert isinstance(await anext(messages), Subscribed)
@@ -140,7 +141,7 @@ class TestPostgres:
         await store.aclose()
 
     async def test_a_server_that_became_read_only_ends_the_subscription(self, database, admin, monkeypatch):
-        monkeypatch.setattr(postgres_backend, "COMMAND_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(postgres_cluster, "COMMAND_TIMEOUT_SECONDS", 1.0)
         await admin.execute((files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text())
         store = PostgresClusterBackend(database, prefix="", lock_ttl=5)
         async with asyncio.timeout(30), store.subscribe() as messages:

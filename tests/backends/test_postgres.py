@@ -33,8 +33,11 @@ from scoreboardd.backends.base import (
     Value,
 )
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.postgres import backend
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.backends.postgres import cluster as postgres_cluster
+from scoreboardd.backends.postgres import connection as postgres_connection
+from scoreboardd.backends.postgres import documents as postgres_documents
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.cluster import wire
 from scoreboardd.demo.servers import Postgres, free_port
@@ -731,7 +734,7 @@ class TestKeep:
 
     async def test_what_is_kept_can_be_read(self, document_store: PostgresDocumentStore, table: Table, names: Names):
         version = Version("e", 5)
-        assert await self.persist(document_store, version, (1, 2), quiet=100)
+        assert await self.keep(document_store, version, (1, 2), quiet=100)
         await holds(document_store, version)
         head = await document_store.head()
         assert (head.version, head.metadata) == (version, metadata(version, (1, 2)))
@@ -741,8 +744,8 @@ class TestKeep:
         } == {"zstd"}
 
     async def test_a_newer_version_replaces_it_with_all_its_divisions(self, document_store, table: Table, names: Names):
-        await self.persist(document_store, Version("e", 5), (1, 2))
-        assert await self.persist(document_store, Version("e", 6), (2, 3))
+        await self.keep(document_store, Version("e", 5), (1, 2))
+        assert await self.keep(document_store, Version("e", 6), (2, 3))
         await holds(document_store, Version("e", 6))
         kept = {key for key in await table.keys() if ":div:" in key}
         assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
@@ -751,68 +754,68 @@ class TestKeep:
     async def test_an_older_version_or_the_same_does_not_and_there_is_nothing_more_to_do(
         self, document_store, table, number
     ):
-        await self.persist(document_store, Version("e", 5), (1,))
+        await self.keep(document_store, Version("e", 5), (1,))
         before = await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1")
-        assert await self.persist(document_store, Version("e", number), (2,), as_of=9e9)
+        assert await self.keep(document_store, Version("e", number), (2,), as_of=9e9)
         await holds(document_store, Version("e", 5))
         assert await table.connection.fetch("SELECT cache_key, xmin FROM leaderboard_cache ORDER BY 1") == before
 
     async def test_of_another_epoch_the_younger_snapshot_wins(self, document_store: PostgresDocumentStore):
-        await self.persist(document_store, Version("e", 5), (1,), as_of=1000.0)
-        assert await self.persist(document_store, Version("old", 99), (2,), as_of=999.0)
+        await self.keep(document_store, Version("e", 5), (1,), as_of=1000.0)
+        assert await self.keep(document_store, Version("old", 99), (2,), as_of=999.0)
         await holds(document_store, Version("e", 5))
-        assert await self.persist(document_store, Version("new", 1), (3,), as_of=1001.0)
+        assert await self.keep(document_store, Version("new", 1), (3,), as_of=1001.0)
         await holds(document_store, Version("new", 1))
 
     async def test_an_older_snapshot_that_lost_leaves_nothing_behind_for_long(
         self, document_store, table: Table, names: Names
     ):
-        await self.persist(document_store, Version("e", 5), as_of=1000.0)
-        await self.persist(document_store, Version("old", 99), as_of=999.0)
+        await self.keep(document_store, Version("e", 5), as_of=1000.0)
+        await self.keep(document_store, Version("old", 99), as_of=999.0)
         for key in await table.keys("scoreboard:staged:"):
             await table.expire(key)
-        await self.persist(document_store, Version("e", 6))
+        await self.keep(document_store, Version("e", 6))
         assert await table.keys("scoreboard:staged:") == []
 
     async def test_overtaken_by_a_newer_one_while_it_waits_it_does_not_replace_it(
         self, document_store, table, names: Names
     ):
-        await self.persist(document_store, Version("e", 5))
+        await self.keep(document_store, Version("e", 5))
         newer = "version = 7, payload = '{}'"
-        await table.overtake(self.persist(document_store, Version("e", 6)), names.version, newer)
+        await table.overtake(self.keep(document_store, Version("e", 6)), names.version, newer)
         assert (await table.row(names.version))["version"] == 7
         assert (await table.row(names.document("leaderboard:users")))["version"] == 5
 
     @pytest.mark.parametrize("garbage", ["payload = NULL", "version = NULL, generated_at = NULL", "epoch = NULL"])
     async def test_it_replaces_what_cannot_be_read(self, document_store, table: Table, names: Names, garbage: str):
-        await self.persist(document_store, Version("e", 5), as_of=1000.0)
+        await self.keep(document_store, Version("e", 5), as_of=1000.0)
         await table.set(names.version, garbage)
-        assert await self.persist(document_store, Version("e", 6), as_of=1001.0)
+        assert await self.keep(document_store, Version("e", 6), as_of=1001.0)
         await holds(document_store, Version("e", 6))
 
     async def test_nobody_writes_while_it_is_quiet(
         self, document_store: PostgresDocumentStore, make_vault, table: Table, names: Names
     ):
-        assert await self.persist(document_store, Version("e", 5), quiet=100)
+        assert await self.keep(document_store, Version("e", 5), quiet=100)
         for number, other in enumerate((document_store, make_vault()), start=6):
-            assert not await self.persist(other, Version("e", number), quiet=100)
-            assert not await self.persist(other, Version("other", number), quiet=100, as_of=9e9)
+            assert not await self.keep(other, Version("e", number), quiet=100)
+            assert not await self.keep(other, Version("other", number), quiet=100, as_of=9e9)
         await holds(document_store, Version("e", 5))
         assert await table.keys("scoreboard:staged:") == []
         await table.expire(names.version)
-        assert await self.persist(document_store, Version("e", 8), quiet=100)
+        assert await self.keep(document_store, Version("e", 8), quiet=100)
         await holds(document_store, Version("e", 8))
 
     async def test_who_is_about_to_end_does_not_wait_for_the_end_of_the_quiet(self, document_store, make_vault):
-        await self.persist(document_store, Version("e", 5), quiet=100)
-        assert await self.persist(make_vault(), Version("e", 6), quiet=0)
+        await self.keep(document_store, Version("e", 5), quiet=100)
+        assert await self.keep(make_vault(), Version("e", 6), quiet=0)
         await holds(document_store, Version("e", 6))
 
     async def test_many_at_once_write_once(self, document_store: PostgresDocumentStore, make_vault, table: Table):
         written = await self._writes_of_the_version(table)
         vaults = [make_vault() for _ in range(10)]
         await asyncio.gather(
-            *(self.persist(one, Version("e", number), quiet=100) for number, one in enumerate(vaults, start=1))
+            *(self.keep(one, Version("e", number), quiet=100) for number, one in enumerate(vaults, start=1))
         )
         assert len(await written()) == 1
 
@@ -821,7 +824,7 @@ class TestKeep:
     ):
         vaults = [make_vault() for _ in range(10)]
         await asyncio.gather(
-            *(self.persist(one, Version("e", 1 + number * 7 % 10), quiet=0) for number, one in enumerate(vaults))
+            *(self.keep(one, Version("e", 1 + number * 7 % 10), quiet=0) for number, one in enumerate(vaults))
         )
         await holds(document_store, Version("e", 10))
 
@@ -1000,7 +1003,7 @@ class TestTheBus:
             assert await heard(3) == [Begun(lease.version), Abandoned(lease.version), Changed(SOLVE)]
 
     async def test_more_than_can_be_handled_is_a_lost_subscription(self, store, table: Table, monkeypatch):
-        monkeypatch.setattr(backend, "MAX_QUEUED_NOTIFICATIONS", 50)
+        monkeypatch.setattr(postgres_cluster, "MAX_QUEUED_NOTIFICATIONS", 50)
         async with hearing(store) as heard:
             async with table.connection.transaction():
                 for number in range(60):
@@ -1044,10 +1047,10 @@ async def _terminate(table: Table, query: str) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is not answered in half a second is not answered."""
-    answering = backend._answering
-    for name in ("COMMAND_TIMEOUT_SECONDS", "BULK"):
-        monkeypatch.setattr(backend, name, 0.5)
-    monkeypatch.setattr(backend, "_answering", lambda dsn, within=0.5: answering(dsn, within))
+    deadline = postgres_connection.deadline
+    monkeypatch.setattr(postgres_cluster, "COMMAND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_documents, "TRANSFER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_cluster, "deadline", lambda dsn, within=0.5: deadline(dsn, within))
 
 
 @pytest.fixture(scope="module")

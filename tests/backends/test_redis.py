@@ -28,8 +28,9 @@ from scoreboardd.backends.base import (
     Value,
 )
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.redis import backend
-from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.backends.redis import cluster as redis_cluster
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
+from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.demo.servers import free_port
 from scoreboardd.model import ChangeEvent, Version
@@ -637,7 +638,7 @@ class TestTheBus:
             assert await heard(3) == [Begun(lease.version), Abandoned(lease.version), Changed(SOLVE)]
 
     async def test_a_connection_that_falls_silent_is_given_up(self, make_store, redis_url, names, monkeypatch):
-        monkeypatch.setattr(backend, "COMMAND_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(redis_cluster, "COMMAND_TIMEOUT_SECONDS", 0.3)
         async with relay(redis_url) as (port, silence):
             store = make_store(url=f"redis://127.0.0.1:{port}/0")
             async with hearing(store) as heard:
@@ -705,7 +706,7 @@ class TestUnavailable:
             silence.set()
             start = time.monotonic()
             await self._all_fail(self._calls(store))
-            assert time.monotonic() - start < 2 * backend.COMMAND_TIMEOUT_SECONDS + 3
+            assert time.monotonic() - start < 2 * redis_cluster.COMMAND_TIMEOUT_SECONDS + 3
             silence.clear()
             assert isinstance(await store.acquire("me", None), Busy)
             assert await store.renew(lease)

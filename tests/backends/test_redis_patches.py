@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from scoreboardd.backends.base import Lease, SnapshotMetadata
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.redis import value_layout
-from scoreboardd.backends.redis.backend import RedisClusterBackend, RedisDocumentStore
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
+from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.model import ChangeEvent
 from scoreboardd.render.chunked_document import Document

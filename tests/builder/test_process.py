@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Lease
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.redis.backend import RedisClusterBackend
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
 from scoreboardd.builder import process
 from scoreboardd.builder.messages import Answer, Build, BuildResult, Pong
 from scoreboardd.builder.process import BuilderError, BuilderProcess

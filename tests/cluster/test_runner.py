@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Lease, Unavailable
 from scoreboardd.backends.names import Names
-from scoreboardd.backends.redis.backend import RedisClusterBackend
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
 from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.cache.document_cache import CacheTier, DocumentCache
 from scoreboardd.cluster.coordinator import Coordinator, Timing

@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 
 from scoreboardd.backends.base import Unavailable
-from scoreboardd.backends.postgres.backend import PostgresClusterBackend, PostgresDocumentStore
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.platforms import check
 from scoreboardd.platforms.postgres import PostgresSource, SourceError
 from tests.contests import START, insert

@@ -1,4 +1,4 @@
-"""The tier that outlives the store: the model of `backends/postgres/keep.sql`, and for each node what
+"""The tier that outlives the store: the model of `backends/postgres/persist.sql`, and for each node what
 `cache.persister` does.
 
 Postgres keeps one edition. The child reads and writes it; a write that nobody waits for any more is still done.

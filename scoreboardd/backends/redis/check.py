@@ -16,7 +16,7 @@ from scoreboardd.cluster import wire
 from scoreboardd.model import ChangeEvent
 
 if TYPE_CHECKING:
-    from scoreboardd.backends.redis.backend import RedisClusterBackend
+    from scoreboardd.backends.redis.cluster import RedisClusterBackend
 
 COMMAND_TIMEOUT_SECONDS = 5.0
 "Seconds for each step."
