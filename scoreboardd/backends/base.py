@@ -112,6 +112,9 @@ class Head:
     "The latest version number given out with the lock; None if the store knows of none."
 
 
+MESSAGES_PER_TURN = 64
+"Messages of the bus that a subscription handles before the loop gets a turn."
+
 METADATA_FIELDS = ("digest", "as_of", "divisions", "full", "complete", "documents", "confirmed")
 "As a store has them, in JSON: a catalogue's, and the number of the build that last committed or confirmed it."
 

@@ -13,8 +13,6 @@ from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
 RECONNECT = Backoff(0.2, 5.0)
-MESSAGES_PER_TURN = 64
-"Messages that are passed on before the loop gets a turn."
 
 log = structlog.stdlib.get_logger("scoreboardd.cluster")
 
@@ -45,15 +43,11 @@ class Bus:
         while True:
             try:
                 async with self._backend.subscribe() as messages:
-                    count = 0
                     async for message in messages:
                         failures = 0
                         if isinstance(message, Subscribed):
                             self._subscribed()
                         self._receive(message)
-                        count += 1
-                        if count % MESSAGES_PER_TURN == 0:
-                            await asyncio.sleep(0)
             except Unavailable as error:
                 self._report_loss(error)
             failures += 1

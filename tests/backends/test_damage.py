@@ -213,10 +213,12 @@ async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, 
         ("divisions", "{}"),
         ("digest", '""'),
         ("digest", "7"),
+        ("digest", f'"{"x" * 1_500_000}"'),
         ("documents", "[]"),
         ("documents", "{}"),
         ("documents", '{"leaderboard:users": 7}'),
     ],
+    ids=lambda value: value[:20],
 )
 async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Cluster, name: str, value: str):
     if isinstance(cluster, PostgresCluster) and (name, value) in (("as_of", "true"), ("as_of", "NaN")):
@@ -226,6 +228,16 @@ async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Clus
     head = await cluster.vaults[0].head()
     assert (head.version, head.metadata) == (None, None)
     assert (await cluster.vaults[1].load(None)).documents is None
+    assert await cluster.loads(await cluster.commit())
+
+
+async def test_a_row_that_could_not_be_confirmed_counts_as_lost(cluster: Cluster):
+    if not isinstance(cluster, PostgresCluster):
+        return  # only jsonb refuses a NUL
+    await cluster.commit()
+    with_nul = r"""'{"other":"\u0000",' || substr(convert_from(payload, 'UTF8'), 2)"""
+    await cluster._set(cluster.names.version, f"payload = convert_to({with_nul}, 'UTF8')")
+    assert (await cluster.vaults[0].head()).version is None
     assert await cluster.loads(await cluster.commit())
 
 
@@ -263,7 +275,7 @@ class TestWhatIsKept:
     @pytest.fixture
     async def kept(self, cache_dsn: str, key_prefix: str) -> AsyncIterator[PostgresDocumentStore]:
         document_store = PostgresDocumentStore(cache_dsn, prefix=key_prefix, stage_ttl=TTL)
-        await self.persist(document_store, Version("e", 5))
+        await self.keep(document_store, Version("e", 5))
         yield document_store
         await document_store.aclose()
 
@@ -297,7 +309,7 @@ class TestWhatIsKept:
         with pytest.raises(Damaged, match=USERS):
             await kept.load(None)
         assert (await kept.load(None)).documents is None
-        assert await self.persist(kept, Version("e", 5))
+        assert await self.keep(kept, Version("e", 5))
         assert await self.holds(kept, Version("e", 5))
 
     @pytest.mark.parametrize(
@@ -319,7 +331,7 @@ class TestWhatIsKept:
         self, kept: PostgresDocumentStore, row, key: str, assignments: str
     ):
         await row(key, assignments)
-        assert await self.persist(kept, Version("e", 6), quiet=15)
+        assert await self.keep(kept, Version("e", 6), quiet=15)
         assert await self.holds(kept, Version("e", 6))
 
 

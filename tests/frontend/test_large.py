@@ -11,7 +11,8 @@ from tests.nodes import nodes
 
 TEAMS, CHALLENGES = 10_000, 70
 PARSE = """async () => {
-    const texts = await Promise.all(["", "/teams"].map(async (path) => (await fetch("/api/leaderboard" + path)).text()));
+    const read = async (path) => (await fetch("/api/leaderboard" + path)).text();
+    const texts = await Promise.all(["", "/teams"].map(read));
     const began = performance.now();
     for (const text of texts) JSON.parse(text);
     return performance.now() - began;

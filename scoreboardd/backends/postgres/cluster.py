@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from scoreboardd.backends.base import Busy, Lease, Message, SnapshotMetadata, Subscribed, Unavailable
+from scoreboardd.backends.base import MESSAGES_PER_TURN, Busy, Lease, Message, SnapshotMetadata, Subscribed, Unavailable
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres import table
 from scoreboardd.backends.postgres.connection import (
@@ -135,6 +135,7 @@ class PostgresClusterBackend:
         yield Subscribed(parse_head(await self._link.run(HEAD, self._names.version, self._names.lock)).given)
         time = asyncio.get_running_loop().time
         due, mark = time() + COMMAND_TIMEOUT_SECONDS, None
+        received = 0
         while True:
             said: tuple[str, str] | None = ("", "")
             try:
@@ -151,6 +152,9 @@ class PostgresClusterBackend:
             if mark is None and time() >= due:
                 mark = await self._say_mark()
                 due = time() + COMMAND_TIMEOUT_SECONDS
+            received += 1
+            if received % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)  # so that a flood does not hold up the loop
             if said is None:
                 raise Unavailable("postgres: the subscription was closed; connecting again")
             if heard.qsize() > MAX_QUEUED_NOTIFICATIONS:

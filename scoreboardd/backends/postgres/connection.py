@@ -127,6 +127,8 @@ def parse_head(rows: list[Any]) -> Head:
         fields = orjson.loads(payload or b"null")
     except orjson.JSONDecodeError:
         fields = None
+    if b"\\u0000" in (payload or b""):
+        fields = None  # not ours: jsonb does not take it, so that no build could be confirmed
     fields = fields | {"as_of": as_of} if isinstance(fields, dict) else None
     return head_of(Version.parse(version or ""), fields, Version.parse(given or ""))
 

@@ -121,10 +121,11 @@ async def _rights(client: Any, names: Names) -> AsyncIterator[str]:
 
 
 def _commands(key: str) -> list[tuple[Any, ...]]:
-    """All that the documents are read and written with."""
+    """The commands that documents are read and written with, and TIME, which a script needs after a restart."""
     return [
         *(("GET", key), ("EXISTS", key), ("STRLEN", key), ("HGET", key, "x"), ("HGETALL", key), ("UNLINK", key)),
         *(("RENAME", key, key), ("SETRANGE", key, 0, "x"), ("PEXPIRE", key, 1), ("TYPE", key), ("PTTL", key)),
+        ("TIME",),
     ]
 
 

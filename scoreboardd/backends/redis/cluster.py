@@ -13,6 +13,7 @@ import orjson
 from redis.exceptions import ResponseError
 
 from scoreboardd.backends.base import (
+    MESSAGES_PER_TURN,
     Busy,
     Lease,
     Message,
@@ -44,6 +45,7 @@ class RedisClusterBackend:
         self._names = Names(prefix)
         self._keep = encoding == "zstd"
         self._ttl_ms = round(lock_ttl * 1000)
+        self._url = url
         self._redis = connect(url)
         self._head = load_script(self._redis, "head")
         self._acquire = load_script(self._redis, "acquire")
@@ -162,6 +164,7 @@ class RedisClusterBackend:
         )
         time = asyncio.get_running_loop().time
         due, mark, subscribed = time() + COMMAND_TIMEOUT_SECONDS, None, False
+        received = 0
         while True:
             async with deadline(2 * COMMAND_TIMEOUT_SECONDS):
                 raw = await pubsub.get_message(timeout=max(due - time(), 0.01))
@@ -177,6 +180,9 @@ class RedisClusterBackend:
                 )
             if raw is None:
                 continue
+            received += 1
+            if received % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)  # so that a flood does not hold up the loop
             said: Message | None = None
             channel, data = raw["channel"], raw["data"]
             if raw["type"] == "subscribe":
@@ -199,14 +205,22 @@ class RedisClusterBackend:
                 yield said
 
     async def _say_mark(self, run: str | None) -> bytes:
-        """Publish what the subscription must hear if it is on the server that takes our commands."""
+        """Publish what the subscription must receive if it is on the server that `redis.url` leads to now.
+
+        On a connection of its own: the name in the URL may lead to another server since we connected, while the old
+        one still works.
+        """
         mark = secrets.token_hex(8).encode()
-        async with deadline(COMMAND_TIMEOUT_SECONDS):
-            now = await self._redis.primary()
-            if None not in (run, now) and run != now:
-                await self._redis.leave()
-                raise Unavailable("redis: commands reach another server than the subscription; connecting again")
-            await self._redis.publish(self._names.channel(wire.ECHO), mark)
+        client = connect(self._url)
+        try:
+            async with deadline(COMMAND_TIMEOUT_SECONDS):
+                now = await client.primary()
+                if None not in (run, now) and run != now:
+                    await self._redis.leave()
+                    raise Unavailable("redis: redis.url leads to another server than before; connecting again")
+                await client.publish(self._names.channel(wire.ECHO), mark)
+        finally:
+            await client.aclose()
         return mark
 
     async def check(self) -> list[str]:
