@@ -19,9 +19,9 @@ import structlog
 from aiohttp import web
 
 from scoreboardd import __version__
-from scoreboardd.backends.factory import document_store_options, open_cluster_backend, persister_options
+from scoreboardd.backends.factory import PERSISTER, backend_of, document_store_options, open_cluster_backend
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.cache.document_cache import CacheTier, DocumentCache
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
@@ -80,9 +80,7 @@ class Daemon:
         self.admin_address: tuple[str, int] | None = None
 
         rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
-        tier = CacheTier(settings.coordination.backend)
-        # Whoever coordinates in Postgres has the documents there as it is.
-        persist = settings.cache.persist and tier is CacheTier.REDIS
+        persist = settings.cache.persist and backend_of(settings).persisted
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)
         self.metrics.clients_limit.set(self.shares.streams)
@@ -98,7 +96,7 @@ class Daemon:
                 "timezone": settings.source.timezone,
             },
             document_store=document_store_options(settings),
-            persister=persister_options(settings) if persist else None,
+            persister=PERSISTER.document_store_options(settings) if persist else None,
             clock=self.clock,
             metrics=self.metrics,
             log_level=settings.log.level,
@@ -137,7 +135,7 @@ class Daemon:
             announce=self.streams.publish,
             metrics=self.metrics,
             build_timeout=rebuild.timeout,
-            tier=tier,
+            tier=backend_of(settings).tier,
         )
         self.persister = (
             SnapshotPersister(
@@ -217,7 +215,7 @@ class Daemon:
         coordinator = self.runner.coordinator
         too_old = self.cache.age > self._settings.cache.stale_after
         # What is kept lags by design: it is stale until the store has its say.
-        restored = self.persister is not None and self.cache.tier is CacheTier.POSTGRES
+        restored = self.persister is not None and self.cache.tier is PERSISTER.tier
         return coordinator.stale or restored or (too_old and (coordinator.failing or not self.runner.connected))
 
     def _public_app(self) -> web.Application:
