@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 
 from scoreboardd.backends.base import ClusterBackend, Damaged, DocumentStore, Unavailable
 from scoreboardd.backends.factory import (
+    PERSISTER,
+    backend_of,
     document_store_options,
     open_cluster_backend,
     open_document_store,
-    open_postgres_cluster_backend,
-    persister_options,
 )
-from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.config import Settings
 from scoreboardd.platforms import check as source
 from scoreboardd.system import descriptors
@@ -30,9 +29,10 @@ async def _all(settings: Settings) -> AsyncIterator[str]:
         yield problem
     async for problem in _of(open_cluster_backend(settings), open_document_store(**document_store_options(settings))):
         yield problem
-    if settings.cache.persist and settings.coordination.backend != "postgres":
+    if settings.cache.persist and backend_of(settings).persisted:
         async for problem in _of(
-            open_postgres_cluster_backend(settings), PostgresDocumentStore(**persister_options(settings))
+            PERSISTER.open_cluster_backend(settings),
+            PERSISTER.open_document_store(**PERSISTER.document_store_options(settings)),
         ):
             yield problem
     postgres = settings.postgres

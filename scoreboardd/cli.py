@@ -13,7 +13,7 @@ import uvloop
 
 from scoreboardd import __version__, check, config, migrate
 from scoreboardd.backends.base import Begun, Changed, ClusterBackend, Confirmed, Rebuilt, Subscribed, Unavailable
-from scoreboardd.backends.factory import open_cluster_backend
+from scoreboardd.backends.factory import backend_of, open_cluster_backend
 from scoreboardd.cluster import wire
 from scoreboardd.cluster.echoes import Echoes
 from scoreboardd.config import ConfigError, Settings
@@ -99,7 +99,7 @@ def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry
     settings = _settings(config_file)
     if triggers and undo:
         raise click.UsageError("--undo removes the triggers too; leave --triggers out")
-    if triggers and settings.coordination.backend != "postgres":
+    if triggers and not backend_of(settings).receives_notify:
         click.echo('warning: nodes hear these triggers only with coordination.backend="postgres"', err=True)
     exit_code = FAILED
     try:

@@ -19,9 +19,9 @@ import structlog
 from aiohttp import web
 
 from scoreboardd import __version__
-from scoreboardd.backends.factory import document_store_options, open_cluster_backend, persister_options
+from scoreboardd.backends.factory import PERSISTER, backend_of, document_store_options, open_cluster_backend
 from scoreboardd.builder.process import BuilderProcess
-from scoreboardd.cache.document_cache import CacheTier, DocumentCache
+from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
@@ -80,14 +80,14 @@ class Daemon:
         self.admin_address: tuple[str, int] | None = None
 
         rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
-        tier = CacheTier(settings.coordination.backend)
+        backend = backend_of(settings)
         # With the PostgreSQL backend the documents are there anyway.
-        persist = settings.cache.persist and tier is CacheTier.REDIS
+        persist = settings.cache.persist and backend.persisted
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)
         self.metrics.clients_limit.set(self.shares.streams)
         self.clock = Clock()
-        self.cache = DocumentCache(self.clock, store=tier, stale_after=settings.cache.stale_after)
+        self.cache = DocumentCache(self.clock, store=backend.tier, stale_after=settings.cache.stale_after)
         self.metrics.clock_ahead.set_function(lambda: self.clock.ahead)
         self.backend = open_cluster_backend(settings)
         self.builder = BuilderProcess(
@@ -98,7 +98,7 @@ class Daemon:
                 "timezone": settings.source.timezone,
             },
             document_store=document_store_options(settings),
-            persister=persister_options(settings) if persist else None,
+            persister=PERSISTER.document_store_options(settings) if persist else None,
             clock=self.clock,
             metrics=self.metrics,
             log_level=settings.log.level,

@@ -12,15 +12,19 @@ Any method may raise `Unavailable`, and does so within its deadline. The outcome
 """
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scoreboardd.board.document_names import document_names
+from scoreboardd.cache.document_cache import CacheTier
 from scoreboardd.model import MAX_NUMBER, ChangeEvent, Snapshot, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import Frames, digest_of
+
+if TYPE_CHECKING:
+    from scoreboardd.config import Settings
 
 
 class Damaged(Exception):
@@ -286,3 +290,28 @@ class DocumentStore(Protocol):
         """Read the committed documents and change nothing. Raises `Damaged` if one is not what was committed."""
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the rest of the daemon has to know of one backend; `factory.BACKENDS` lists them all."""
+
+    name: str
+    "The value of `coordination.backend` that selects it."
+    tier: CacheTier
+    "Where documents that were loaded from it come from."
+    persisted: bool
+    "Whether `cache.persist` stores its documents in Postgres too."
+    receives_notify: bool
+    "Whether its bus carries what the platform's triggers send by NOTIFY."
+    max_prefix_length: int | None
+    "Characters that `redis.key_prefix` may have; None if any number."
+    open_cluster_backend: "Callable[[Settings], ClusterBackend]"
+    document_store_options: "Callable[[Settings], dict[str, Any]]"
+    "Returns the keyword arguments of `open_document_store`; they travel to the builder process as JSON."
+    open_document_store: Callable[..., DocumentStore]
+
+
+def stage_ttl_seconds(settings: "Settings") -> float:
+    """Returns how long staged documents last: longer than any build whose commit could still be accepted."""
+    return settings.rebuild.timeout + settings.rebuild.lock_ttl

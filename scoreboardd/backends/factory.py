@@ -1,64 +1,36 @@
-"""Which backend a configuration asks for. The daemon's loop opens the store; its builder child opens the vault, from
-options that travel as JSON."""
+"""The registry of backends. A new backend is a folder beside this file, its entry in `BACKENDS`, and its name in
+`config.schema.Coordination`; `tests/backends/test_factory.py` compares the two."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scoreboardd.backends.base import ClusterBackend, DocumentStore
-from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
-from scoreboardd.backends.postgres.documents import PostgresDocumentStore
-from scoreboardd.backends.redis.cluster import RedisClusterBackend
-from scoreboardd.backends.redis.documents import RedisDocumentStore
-from scoreboardd.config import Settings
+from scoreboardd.backends.base import Backend, ClusterBackend, DocumentStore
+from scoreboardd.backends.postgres.entry import POSTGRES
+from scoreboardd.backends.redis.entry import REDIS
 
+if TYPE_CHECKING:
+    from scoreboardd.config import Settings
 
-def open_cluster_backend(settings: Settings) -> ClusterBackend:
-    if settings.coordination.backend == "postgres":
-        return open_postgres_cluster_backend(settings)
-    redis = settings.redis
-    return RedisClusterBackend(
-        redis.url.get_secret_value(),
-        prefix=redis.key_prefix,
-        lock_ttl=settings.rebuild.lock_ttl,
-        encoding=redis.encoding,
-    )
+BACKENDS = {backend.name: backend for backend in (REDIS, POSTGRES)}
+PERSISTER = POSTGRES
+"The backend whose document store outlives the others; `cache.persist` stores documents there."
 
 
-def open_postgres_cluster_backend(settings: Settings) -> PostgresClusterBackend:
-    """The store in Postgres, whoever coordinates."""
-    return PostgresClusterBackend(
-        settings.postgres.dsn.get_secret_value(),
-        prefix=settings.redis.key_prefix,
-        lock_ttl=settings.rebuild.lock_ttl,
-    )
+def backend_of(settings: "Settings") -> Backend:
+    """Returns the backend that the configuration selects."""
+    return BACKENDS[settings.coordination.backend]
 
 
-def document_store_options(settings: Settings) -> dict[str, Any]:
-    """Of the vault beside the store, for `open_document_store`."""
-    if settings.coordination.backend == "postgres":
-        return {"backend": "postgres"} | persister_options(settings)
-    redis = settings.redis
-    return {
-        "backend": "redis",
-        "url": redis.url.get_secret_value(),
-        "prefix": redis.key_prefix,
-        "encoding": redis.encoding,
-        "stage_ttl": _stage_ttl(settings),
-    }
+def open_cluster_backend(settings: "Settings") -> ClusterBackend:
+    """Opens the cluster backend that the configuration selects."""
+    return backend_of(settings).open_cluster_backend(settings)
 
 
-def persister_options(settings: Settings) -> dict[str, Any]:
-    """Of the vault in Postgres, whoever coordinates: the arguments of `PostgresDocumentStore`."""
-    return {
-        "dsn": settings.postgres.dsn.get_secret_value(),
-        "prefix": settings.redis.key_prefix,
-        "stage_ttl": _stage_ttl(settings),
-    }
-
-
-def _stage_ttl(settings: Settings) -> float:
-    """Longer than any build whose commit could still be accepted."""
-    return settings.rebuild.timeout + settings.rebuild.lock_ttl
+def document_store_options(settings: "Settings") -> dict[str, Any]:
+    """Returns the keyword arguments of `open_document_store`, as JSON takes them; secrets are among them."""
+    backend = backend_of(settings)
+    return {"backend": backend.name} | backend.document_store_options(settings)
 
 
 def open_document_store(backend: str, **options: Any) -> DocumentStore:
-    return PostgresDocumentStore(**options) if backend == "postgres" else RedisDocumentStore(**options)
+    """Opens the document store of the backend of that name."""
+    return BACKENDS[backend].open_document_store(**options)

@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from scoreboardd.backends.factory import BACKENDS
 from scoreboardd.postgres import dsn
 
 # --- what a value may be ------------------------------------------------------------------------------------
@@ -270,9 +271,11 @@ class Settings(Section):
     @classmethod
     def _room_for_the_prefix(cls, coordination: Coordination, info: ValidationInfo) -> Coordination:
         redis = info.data.get("redis")
-        if coordination.backend == "postgres" and redis and len(redis.key_prefix) > 40:
+        limit = BACKENDS[coordination.backend].max_prefix_length
+        if redis and limit is not None and len(redis.key_prefix) > limit:
             raise ValueError(
-                "redis.key_prefix is too long for the names of Postgres channels; use at most 40 characters"
+                f"redis.key_prefix is too long for the names of {coordination.backend.capitalize()} channels; "
+                f"use at most {limit} characters"
             )
         return coordination
 

@@ -59,11 +59,7 @@ class Admin:
         ready = version is not None and self._runner.bus.connected and not draining
         body = {
             "ready": ready,
-            "redis": (health.store or "ok") if self._store == "redis" else "not used",
-            "postgres": (self._store == "postgres" and health.store)
-            or health.source
-            or self._builder.source_problem
-            or "ok",
+            **self._servers(),
             "builder": self._builder.problem or health.build or "ok",
             "rebuild": self._rebuild(),
             "documents": "ok" if version else "none yet: waiting for the first rebuild",
@@ -72,6 +68,13 @@ class Admin:
             "age": round(self._cache.age, 3) if version else None,
         }
         return errors.answer(200 if ready else 503, body)
+
+    def _servers(self) -> dict[str, str]:
+        """Returns the state of Redis and of Postgres, which the source uses whatever the backend is."""
+        health = self._runner.health
+        source = health.source or self._builder.source_problem or "ok"
+        servers = {"redis": "not used", self._store: "ok", "postgres": source}
+        return servers | ({self._store: health.store} if health.store else {})
 
     def _rebuild(self) -> str:
         waiting_seconds = self._waiting_seconds()
