@@ -19,7 +19,7 @@ from scoreboardd.config import ConfigError, Settings
 from scoreboardd.migrate.plan import MigrationStep, Plan, RolePlan, plan_install, plan_uninstall
 from scoreboardd.platforms.postgres import explain
 from scoreboardd.platforms.triggers import MAX_CHANNEL
-from scoreboardd.postgres.connection import FAILURES, connect, told
+from scoreboardd.postgres.connection import FAILURES, connect, error_line
 
 BLINK = 0.1
 "Seconds the transaction waits for a lock, and the platform for it."
@@ -183,4 +183,4 @@ def _explain(error: BaseException, kind: str, dsn: str) -> str:
             fix = "run `scoreboardd migrate --dry-run` and let an administrator run what it prints"
         case _:
             return explain(error, kind, dsn)
-    return told(error, fix, dsn)
+    return error_line(error, fix, dsn)

@@ -456,4 +456,4 @@ def explain(error: BaseException, kind: str, dsn: str) -> str:
             fix = "write another name of it in source.timezone"
         case _:
             return connection.explain(error, dsn)
-    return connection.told(error, fix, dsn)
+    return connection.error_line(error, fix, dsn)

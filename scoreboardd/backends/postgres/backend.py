@@ -70,11 +70,13 @@ def _sql(name: str) -> str:
 def _explain(error: BaseException, dsn: str) -> str:
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            return connection.told(error, "run `scoreboardd migrate`", dsn)
+            return connection.error_line(error, "run `scoreboardd migrate`", dsn)
         case asyncpg.InsufficientPrivilegeError():
-            return connection.told(error, "run `scoreboardd check`, as the role in postgres.dsn", dsn)
+            return connection.error_line(error, "run `scoreboardd check`, as the role in postgres.dsn", dsn)
         case asyncpg.QueryCanceledError():
-            return connection.told(error, "see what holds a lock on leaderboard_cache, or keeps the server busy", dsn)
+            return connection.error_line(
+                error, "see what holds a lock on leaderboard_cache, or keeps the server busy", dsn
+            )
         case _:
             return connection.explain(error, dsn)
 
