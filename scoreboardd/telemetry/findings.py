@@ -36,7 +36,7 @@ class FindingsReporter:
                 rows[finding.table] = rows.get(finding.table, 0) + finding.rows
             if self._throttle(f"{finding.table} {finding.ids} {finding.problem}"):
                 log.warning(
-                    "odd rows in the platform's database",
+                    "invalid data in the platform's database",
                     table=finding.table,
                     problem=finding.problem,
                     rows=finding.rows,
