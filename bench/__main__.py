@@ -19,7 +19,7 @@ import asyncpg
 
 from bench import fanout, machine, reads, rebuild, rebuild_report, servers
 from bench.report import Row, chart, goals, spread, table
-from scoreboardd.demo.contest import Contest
+from scoreboardd.demo.contest import SimulatedContest
 from scoreboardd.demo.servers import Postgres, Valkey
 
 LAG_GOAL = 0.010
@@ -117,7 +117,7 @@ def _contest(postgres: Postgres) -> str:
 
     async def seed() -> None:
         connection = await asyncpg.connect(postgres.dsn())
-        await Contest(teams=40, challenges=24, rate=1.0, seed=1).seed(connection)
+        await SimulatedContest(teams=40, challenges=24, rate=1.0, seed=1).seed(connection)
         await connection.close()
 
     asyncio.run(seed())

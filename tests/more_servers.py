@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scoreboardd.demo.servers import HOST, START_TIMEOUT, Postgres, _Server, tied_to_owner
+from scoreboardd.demo.servers import HOST, START_TIMEOUT_SECONDS, Postgres, _Server, tied_to_owner
 
 PRIMARY = {"wal_level": "replica", "max_wal_senders": "4"}
 "Settings of a server that standbys are made of."
@@ -29,7 +29,7 @@ class Standby(Postgres):
         if os.geteuid() == 0:
             shutil.chown(self._folder, "nobody")
         self._spawn([*tied_to_owner("SIGKILL", as_root=False), *command])
-        if self._process.wait(START_TIMEOUT):
+        if self._process.wait(START_TIMEOUT_SECONDS):
             raise self._error("was not made by pg_basebackup")
 
 

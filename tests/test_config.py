@@ -195,7 +195,7 @@ class TestSecrets:
     def test_both_the_key_and_its_file(self, write: Write, tmp_path: Path, section: str, key: str) -> None:
         (tmp_path / "secret").write_text("other")
         path = write(f'[{section}]\n{key} = "{SECRETS[section, key]}"\n{key}_file = "{tmp_path}/secret"')
-        assert problems(path) == [f"{path}:{section}.{key}_file: set beside {section}.{key}; keep one of the two"]
+        assert problems(path) == [f"{path}:{section}.{key}_file: {section}.{key} is set, too; keep one of the two"]
 
     def test_a_file_that_cannot_be_used(self, write: Write, tmp_path: Path, section: str, key: str) -> None:
         secret = tmp_path / "secret"
@@ -257,7 +257,7 @@ class TestSecrets:
             "[redis]\nencoding = 'gzip'",
             "redis.encoding: should be 'identity' or 'zstd'; the default is \"identity\"",
         ),
-        ("[source]\nkind = 'ctfd'", "source.kind: no such source; there is smctf"),
+        ("[source]\nkind = 'ctfd'", "source.kind: no such source; write one of: smctf"),
         (
             "[rebuild]\nmax_wait = 0.2",
             "rebuild.max_wait: below rebuild.debounce; raise it, or lower debounce",

@@ -82,7 +82,7 @@ def test_what_is_one(url: str, place: str):
         *((f"postgresql://db:{port}/ctf", "port") for port in ("0", "65536", "99999", "-1", "5432x", "5432:1", "٥")),
         *((f"postgresql:///ctf?host=db&port={port}", "port") for port in ("0", "70000", "x", "1,", "1,x")),
         ("postgresql://a:1,b:x/ctf", "port"),
-        ("postgresql:///ctf?host=a,b&port=1,2,3", "as many ports as hosts"),
+        ("postgresql:///ctf?host=a,b&port=1,2,3", "number of ports differs"),
         ("postgresql://u:hun%zzter2@db/ctf", "%25"),
         ("postgresql://u:hunter2%@db/ctf", "%25"),
         ("postgresql://u:hunter2%4@db/ctf", "%25"),
@@ -99,10 +99,10 @@ def test_what_is_one(url: str, place: str):
         (f"postgresql://{'x' * 64}.example/ctf", "host"),
         ("postgresql://a..b/ctf", "host"),
         *(
-            (f"postgresql://db/ctf?sslmode={mode}", "sslmode is none of")
+            (f"postgresql://db/ctf?sslmode={mode}", "sslmode is not one of")
             for mode in ("yes", "verify_full", "VERIFY-FULL")
         ),
-        ("postgresql://db/ctf?sslmode=", "sslmode is none of"),
+        ("postgresql://db/ctf?sslmode=", "sslmode is not one of"),
         ("postgresql://db/ctf?sslmode=verify-full&sslrootcert=system", "sslrootcert=system"),
         ("postgresql://db/ctf?sslmode=verify-full&sslrootcert=/no/such/file", "No such file"),
         ("postgresql://db/ctf?sslmode=require&sslcert=/no/such/file", "No such file"),

@@ -1,12 +1,12 @@
 """Configuration: one TOML file, overridden by the environment, checked as a whole before anything starts.
 
 Rules:
-- A value is the first of: `SCOREBOARDD_<SECTION>__<KEY>`, the file, for a secret its `_file` or its systemd
-  credential, the default. A key that stands at its default counts as not set.
-- TOML has types, so its values must have the right one; the environment has text, which is converted.
-- Every problem is found in one run, one line each: where it is, what it is, how to mend it.
-- No value is repeated in a problem (it may be a secret in the wrong place), and no secret is in a `repr`.
-- `load` depends on its arguments and the files they name, and on nothing else.
+- A value comes from the first of these that sets it: the variable `SCOREBOARDD_<SECTION>__<KEY>`, the file, for a
+  secret its `_file` key or its systemd credential, the default. A key that is set to its default counts as not set.
+- Values in TOML must have the right type. Values in the environment are text and are converted.
+- One run finds every problem. Each problem is one line: where it is, what it is, how to fix it.
+- A problem never repeats a value (it may be a secret in the wrong place), and no `repr` contains a secret.
+- `load` depends only on its arguments and the files that they name.
 """
 
 from scoreboardd.config.loading import CREDENTIALS, DEFAULT_PATH, KEYS, ConfigError, load

@@ -1,4 +1,4 @@
-"""Read the configuration: the file, the environment, the secrets; and say in one line each what is wrong with them."""
+"""Loads the configuration from the file, the environment and secret files. Reports each problem in one line."""
 
 import difflib
 import json
@@ -15,11 +15,13 @@ from scoreboardd.config.schema import Settings
 
 DEFAULT_PATH = Path("/etc/scoreboardd/config.toml")
 PATH_VARIABLE = "SCOREBOARDD_CONFIG"
+"The environment variable with the path of the configuration file."
 PREFIX = "SCOREBOARDD_"
+"The prefix of every environment variable that sets a value."
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` holds every reason, one line each."""
+    """The configuration is invalid. `problems` lists every problem, each as one line."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -27,17 +29,18 @@ class ConfigError(Exception):
 
 
 Place = tuple[str, str]
-"""A section and a key."""
+"""The section and the key of a value."""
 
 
 class Given(NamedTuple):
-    """A value somebody set, and where, in the words of a problem."""
+    """A value that was set, and the place where it was set, as problems name it."""
 
     value: Any
     where: str
 
 
 def _variable(place: Place) -> str:
+    """Return the name of the environment variable that sets the value at `place`."""
     return PREFIX + "__".join(place).upper()
 
 
@@ -46,18 +49,22 @@ KEYS: dict[Place, FieldInfo] = {
     for section, table in Settings.model_fields.items()
     for key, field in type(table.default).model_fields.items()
 }
+"Every key of the configuration."
 VARIABLES = {_variable(place): place for place in KEYS}
+"The environment variables that set a value."
 CREDENTIALS: dict[Place, str] = {
     ("redis", "url"): "redis-url",
     ("postgres", "dsn"): "postgres-dsn",
     ("rebuild", "token"): "rebuild-token",
 }
+"The names of the systemd credentials, by the secret that each sets."
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the file at `path`, else `$SCOREBOARDD_CONFIG`, else the default path, and the environment.
+    """Load and validate the configuration.
 
-    Only the file at the default path may be missing. Raises `ConfigError` with every problem there is.
+    The file is the one at `path`, else at `$SCOREBOARDD_CONFIG` in `environ`, else at `DEFAULT_PATH`. Only the file at
+    `DEFAULT_PATH` may be missing. Raises `ConfigError` with every problem.
     """
     named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
     file = named or DEFAULT_PATH
@@ -115,7 +122,7 @@ def _tables(file: Path, problems: list[str], *, may_be_missing: bool) -> dict[st
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Place, Given]:
-    # Further SCOREBOARDD_… names are let be: container platforms set some for a service of that name.
+    # Other SCOREBOARDD_… variables are ignored: container platforms set some for a service of that name.
     misspelt = {name.replace("__", "_"): name for name in VARIABLES}
     given: dict[Place, Given] = {}
     for name, text in environ.items():
@@ -132,26 +139,26 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[P
 
 
 def _converted(text: str, field: FieldInfo) -> object:
-    """What `text` stands for; `text` itself where it stands for nothing, so that the type check says so."""
+    """Return `text` as a value of the field's type. If that fails, return `text`, which the validation then rejects."""
     try:
         if get_origin(field.annotation) is tuple:
             listed = text.lstrip().startswith("[")
             return json.loads(text) if listed else [item.strip() for item in text.split(",") if item.strip()]
         if field.annotation in {bool, int, float}:
             return TypeAdapter(field.annotation).validate_python(text)
-    except ValueError:  # pydantic's and json's are of this kind
+    except ValueError:  # the errors of pydantic and json derive from it
         pass
     return text
 
 
 def _read_secrets(given: dict[Place, Given], environ: Mapping[str, str], problems: list[str]) -> None:
-    """Put the content of each secret's file, or its credential, where the secret itself belongs."""
+    """Read each secret that is given as a file or a systemd credential, and add it to `given` as the secret's value."""
     for place, credential in CREDENTIALS.items():
         section, key = place
-        own, source = _set(given, place), _set(given, (section, f"{key}_file"))
-        if own:
+        direct, source = _set(given, place), _set(given, (section, f"{key}_file"))
+        if direct:
             if source:
-                problems.append(f"{source.where}: set beside {section}.{key}; keep one of the two")
+                problems.append(f"{source.where}: {section}.{key} is set, too; keep one of the two")
             continue
         if not source and (folder := environ.get("CREDENTIALS_DIRECTORY")):
             file = Path(folder, credential)
@@ -170,6 +177,7 @@ def _read_secrets(given: dict[Place, Given], environ: Mapping[str, str], problem
 
 
 def _set(given: dict[Place, Given], place: Place) -> Given | None:
+    """Return the value at `place`, or None if it is empty or the default."""
     found = given.get(place)
     return found if found and found.value not in ("", _default(place)) else None
 
@@ -180,28 +188,34 @@ def _default(place: Place) -> Any:
 
 
 def _invalid(error: ValidationError, given: dict[Place, Given], file: Path) -> Iterator[str]:
+    """Yield a problem for each error of the validation."""
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         section, *rest = map(str, detail["loc"])
-        place = section, "".join(rest[:1])  # no key: two sections do not go together
+        place = section, "".join(rest[:1])  # without a key if the error is about a whole section
         where = given[place].where if place in given else f"{file}:{'.'.join(place).rstrip('.')}"
         where += "".join(f"[{index}]" for index in rest[1:])
         what = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] != "value_error":  # ours bring their mend along
+        if detail["type"] != "value_error":  # the validators of `schema` say how to fix it
             what = what.replace("Input should", "should").replace("tuple", "list")
             what += f"; the default is {json.dumps(_default(place), default=str)}"
         yield f"{where}: {what}"
 
 
 def _nearest(section: str, key: str) -> list[Place]:
-    """The known place most like an unknown one, if any is: by its key, in the section most like."""
+    """Return the known place with the most similar key, or nothing if no key is similar.
+
+    If several sections have this key, the section with the most similar name is chosen.
+    """
     places = sorted(KEYS, key=lambda place: difflib.SequenceMatcher(None, section, place[0]).ratio())
     by_key = {place[1]: place for place in places}
     return [by_key[name] for name in difflib.get_close_matches(key, by_key, n=1)]
 
 
 def _instead(near: list[str]) -> str:
+    """Return how to fix an unknown name: use the first of `near`, or remove the name if `near` is empty."""
     return f"did you mean {near[0]}?" if near else "remove it"
 
 
 def _one_line(problem: str) -> str:
+    """Return `problem` with unprintable characters escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in problem)

@@ -1,7 +1,7 @@
-"""What may be configured: every section, key, default and bound.
+"""The schema of the configuration: every section, key, default and bound.
 
-A value out of bounds is told in the words of its validator: what it is not, and what to write instead, never the value.
-Durations are in seconds.
+The error text of a validator says what is wrong and what to write instead. It never contains the value. Durations are
+in seconds.
 """
 
 import re
@@ -24,7 +24,7 @@ from pydantic import (
 from scoreboardd.backends.factory import BACKENDS
 from scoreboardd.postgres import dsn
 
-# --- what a value may be ------------------------------------------------------------------------------------
+# --- validators ------------------------------------------------------------------------------------
 
 
 def _host(value: str) -> str:
@@ -57,7 +57,8 @@ def _network(value: object) -> object:
 
 def _redis_url(secret: SecretStr) -> SecretStr:
     host_and_database = r"([^/?#\s]*@)?([^/?#@:\s\[\]]+|\[[0-9A-Fa-f:]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,5})?"
-    # Of redis-py's many options only those that say where and whom; the rest would undo what the daemon relies on.
+    # Of redis-py's options only those that identify the server and its certificate are allowed. The others could change
+    # deadlines, protocol or encoding, which the daemon sets itself.
     tls = r"(\?(ssl_(ca_certs|certfile|keyfile)=[^&\s]+&?)+)?"
     found = re.fullmatch(
         rf"redis://{host_and_database}|rediss://{host_and_database.replace('port', 'tls_port')}{tls}|"
@@ -67,17 +68,17 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     if found is None and (problem := _redis_option_problem(secret.get_secret_value())) is not None:
         raise ValueError(problem)
     if found is None or int(found["port"] or found["tls_port"] or 0) > 65_535:
-        mend = "write redis://user:password@host:6379/0, rediss://… or unix:///path"
-        raise ValueError(f"not a Redis URL; {mend}, with special characters of the password %-encoded")
+        fix = "write redis://user:password@host:6379/0, rediss://… or unix:///path"
+        raise ValueError(f"not a Redis URL; {fix}, with special characters of the password %-encoded")
     return secret
 
 
 _REDIS_OPTIONS = {"redis": (), "rediss": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), "unix": ("db",)}
-"What may follow the question mark, by scheme."
+"The options that may follow the question mark, by scheme."
 
 
 def _redis_option_problem(url: str) -> str | None:
-    """The first option that may not be there, and why. No value of the URL is repeated."""
+    """Return why the first option of `url` that is not allowed is wrong, without any value. None if all are allowed."""
     scheme, _, rest = url.partition("://")
     if scheme not in _REDIS_OPTIONS or "?" not in rest:
         return None
@@ -121,18 +122,18 @@ def _token(secret: SecretStr) -> SecretStr:
 def _source_kind(value: str) -> str:
     known = sorted(folder.name for folder in (Path(__file__).parents[1] / "platforms").glob("[a-z]*/"))
     if value not in known:
-        raise ValueError(f"no such source; there is {', '.join(known)}")
+        raise ValueError(f"no such source; write one of: {', '.join(known)}")
     return value
 
 
 def _timezone(value: str) -> str:
-    # Not `ZoneInfo(value)`: it also takes the name of any file below its folder.
+    # `ZoneInfo(value)` is no check: it accepts the name of any file below its folder.
     if value != "UTC" and value not in available_timezones():
         raise ValueError('not a time zone of this system; write an IANA name like "Europe/Berlin"')
     return value
 
 
-# A day: whoever writes more has mistaken the unit.
+# In seconds. The upper bound is a day: a larger value is probably in another unit.
 Duration = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Host = Annotated[str, AfterValidator(_host)]
@@ -145,7 +146,7 @@ Networks = Annotated[tuple[Network, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """One table of the file. Defaults are validated too: a key may be impossible beside another's default."""
+    """One table of the file. Defaults are validated, too: a key may contradict the default of another key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
@@ -170,7 +171,7 @@ class Admin(Section):
 
 
 class Redis(Section):
-    """The shared state and the bus. `url` is resolved: it holds what `url_file` or a credential said."""
+    """The shared state and the bus. After loading, `url` also holds a value from `url_file` or a systemd credential."""
 
     url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://127.0.0.1:6379/0")
     url_file: str = ""
@@ -179,7 +180,7 @@ class Redis(Section):
 
 
 class Postgres(Section):
-    """The platform's database. `dsn` is resolved: it holds what `dsn_file` or a credential said."""
+    """The platform's database. After loading, `dsn` also holds a value from `dsn_file` or a systemd credential."""
 
     dsn: Annotated[SecretStr, AfterValidator(_dsn)] = SecretStr("postgresql://127.0.0.1/ctf")
     dsn_file: str = ""
@@ -187,14 +188,17 @@ class Postgres(Section):
 
 
 class Source(Section):
-    """Which platform's tables are read."""
+    """The platform whose tables are read. `timezone` applies to times that are stored without a zone."""
 
     kind: Annotated[str, AfterValidator(_source_kind)] = "smctf"
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
 
 
 class Rebuild(Section):
-    """When a rebuild happens. `token` is resolved, and empty where the endpoint is switched off."""
+    """When rebuilds happen. After loading, `token` also holds a value from `token_file` or a systemd credential.
+
+    An empty `token` disables the rebuild endpoint.
+    """
 
     debounce: Duration = 0.3
     max_wait: Duration = 2.0
@@ -213,7 +217,7 @@ class Rebuild(Section):
 
 
 class Cache(Section):
-    """How old a document may grow, and whether it outlives Redis."""
+    """When a document counts as stale, and whether documents are also stored in PostgreSQL."""
 
     persist: bool = False
     persist_interval: Duration = 15
@@ -221,12 +225,12 @@ class Cache(Section):
 
 
 class Sse(Section):
-    """The stream's clients."""
+    """Limits of the event streams and their clients."""
 
     max_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 18_000
     max_clients_per_ip: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     queue: Annotated[int, Field(ge=1, le=1_024)] = 16
-    # Proxies give up on a silent upstream after 60 s.
+    # Many proxies close a connection after 60 s without data.
     heartbeat: Annotated[Duration, Field(lt=60)] = 15
     stall_timeout: Duration = 30
     retry_min: Duration = 1
@@ -241,20 +245,20 @@ class Sse(Section):
 
 
 class Log(Section):
-    """What is logged, and how."""
+    """The level and the format of the logs."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "json"
 
 
 class Coordination(Section):
-    """Who holds the lock and carries the bus."""
+    """The backend that holds the lock and carries the bus."""
 
     backend: Literal["redis", "postgres"] = "redis"
 
 
 class Settings(Section):
-    """Everything the daemon can be told. Build it with `load`; `Settings()` is the defaults."""
+    """The whole configuration. `load` creates it; `Settings()` holds the defaults."""
 
     server: Server = Server()
     admin: Admin = Admin()
@@ -269,7 +273,7 @@ class Settings(Section):
 
     @field_validator("coordination")
     @classmethod
-    def _room_for_the_prefix(cls, coordination: Coordination, info: ValidationInfo) -> Coordination:
+    def _prefix_fits_channel_names(cls, coordination: Coordination, info: ValidationInfo) -> Coordination:
         redis = info.data.get("redis")
         limit = BACKENDS[coordination.backend].max_prefix_length
         if redis and limit is not None and len(redis.key_prefix) > limit:
@@ -281,7 +285,7 @@ class Settings(Section):
 
     @field_validator("admin")
     @classmethod
-    def _not_the_public_listener(cls, admin: Admin, info: ValidationInfo) -> Admin:
+    def _differs_from_public_listener(cls, admin: Admin, info: ValidationInfo) -> Admin:
         server = info.data.get("server")
         if server and admin.port and (admin.host, admin.port) == (server.host, server.port):
             raise ValueError("the same address as [server]; give one of them another port")

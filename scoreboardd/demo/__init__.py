@@ -1,1 +1,1 @@
-"""The demo: real embedded servers and a simulated contest, which the tests share."""
+"""The demo: embedded PostgreSQL and Valkey servers and a simulated contest. The tests use both, too."""

@@ -1,12 +1,12 @@
-"""A simulated contest: it writes to PostgreSQL and publishes to Redis as a platform would. The rules:
+"""A simulated contest, which writes to PostgreSQL and publishes to Redis as a platform does. Rules:
 
-- A change commits first and is published afterwards. A wrong submission publishes nothing.
-- A change whose transaction fails is given up, as its user would see an error. An event that cannot be
-  published is dropped.
-- Who attempts what, and with what success, follows an item-response model: the chance of a solve grows with
-  the team's strength over the challenge's difficulty.
-- One seeded `random.Random` owns everything random, and contest time is the sum of the drawn gaps: a slow
-  machine plays the same contest as a fast one.
+- It commits each change first and publishes it afterwards. It publishes nothing for a wrong submission.
+- It does not retry a change whose transaction fails; the user of a platform would see an error. It drops an event that
+  it cannot publish.
+- An item-response model decides which team attempts which challenge, and the result: the probability of a solve grows
+  with the difference between the team's strength and the challenge's difficulty.
+- All randomness comes from one seeded `random.Random`, and contest time is the sum of the drawn gaps between
+  submissions. So a slow machine plays the same contest as a fast one.
 """
 
 import asyncio
@@ -22,32 +22,37 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-#: Creates the tables.
 SCHEMA = Path(__file__).with_name("schema.sql").read_text()
+"The SQL that creates the tables."
 
 CHANNEL = "scoreboard.events"
+"The Redis channel of the events, without the key prefix."
 
 WRONG_PER_SOLVE = 3.0
+"The average number of wrong submissions per solve."
 SOLVES_PER_INCIDENT = 30.0
+"The average number of solves per change of another kind, such as a ban."
 
-#: Seconds any one word with a server may take, and between attempts to find PostgreSQL again.
-TIMEOUT = 5.0
-RETRY_MIN, RETRY_MAX = 0.1, 2.0
-
-#: Seconds of lost time that are made up for. After an outage nobody is in more of a hurry than that.
-CATCH_UP = 1.0
+TIMEOUT_SECONDS = 5.0
+"The longest time for one operation of a server."
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0
+"The bounds of the pause between two attempts to connect to PostgreSQL."
+MAX_CATCH_UP_SECONDS = 1.0
+"How much lost time the contest makes up for after an outage, by submitting without gaps."
 
 DIVISIONS = ("Open", "Students")
+"The names of the divisions."
 POINTS = range(100, 501, 50)
+"The points that a challenge may have."
 
-#: What asyncpg raises when the server is away, goes away, or went away a moment ago.
-_AWAY = (
+_UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
+"The exceptions of asyncpg if the server is not reachable, or the connection is lost."
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +60,7 @@ class _Challenge:
     id: int
     points: int
     difficulty: float
+    "On the scale of `_Team.strength`."
 
 
 @dataclass(slots=True, eq=False)
@@ -62,49 +68,54 @@ class _Player:
     id: int
     blocked: bool = False
     solved: set[int] = field(default_factory=set)
+    "The ids of the challenges that the player has solved."
 
 
 @dataclass(slots=True, eq=False)
 class _Team:
     id: int
     strength: float
+    "The skill of the team, normally distributed around 0."
     players: list[_Player] = field(default_factory=list)
 
     @property
     def activity(self) -> float:
-        """How much more often than the median team it submits: the strong are few and busy."""
+        """The rate of the team's submissions relative to the median team. Strong teams submit more often."""
         return math.exp(self.strength)
 
     def chance(self, challenge: _Challenge) -> float:
-        """Of solving it with one submission, in (0, 1)."""
+        """Return the probability, in (0, 1), that one submission of the team solves the challenge."""
         return 1 / (1 + math.exp(1.5 * (challenge.difficulty - self.strength)))
 
 
-class Contest:
-    """One contest: `seed` its tables, then `run` it until cancelled.
+class SimulatedContest:
+    """One contest. `seed` fills its tables; then `run` plays it until cancelled.
 
-    It counts `solves`, `wrong` submissions, `bans` (lifted ones too), `edits` (any other change: points, new
-    challenges, moves, names), events `published` and `dropped`, and `outages` of PostgreSQL: connections lost
-    or refused.
+    Counters: `solves`, `wrong` submissions, `bans` (including lifted bans), `edits` (other changes: points, new
+    challenges, moves of players, names), `published` and `dropped` events, and `outages` (lost or refused connections
+    to PostgreSQL).
     """
 
     def __init__(self, teams: int = 40, challenges: int = 24, rate: float = 1.0, seed: int = 1337) -> None:
-        """`rate`: solves a second once the contest has settled; the opening and the bursts are above it."""
+        """`teams` and `challenges` are the numbers to create; `seed` makes the contest reproducible.
+
+        `rate` is the number of solves per second in quiet times. In the first minute and in bursts there are more.
+        """
         self.solves = self.wrong = self.bans = self.edits = 0
         self.published = self.dropped = self.outages = 0
         self._sizes = (teams, challenges)
         self._rate = rate
         self._random = random.Random(seed)
-        #: What `seed` has written, and what `run` has committed since.
+        # The state that `seed` and `run` have committed.
         self._teams: list[_Team] = []
         self._challenges: list[_Challenge] = []
         self._names: set[str] = set()
-        #: In contest time, seconds.
+        # Contest time, in seconds.
         self._elapsed = 0.0
         self._burst_begins = self._burst_ends = 0.0
 
     async def seed(self, connection: asyncpg.Connection) -> None:
-        """Create the tables where they are missing; add the divisions, teams, users and challenges."""
+        """Create missing tables, and add divisions, teams, users and challenges."""
         teams, challenges = self._sizes
         async with connection.transaction():
             await connection.execute(SCHEMA)
@@ -119,44 +130,45 @@ class Contest:
                 await self._insert_challenge(connection)
 
     async def run(self, dsn: str, redis: Redis, key_prefix: str = "") -> None:
-        """Play until cancelled, through restarts of either server.
+        """Play until cancelled. Continues after restarts of either server.
 
-        Raises what `asyncpg` raises for anything but a server that is away, e.g. a missing table.
+        Raises the exceptions of `asyncpg` for errors other than an unreachable server, such as a missing table.
         """
         channel = key_prefix + CHANNEL
-        pause = RETRY_MIN
+        pause = MIN_RETRY_SECONDS
         while True:
             try:
-                connection = await asyncpg.connect(dsn, timeout=TIMEOUT, command_timeout=TIMEOUT)
-                pause = RETRY_MIN
+                connection = await asyncpg.connect(dsn, timeout=TIMEOUT_SECONDS, command_timeout=TIMEOUT_SECONDS)
+                pause = MIN_RETRY_SECONDS
                 try:
                     await self._play(connection, redis, channel)
                 finally:
                     connection.terminate()
-            except _AWAY:
-                _honour_cancellation()
+            except _UNREACHABLE:
+                _raise_swallowed_cancellation()
                 self.outages += 1
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, RETRY_MAX)
+                pause = min(2 * pause, MAX_RETRY_SECONDS)
 
     async def _play(self, connection: asyncpg.Connection, redis: Redis, channel: str) -> None:
+        """Make random changes at the drawn times, and publish each."""
         clock = asyncio.get_running_loop().time
-        moves = {self._solve: 1.0, self._fail: WRONG_PER_SOLVE, self._incident: 1 / SOLVES_PER_INCIDENT}
-        moves_per_solve = sum(moves.values())
+        actions = {self._solve: 1.0, self._fail: WRONG_PER_SOLVE, self._incident: 1 / SOLVES_PER_INCIDENT}
+        actions_per_solve = sum(actions.values())
         due = clock()
         while True:
-            gap = self._random.expovariate(self._rate * self._crowd() * moves_per_solve)
+            gap = self._random.expovariate(self._rate * self._relative_rate() * actions_per_solve)
             self._elapsed += gap
-            due = max(due + gap, clock() - CATCH_UP)
+            due = max(due + gap, clock() - MAX_CATCH_UP_SECONDS)
             await asyncio.sleep(due - clock())
-            [move] = self._random.choices(list(moves), list(moves.values()))
-            reason = await move(connection)
+            [action] = self._random.choices(list(actions), list(actions.values()))
+            reason = await action(connection)
             if reason:
                 await self._publish(redis, channel, reason)
-                _honour_cancellation()
+                _raise_swallowed_cancellation()
 
-    def _crowd(self) -> float:
-        """Times the settled rate: high in the opening minute, then in a burst of seconds now and then."""
+    def _relative_rate(self) -> float:
+        """Return the current rate relative to quiet times: higher in the first minute, and in bursts of 2 to 5 s."""
         if self._elapsed >= self._burst_ends:
             self._burst_begins = self._elapsed + self._random.expovariate(1 / 45)
             self._burst_ends = self._burst_begins + self._random.uniform(2, 5)
@@ -168,14 +180,14 @@ class Contest:
         now = datetime.now(UTC).replace(tzinfo=None)
         event = {"scope": "all", "reason": reason, "ts": f"{now.isoformat(timespec='milliseconds')}Z"}
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await redis.publish(channel, orjson.dumps(event))
         except (RedisError, OSError):
             self.dropped += 1
         else:
             self.published += 1
 
-    # Moves. Each commits one change and returns the reason to publish, or None if there is nothing to tell.
+    # Actions. Each commits one change and returns the reason to publish, or None if there is nothing to publish.
 
     async def _solve(self, connection: asyncpg.Connection) -> str | None:
         target = self._target(correct=True)
@@ -183,7 +195,7 @@ class Contest:
             return None
         player, challenge = target
         async with connection.transaction():
-            # One at a time, or two could be first.
+            # Serializes the solves of a challenge, so that only one of them is the first.
             await connection.execute("SELECT FROM challenges WHERE id = $1 FOR UPDATE", challenge.id)
             await connection.execute(
                 "INSERT INTO submissions (user_id, challenge_id, correct, is_first_blood) VALUES"
@@ -209,7 +221,7 @@ class Contest:
 
     async def _incident(self, connection: asyncpg.Connection) -> str | None:
         incidents = {
-            self._judge: 3,
+            self._ban_or_lift_ban: 3,
             self._edit_challenge: 3,
             self._move_player: 2,
             self._rename_player: 2,
@@ -218,8 +230,8 @@ class Contest:
         [incident] = self._random.choices(list(incidents), list(incidents.values()))
         return await incident(connection)
 
-    async def _judge(self, connection: asyncpg.Connection) -> str:
-        """Ban somebody, or lift a ban: the more there are, the likelier."""
+    async def _ban_or_lift_ban(self, connection: asyncpg.Connection) -> str:
+        """Ban a player, or lift a ban. The more bans there are, the more likely one is lifted."""
         players = [player for team in self._teams for player in team.players]
         banned = [player for player in players if player.blocked]
         free = [player for player in players if not player.blocked]
@@ -261,7 +273,7 @@ class Contest:
         return "challenge_created"
 
     def _target(self, *, correct: bool) -> tuple[_Player, _Challenge] | None:
-        """Who submits for what; None if nobody that was asked has anything left to do."""
+        """Draw the player and the challenge of a submission. None if no drawn team has an unsolved challenge."""
         weights = [team.activity for team in self._teams]
         for team in self._random.choices(self._teams, weights, k=8):
             players = [player for player in team.players if not player.blocked]
@@ -273,7 +285,7 @@ class Contest:
                 return self._random.choice(players), challenge
         return None
 
-    # Rows.
+    # Inserting rows.
 
     async def _insert_team(self, connection: asyncpg.Connection, name: str, division: int) -> None:
         team_id = await connection.fetchval(
@@ -306,7 +318,7 @@ class Contest:
         )
         self._challenges.append(_Challenge(challenge_id, points, difficulty))
 
-    # Names.
+    # Drawing names.
 
     def _team_names(self, count: int) -> list[str]:
         plain = [f"{adjective} {animal}" for adjective, animal in product(ADJECTIVES, ANIMALS)]
@@ -319,6 +331,7 @@ class Contest:
         return chosen
 
     def _handle(self) -> str:
+        """Return a new user name."""
         while True:
             name = f"{self._random.choice(HANDLES)}{self._random.choice('_-.x')}{self._random.randrange(10_000)}"
             if name not in self._names:
@@ -326,11 +339,11 @@ class Contest:
                 return name
 
 
-def _honour_cancellation() -> None:
-    """Raise a `CancelledError` that a client library has swallowed.
+def _raise_swallowed_cancellation() -> None:
+    """Raise `CancelledError` if the current task was cancelled and a client library has swallowed the exception.
 
-    redis-py does (its writes go through `asyncio.wait_for`, which before Python 3.12 returns a result that is
-    ready rather than be cancelled), and so does asyncpg when the rollback on the way out fails.
+    redis-py swallows it, because it writes with `asyncio.wait_for`, which before Python 3.12 returns an available
+    result instead of raising. asyncpg swallows it if the rollback of a transaction fails.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -338,7 +351,7 @@ def _honour_cancellation() -> None:
 
 
 def _challenge_name(number: int) -> tuple[str, str]:
-    """Category and title of a challenge, counted from 0; used-up titles come back for revenge."""
+    """Return category and title of challenge `number`, counted from 0. Repeated titles get the suffix "revenge"."""
     categories = list(TITLES)
     turn, index = divmod(number, len(categories))
     category = categories[index]
@@ -364,7 +377,7 @@ ANIMALS = (
     "Pandas", "Otters", "Ferrets", "Badgers", "Geese", "Krakens", "Axolotls", "Pigeons", "Hedgehogs",
     "Mantises", "Lemurs", "Wombats", "Capybaras", "Ravens", "Weasels", "Octopuses", "Moths", "Yaks", "Newts", "Llamas",
 )
-#: What every board has to survive.
+# Team names that often break software.
 ODD_NAMES = (
     "<script>alert('gg')</script>", 'Robert"); DROP TABLE teams;--', "Ünïcødé Bandits", "零日突破",
     "קוד פתוח", "🦆 Rubber Ducks 🦆",

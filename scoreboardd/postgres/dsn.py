@@ -1,6 +1,7 @@
-"""The URL of a PostgreSQL database: what is wrong with it, and which server it names. No secret of it is repeated.
+"""Checks the URL of a PostgreSQL database, and returns the server that it names. No text repeats a secret of the URL.
 
-A URL is right if asyncpg's own parser takes it; before that parser has its say, the usual mistakes are told in words.
+A URL is valid if asyncpg's own parser accepts it. Before that, `problem` looks for the usual mistakes, for which it has
+a better text than the parser.
 """
 
 import difflib
@@ -22,20 +23,22 @@ _OPTIONS = frozenset(
         *("application_name", "options", "search_path"),
     }
 )
-"What may follow the question mark: what asyncpg takes for itself, and a few settings of the server."
+"The options that may follow the question mark: those that asyncpg handles itself, and a few settings of the server."
 _SSL_MODES = tuple(mode.name.replace("_", "-") for mode in connect_utils.SSLMode)
 
 ENCODE = "with special characters of the password %-encoded"
+"The end of a sentence on how to write a URL."
+_FILE = "a file that it names (sslrootcert, sslcert, sslkey or sslcrl)"
 
 
 def problem(dsn: str) -> str | None:
-    """What is wrong with it and how to fix it, in one line without any value of it; None if nothing is."""
+    """Return one line on what is wrong with `dsn` and how to fix it, without any value of it. None if it is valid."""
     if not re.fullmatch(r"postgres(ql)?://\S*", dsn):
         return f"not a PostgreSQL URL; write postgresql://user:password@host:5432/database, {ENCODE}"
     if re.search(r"%(?![0-9A-Fa-f]{2})", dsn):
         return "a % is not followed by two hexadecimal digits; write %25 for a % of the password"
     if "\0" in unquote(dsn) or not _is_utf8(unquote_to_bytes(dsn)):
-        return "what is %-encoded is not text in UTF-8, or contains %00; correct it"
+        return "a %-encoded part is not text in UTF-8, or contains %00; correct it"
     try:
         parts = urlsplit(dsn)
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict")
@@ -43,7 +46,7 @@ def problem(dsn: str) -> str | None:
         return f"not a PostgreSQL URL; write postgresql://user:password@host:5432/database?option=value, {ENCODE}"
     hosts = parts.netloc.rpartition("@")[2].split(",")
     if parts.netloc.count("@") > 1 or "/" in parts.path[1:] or parts.fragment or "@" in parts.path + parts.query:
-        return "a special character stands where none may; %-encode those of the user name and password"
+        return "a special character is in a place where it is not allowed; %-encode those of the user name and password"
     if any(not _is_port(_port(host)) for host in hosts):
         return f"a port is not a number from 1 to 65535; write host:5432, {ENCODE}"
     return _options_problem(dict(options)) or _parser_problem(dsn)
@@ -73,7 +76,7 @@ def _options_problem(options: dict[str, str]) -> str | None:
             known = name if re.fullmatch("[a-zA-Z_]{1,40}", name) else "an option"
             return f"{known} is not an option of this driver; {instead}"
     if (mode := options.get("sslmode")) is not None and mode not in _SSL_MODES:
-        return f"sslmode is none of {', '.join(_SSL_MODES)}; correct it"
+        return f"sslmode is not one of {', '.join(_SSL_MODES)}; correct it"
     if options.get("sslrootcert") == "system":
         return "sslrootcert=system is not supported; name a file, such as /etc/ssl/certs/ca-certificates.crt"
     if "port" in options and not all(map(_is_port, options["port"].split(","))):
@@ -84,38 +87,41 @@ def _options_problem(options: dict[str, str]) -> str | None:
 def _parser_problem(dsn: str) -> str | None:
     try:
         for address in _parsed(dsn)[0]:
-            address[0].encode("idna")  # as a look-up of its name would
+            address[0].encode("idna")  # as a DNS look-up does
     except UnicodeError:
         return f"a host is neither a name nor an address; write host:5432, {ENCODE}"
     except ssl.SSLError:
-        return "a file that it names (sslrootcert, sslcert, sslkey or sslcrl) is not PEM, or the key is another's"
+        return f"{_FILE} is not PEM, or the key does not match; correct it"
     except OSError as error:
-        return f"a file that it names (sslrootcert, sslcert, sslkey or sslcrl): {error.strerror or 'cannot be read'}"
-    except Exception as error:  # noqa: BLE001  whatever asyncpg's parser raises, it does not take the URL
-        said = str(error)
-        if "root certificate file" in said:
+        return f"{_FILE}: {error.strerror or 'cannot be read'}; correct it"
+    except Exception as error:  # noqa: BLE001  asyncpg's parser may raise anything for a URL it rejects
+        text = str(error)
+        if "root certificate file" in text:
             return "sslmode=verify-ca or verify-full needs sslrootcert=FILE, such as /etc/ssl/certs/ca-certificates.crt"
-        if "port numbers" in said:
-            return "as many ports as hosts are needed, or one port for all; correct the lists"
+        if "port numbers" in text:
+            return "the number of ports differs from the number of hosts; give one port per host, or one port for all"
         for option in ("target_session_attrs", "sslnegotiation", "TLS version"):
-            if option in said:
-                return f"the {option} is not one that the driver knows; correct it"
+            if option in text:
+                return f"the value of {option} is not one that the driver supports; correct it"
         return f"the driver cannot read it; write postgresql://user:password@host:5432/database, {ENCODE}"
     return None
 
 
 def _parsed(dsn: str) -> Any:
-    """(addresses, parameters), as asyncpg will have them."""
-    parse = connect_utils._parse_connect_dsn_and_args  # noqa: SLF001  there is no public one
+    """Return the addresses and the parameters that asyncpg reads from `dsn`."""
+    parse = connect_utils._parse_connect_dsn_and_args  # noqa: SLF001  asyncpg has no public parser
     arguments = dict.fromkeys(inspect.signature(parse).parameters)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of password files; asyncpg warns again when it connects
+        warnings.simplefilter("ignore")  # about password files; asyncpg warns again when it connects
         return parse(**arguments | {"dsn": dsn})
 
 
 @lru_cache
 def place(dsn: str) -> str:
-    """Host, port and database, for messages. Empty if the URL is wrong: any part of it may then be of the password."""
+    """Return host, port and database for messages.
+
+    Empty if `dsn` is invalid, because any part of it may then belong to the password.
+    """
     if problem(dsn) is not None:
         return ""
     addresses, parameters = _parsed(dsn)
@@ -128,10 +134,10 @@ def _server(host: str, port: int) -> str:
 
 
 class DsnError(ValueError):
-    """The URL is wrong; one line."""
+    """The URL is invalid. The text is one line: what is wrong and how to fix it."""
 
 
 def require(dsn: str) -> None:
-    """Raise `DsnError` unless the URL is right."""
+    """Raise `DsnError` unless `dsn` is valid."""
     if (found := problem(dsn)) is not None:
         raise DsnError(found)

@@ -1,1 +1,1 @@
-"""What the machine gives: the time of day, file descriptors, compression."""
+"""System facilities: the clock, file descriptors, compression and back-off."""

@@ -1,19 +1,22 @@
-"""Exponential back-off with jitter: the one place that says how long to wait before the next attempt."""
+"""Exponential back-off with jitter. Every component computes its pause before the next attempt here."""
 
 from typing import NamedTuple
 
 
 class Backoff(NamedTuple):
-    """Pauses between `shortest` and `longest` seconds."""
+    """The limits of the pause between two attempts, in seconds."""
 
     shortest: float
     longest: float
 
     def bound(self, failures: int) -> float:
-        """The longest pause, in seconds, after so many failures in a row (1 or more)."""
+        """Return the longest pause in seconds after `failures` consecutive failures (1 or more)."""
         return min(self.longest, self.shortest * 2.0 ** min(failures - 1, 30))
 
     def delay(self, failures: int, random: float = 0.0) -> float:
-        """The pause in seconds. `random`, in [0, 1), takes up to half of it away, so that nodes that fail together do
-        not try again together."""
+        """Return the pause in seconds after `failures` consecutive failures (1 or more).
+
+        `random`, in [0, 1), shortens the pause by up to half, so that nodes that fail at the same time do not retry at
+        the same time.
+        """
         return self.bound(failures) * (1 - random / 2)

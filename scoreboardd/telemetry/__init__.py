@@ -1,1 +1,1 @@
-"""What the daemon says of itself: metrics, logs, and to systemd."""
+"""Telemetry of the daemon: metrics, logs and systemd notifications."""

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error, or colours for a person. No secret is ever given to a logger."""
+"""Logging to standard error: one JSON object per line, or coloured text. No code passes a secret to a logger."""
 
 import logging
 import sys
@@ -11,10 +11,14 @@ import structlog
 
 
 def configure(level: str, format: str) -> None:
-    """`level` is a name of `logging`; `format` is `json` or `console`."""
+    """Set up logging for the process.
+
+    `level` names a level of `logging`, such as "info", for the daemon's own loggers; all others log from "warning" up.
+    `format` is "json" or "console". Uncaught exceptions are logged, too.
+    """
     renderer: structlog.typing.Processor
     if format == "json":
-        # Exceptions as text in a field: still one line an event.
+        # An exception becomes a text field, so that an event stays on one line.
         processors: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
         renderer = structlog.processors.JSONRenderer()
     else:
@@ -42,20 +46,20 @@ def configure(level: str, format: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors, renderer],
         )
     )
-    # aiohttp logs a traceback for every request that it cannot parse, and strangers send those as they please.
-    seldom = LogThrottle()
-    # By what it says, and not of whom: they may have many addresses.
-    logging.getLogger("aiohttp.server").addFilter(lambda record: seldom(str(record.msg)[:40]))
+    # aiohttp logs a traceback for every request that it cannot parse, and anybody can send such requests. The key is
+    # the message without the client's address, because one client may use many addresses.
+    throttle = LogThrottle()
+    logging.getLogger("aiohttp.server").addFilter(lambda record: throttle(str(record.msg)[:40]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("scoreboardd").setLevel(level.upper())
     logging.captureWarnings(capture=True)
-    _log_what_nobody_caught()
+    _log_uncaught_exceptions()
 
 
-def _log_what_nobody_caught() -> None:
-    """What Python itself would print as it likes, over many lines."""
+def _log_uncaught_exceptions() -> None:
+    """Log uncaught exceptions, which Python would otherwise print over many lines."""
     log = structlog.stdlib.get_logger("scoreboardd")
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -74,19 +78,21 @@ def _log_what_nobody_caught() -> None:
 
 
 class LogThrottle:
-    """Says yes once a `period` (seconds) for each key: for what may go wrong a thousand times a second."""
+    """Allows one log line per period for each key. For failures that may occur thousands of times a second."""
 
     def __init__(self, period: float = 60.0, keys: int = 64) -> None:
+        """`period` is in seconds. `keys` bounds how many keys are remembered."""
         self._period = period
         self._keys = keys
-        self._said: OrderedDict[str, float] = OrderedDict()
+        self._allowed_at: OrderedDict[str, float] = OrderedDict()
 
     def __call__(self, key: str) -> bool:
+        """Return whether a line with this key may be logged now. If so, the key's next period begins."""
         now = monotonic()
-        if now - self._said.get(key, -self._period) < self._period:
+        if now - self._allowed_at.get(key, -self._period) < self._period:
             return False
-        self._said[key] = now
-        self._said.move_to_end(key)
-        if len(self._said) > self._keys:
-            self._said.popitem(last=False)
+        self._allowed_at[key] = now
+        self._allowed_at.move_to_end(key)
+        if len(self._allowed_at) > self._keys:
+            self._allowed_at.popitem(last=False)
         return True

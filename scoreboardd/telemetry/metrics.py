@@ -1,4 +1,4 @@
-"""The metrics of contract §7, in a registry of their own, so that two daemons in one process do not mix theirs."""
+"""The metrics of contract §7. Each `Metrics` has its own registry, so that a process may hold several daemons."""
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,7 +12,6 @@ from prometheus_client import (
 
 from scoreboardd import __version__
 
-#: The reasons a platform is known to give; any other is the label `other`, so that nobody can swell the series.
 REASONS = frozenset(
     {
         "submission_correct",
@@ -27,16 +26,18 @@ REASONS = frozenset(
         "team_created",
     }
 )
+"""The reasons of change events that have a series of their own. All others share the label `other`, so that events
+cannot create an unbounded number of series."""
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_LAG = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_DURATION_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_LAG_BUCKETS_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
-# A creation time beside every counter doubles the series and tells nothing that `process_start_time` would not.
+# A creation time for each counter doubles the number of series, and `process_start_time` has the same information.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Every metric as an attribute; series that can be known beforehand exist from the start, at zero."""
+    """Every metric as an attribute. Every series with a fixed set of labels exists from the start, at zero."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
@@ -44,7 +45,9 @@ class Metrics:
         Gauge("scoreboardd_build_info", "1; the version is a label.", ["version"], registry=registry).labels(
             __version__
         ).set(1)
-        self.events = Counter("scoreboardd_events_total", "Changes heard of on the bus.", ["reason"], registry=registry)
+        self.events = Counter(
+            "scoreboardd_events_total", "Change events received on the bus.", ["reason"], registry=registry
+        )
         self.rebuilds = Counter(
             "scoreboardd_rebuilds_total", "Rebuilds of this node by outcome.", ["result"], registry=registry
         )
@@ -52,7 +55,7 @@ class Metrics:
             "scoreboardd_rebuild_duration_seconds",
             "Time spent in each stage of a rebuild.",
             ["stage"],
-            buckets=_SECONDS,
+            buckets=_DURATION_BUCKETS_SECONDS,
             registry=registry,
         )
         self.lock_attempts = Counter(
@@ -69,30 +72,32 @@ class Metrics:
             registry=registry,
         )
         self.document_age = Gauge(
-            "scoreboardd_document_age_seconds", "Time since the served documents were true.", registry=registry
+            "scoreboardd_document_age_seconds",
+            "Time since the database snapshot that the served documents show.",
+            registry=registry,
         )
         self.document_version = Gauge(
             "scoreboardd_document_version", "Version served, within its epoch.", registry=registry
         )
         self.loop_lag = Histogram(
             "scoreboardd_event_loop_lag_seconds",
-            "How late the event loop runs what is due.",
-            buckets=_LAG,
+            "How late the event loop runs due callbacks.",
+            buckets=_LAG_BUCKETS_SECONDS,
             registry=registry,
         )
         self.bus_connected = Gauge("scoreboardd_bus_connected", "1 while subscribed to the bus.", registry=registry)
         self.bus_reconnects = Counter(
-            "scoreboardd_bus_reconnects_total", "Subscriptions that had to be made anew.", registry=registry
+            "scoreboardd_bus_reconnects_total", "Times that the bus subscription was re-established.", registry=registry
         )
         self.bad_rows = Gauge(
             "scoreboardd_source_bad_rows",
-            "Rows of the platform that the last whole read left out, or shows with other values than they have.",
+            "Rows of the platform that the last whole read left out, or whose values it replaced.",
             ["table"],
             registry=registry,
         )
         self.waiting = Gauge(
             "scoreboardd_change_waiting_seconds",
-            "Time without progress while a change waits to be rebuilt; 0 if none does.",
+            "Time without progress while a change waits to be rebuilt; 0 if no change waits.",
             registry=registry,
         )
         self.clock_ahead = Gauge(
@@ -102,20 +107,23 @@ class Metrics:
         )
         self.clients_limit = Gauge(
             "scoreboardd_sse_clients_limit",
-            "Event streams that there is room for: sse.max_clients, or fewer if descriptors are short.",
+            "Event streams that the node accepts: sse.max_clients, or fewer if the descriptor limit is too low.",
             registry=registry,
         )
         self.descriptors_exhausted = Counter(
             "scoreboardd_descriptors_exhausted_total",
-            "Times that no descriptor was left to open something.",
+            "Times that an open failed because no descriptor was left.",
             registry=registry,
         )
         self.windows = Counter(
-            "scoreboardd_windows_total", "Timelines cut to a window, by outcome.", ["result"], registry=registry
+            "scoreboardd_windows_total",
+            "Cuts of a timeline to a window, by outcome.",
+            ["result"],
+            registry=registry,
         )
         self.damaged = Counter(
             "scoreboardd_documents_damaged_total",
-            "Documents in the store that were not what was committed.",
+            "Documents in the store that differ from what was committed.",
             registry=registry,
         )
         self.builder_restarts = Counter(
@@ -142,8 +150,9 @@ class Metrics:
             self.dropped.labels(cause)
 
     def event(self, reason: str) -> None:
+        """Count a change event with this reason."""
         self.events.labels(reason if reason in REASONS else "other").inc()
 
     def exposition(self) -> bytes:
-        """Prometheus text, version 0.0.4."""
+        """Return all metrics in Prometheus text format, version 0.0.4."""
         return generate_latest(self._registry)

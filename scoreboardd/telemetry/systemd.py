@@ -1,6 +1,6 @@
-"""What systemd is told (`Type=notify`). Outside systemd all of this does nothing.
+"""Notifications to systemd (`Type=notify`). Outside systemd they do nothing.
 
-The watchdog is fed from the event loop and from nothing else: a daemon whose Redis or Postgres is down is well.
+The watchdog depends on the event loop only. A daemon whose Redis or PostgreSQL is down must not be restarted.
 """
 
 import asyncio
@@ -10,26 +10,30 @@ from sdnotify import SystemdNotifier
 
 
 class Systemd:
+    """Sends the state of the daemon to systemd."""
+
     def __init__(self) -> None:
         self._notifier = SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
 
     def ready(self) -> None:
-        self._say("READY=1")
+        """Report that the daemon has started."""
+        self._notify("READY=1")
 
     def stopping(self) -> None:
-        self._say("STOPPING=1")
+        """Report that the daemon is shutting down."""
+        self._notify("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
-        self._say(f"STATUS={text}")
+        """Set the line that `systemctl status` shows."""
+        self._notify(f"STATUS={text}")
 
     async def feed_watchdog(self) -> None:
-        """Three times a watchdog period, until cancelled; returns at once if systemd keeps no watchdog on us."""
+        """Notify the watchdog three times per period until cancelled. Returns at once if there is no watchdog."""
         period = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         while period > 0:
-            self._say("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
             await asyncio.sleep(period / 3)
 
-    def _say(self, state: str) -> None:
+    def _notify(self, state: str) -> None:
         if self._notifier is not None:
             self._notifier.notify(state)

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from scoreboardd.demo.contest import Contest
+from scoreboardd.demo.contest import SimulatedContest
 from scoreboardd.demo.servers import Postgres, Valkey
 
 TABLES = ("divisions", "teams", "users", "challenges", "submissions")
@@ -38,7 +38,7 @@ async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @asynccontextmanager
-async def running(contest: Contest, dsn: str, redis: Redis, key_prefix: str = "") -> AsyncIterator[None]:
+async def running(contest: SimulatedContest, dsn: str, redis: Redis, key_prefix: str = "") -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(contest.run(dsn, redis, key_prefix))
         yield
@@ -70,7 +70,7 @@ async def test_the_same_seed_gives_the_same_tables(database: str) -> None:
         dumps = []
         for seed in (1, 1, 2):
             await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-            await Contest(teams=12, challenges=8, seed=seed).seed(connection)
+            await SimulatedContest(teams=12, challenges=8, seed=seed).seed(connection)
             dumps.append(await dump(connection))
     assert dumps[0] == dumps[1]
     assert dumps[0] != dumps[2]
@@ -78,7 +78,7 @@ async def test_the_same_seed_gives_the_same_tables(database: str) -> None:
 
 async def test_what_a_seeded_contest_looks_like(database: str) -> None:
     async with connected(database) as connection:
-        await Contest().seed(connection)
+        await SimulatedContest().seed(connection)
         tables = await dump(connection)
     assert {table: len(tables[table]) for table in ("divisions", "teams", "challenges", "submissions")} == {
         "divisions": 2,
@@ -101,7 +101,7 @@ async def test_what_a_seeded_contest_looks_like(database: str) -> None:
 
 async def test_names_and_titles_do_not_run_out(database: str) -> None:
     async with connected(database) as connection:
-        await Contest(teams=500, challenges=80).seed(connection)
+        await SimulatedContest(teams=500, challenges=80).seed(connection)
         for column, table in (("name", "teams"), ("title", "challenges"), ("username", "users")):
             assert await connection.fetchval(f"SELECT count(*) = count(DISTINCT {column}) FROM {table}")
 
@@ -109,7 +109,7 @@ async def test_names_and_titles_do_not_run_out(database: str) -> None:
 async def test_an_event_follows_its_commit_and_the_tables_keep_the_rules(
     database: str, redis_url: str, redis_client: Redis, key_prefix: str
 ) -> None:
-    contest = Contest(rate=100)
+    contest = SimulatedContest(rate=100)
     reasons = set()
     async with connected(database) as connection:
         await contest.seed(connection)
@@ -158,7 +158,7 @@ async def test_an_event_follows_its_commit_and_the_tables_keep_the_rules(
 async def test_a_contest_with_everything_solved_does_not_spin(
     database: str, redis_url: str, redis_client: Redis, key_prefix: str
 ) -> None:
-    contest = Contest(teams=1, challenges=1, rate=20)
+    contest = SimulatedContest(teams=1, challenges=1, rate=20)
     async with connected(database) as connection:
         await contest.seed(connection)
         async with (
@@ -178,7 +178,7 @@ async def test_a_contest_with_everything_solved_does_not_spin(
 
 @pytest.mark.timeout(60)
 async def test_it_plays_on_after_either_server_was_away(tmp_path: Path) -> None:
-    contest = Contest(rate=50)
+    contest = SimulatedContest(rate=50)
     with Postgres(tmp_path) as postgres, Valkey(tmp_path) as valkey:
         async with connected(postgres.dsn()) as connection:
             await contest.seed(connection)

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 from redis.asyncio import Redis
 
-from scoreboardd.demo.contest import Contest
+from scoreboardd.demo.contest import SimulatedContest
 from tests.frontend.conftest import watched
 from tests.frontend.screen import opened, rows
 from tests.nodes import nodes
@@ -36,7 +36,7 @@ async def event(dsn: str) -> tuple[int, int]:
     draw = random.Random(6)
     connection = await asyncpg.connect(dsn, timeout=10, command_timeout=60)
     try:
-        await Contest(teams=80, challenges=30, seed=5).seed(connection)
+        await SimulatedContest(teams=80, challenges=30, seed=5).seed(connection)
         users: list[Any] = await connection.fetch("SELECT id, team_id FROM users WHERE role = 'user' ORDER BY id")
         challenges = [row["id"] for row in await connection.fetch("SELECT id FROM challenges ORDER BY id")]
         strength = {team: draw.gauss(0, 1) for team in sorted({row["team_id"] for row in users})}

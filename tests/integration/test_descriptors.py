@@ -20,7 +20,7 @@ def test_everybody_gets_a_share(limit: int) -> None:
     total, connections, streams = descriptors.shares(18_000, limit=limit)
     assert 1 <= streams < connections <= total
     if limit >= FEW:
-        assert total - connections >= descriptors.OWN
+        assert total - connections >= descriptors.RESERVED_DESCRIPTORS
         assert connections - streams >= 16
     if limit > 20_000 or limit < 0:
         assert streams == 18_000
@@ -35,7 +35,7 @@ async def test_documents_readiness_and_rebuilds_go_on(platform: Platform, sessio
     ):
         await until(lambda: listener.version, "it serves")
         room = node.said("listening")[0]["max_clients"]
-        assert 100 < room < FEW - descriptors.OWN
+        assert 100 < room < FEW - descriptors.RESERVED_DESCRIPTORS
         assert await metric(session, node, "scoreboardd_sse_clients_limit") == room
         assert any("sse.max_clients" in line["event"] and line["level"] == "warning" for line in node.log)
 

@@ -6,7 +6,7 @@ from tests.integration.conftest import SOLVED, document, score
 from tests.nodes import metric, nodes, until
 from tests.platforms.conftest import as_user
 
-ODD = "odd rows in the platform's database"
+ODD = "invalid data in the platform's database"
 
 
 async def test_one_bad_row_is_one_bad_row(platform, session, settings):

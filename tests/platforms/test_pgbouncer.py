@@ -113,7 +113,7 @@ async def test_check_looks_through_it(pooled: str, admin: Any):
 async def test_statement_pooling_is_told(poolers: dict[str, PgBouncer], platform: str):
     dsn = poolers["statement"].dsn(urlsplit(platform).path[1:])
     async with PostgresSource(dsn, "smctf", statement_timeout=10) as source:
-        with pytest.raises(SourceError, match="let PgBouncer use pool_mode = transaction or session"):
+        with pytest.raises(SourceError, match="set pool_mode = transaction or session in PgBouncer"):
             await source.read()
 
 

@@ -239,7 +239,7 @@ class TestWhatIsWrong:
         await refused(make_source(f"postgresql://ada:s3cret@127.0.0.1:{port}/ctf"), str(port), "postgres.dsn")
 
     async def test_nobody_answers(self, make_source, monkeypatch):
-        monkeypatch.setattr(connection, "CONNECT", 0.3)
+        monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.3)
         mute = await asyncio.start_server(_swallow, "127.0.0.1", 0)
         async with mute:
             port = mute.sockets[0].getsockname()[1]
