@@ -19,6 +19,10 @@ WHOLE = 120.0
 MOST = 128 * 1024 * 1024
 "Bytes of a document, decompressed, in all its members; the largest there ever were had 50 MB."
 
+MAX_CONTAINERS = 3_000_000
+"Objects and arrays in a document. A contest of 10,000 teams with 466,000 solves has 500,000."
+MAX_VALUES = 12_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -50,6 +54,12 @@ class LeaderboardFetcher:
         users, teams = self._last[ParticipantKind.USERS], self._last[ParticipantKind.TEAMS]
         if users.version != teams.version or users.body is None or teams.body is None:
             return None
+        for document in (users, teams):
+            if document.body is not None and _is_too_complex(document.body):
+                self._last = {}
+                raise RequestFailed(
+                    self._urls[ParticipantKind.TEAMS], "answers with more values than any scoreboard has"
+                )
         try:
             # Seconds, for the largest: the bot goes on meanwhile.
             view = await asyncio.to_thread(
@@ -85,6 +95,11 @@ class LeaderboardFetcher:
                     if len(body) > MOST:
                         raise RequestFailed(url, f"answers with more than {MOST} bytes")
             return Answer(version, response.headers.get("ETag", ""), body)
+
+
+def _is_too_complex(body: bytearray) -> bool:
+    """Whether parsing would take far more memory than the text: an empty object of two bytes takes sixty."""
+    return body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_VALUES
 
 
 def _version(url: URL, response: aiohttp.ClientResponse) -> Version:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from scoreboardd.platforms.columns import Tables, inspect
+from scoreboardd.platforms.columns import FALSE_WORDS, TRUE_WORDS, Tables, inspect
 from scoreboardd.platforms.postgres import PostgresSource, SourceError, explain, requirements
 from scoreboardd.postgres.connection import FAILURES, connect_for_transactions, transaction
 
@@ -86,7 +86,8 @@ async def problems(dsn: str, platform: str, *, statement_timeout: float, timezon
             unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
             shadowed, zones = await _shadowed(connection, found), await _zone_problems(connection, found, timezone)
             unindexed = [problem async for problem in _unindexed(connection, found)]
-        for problem in [*unreadable, *found.problems(), *shadowed, *zones, *unindexed]:
+            unclear = [] if unreadable else await _unclear_flags(connection, found)
+        for problem in [*unreadable, *found.problems(), *shadowed, *zones, *unclear, *unindexed]:
             yield problem
         if not unreadable and found.is_readable:
             source = PostgresSource(dsn, platform, statement_timeout=statement_timeout, timezone=timezone)
@@ -146,6 +147,29 @@ async def _zone_problems(connection: Any, found: Tables, timezone: str) -> list[
         for name, meaning in meanings.items()
         if meaning == "time" and (column := found.columns.get(table, {}).get(name)) and not column.has_zone
     ]
+
+
+async def _unclear_flags(connection: Any, found: Tables) -> list[str]:
+    """Return a problem for each text or enum column whose values are neither true nor false: all count as false."""
+    problems = []
+    for table, meanings in found.meanings.items():
+        for name, meaning in meanings.items():
+            column = found.columns.get(table, {}).get(name)
+            if meaning != "flag" or column is None or not (column.is_text or column.ignores_case):
+                continue
+            value = f"lower(btrim({name}::text))"
+            unclear = await connection.fetch(
+                f"SELECT DISTINCT left({name}::text, 40) FROM {table} "  # noqa: S608  names from platform.toml
+                f"WHERE {value} NOT IN {TRUE_WORDS} AND {value} NOT IN {FALSE_WORDS} LIMIT 3"
+            )
+            if unclear:
+                values = ", ".join(repr(str(row[0])) for row in unclear)
+                problems.append(
+                    f"postgres: column {table}.{name} is of type {column.declared} and has the values {values}, which "
+                    f"count as false; only {TRUE_WORDS[1:-1]} count as true: let the daemon read a view that has a "
+                    "boolean there, by the search_path of its role"
+                )
+    return problems
 
 
 async def _read_problems(source: PostgresSource) -> AsyncIterator[str]:

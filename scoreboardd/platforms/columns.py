@@ -58,6 +58,11 @@ WHERE c.is_last
 """
 
 
+TRUE_WORDS = "('t', 'true', 'y', 'yes', 'on', '1')"
+"The texts that count as true, as SQL, in lower case."
+FALSE_WORDS = "('f', 'false', 'n', 'no', 'off', '0', '')"
+
+
 class Column(NamedTuple):
     """The type of a column."""
 
@@ -248,7 +253,7 @@ def _flag(name: str, column: Column) -> str | None:
     if column.base in ("bit", "varbit"):
         return f"strpos({name}::text, '1') > 0"
     if column.is_text or column.ignores_case:
-        return f"lower(btrim({name}::text)) IN ('t', 'true', 'y', 'yes', 'on', '1')"
+        return f"lower(btrim({name}::text)) IN {TRUE_WORDS}"
     return None
 
 

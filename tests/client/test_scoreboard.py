@@ -242,6 +242,15 @@ class TestOutages:
             assert outage.problem == f"{url}{TEAMS} answers with more than {1 << 20} bytes"
             await becomes(aiter(client), server)
 
+    @pytest.mark.parametrize("values", [b"{}", b"[]", b"1"])
+    async def test_documents_are_not_parsed_into_much_more_than_they_are(self, server: Server, url: str, values: bytes):
+        body = b'{"challenges":[],"entries":[' + b",".join([values] * 12_000_002) + b"]}"
+        server.instead[TEAMS].append(lambda: compressed(gzip.compress(body, 1), "gzip"))
+        async with Scoreboard(url) as client:
+            outage = await until(lambda: client.outage, "it is seen")
+            assert outage.problem == f"{url}{TEAMS} answers with more values than any scoreboard has"
+            await becomes(aiter(client), server)
+
     async def test_documents_in_many_members_are_read_as_one(self, server: Server, url: str):
         text = document_text.leaderboards(server.view)[1]
         body = b"".join(gzip.compress(text[at : at + 50]) for at in range(0, len(text), 50))

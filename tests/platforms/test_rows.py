@@ -297,6 +297,36 @@ async def test_an_unstated_zone_is_told_by_check(
     assert all("submissions.submitted_at" in problem and server in problem for problem in found)
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "type", "value"),
+    [
+        ("submissions", "correct", "text", "CASE WHEN correct THEN 'correct' ELSE 'incorrect' END"),
+        ("submissions", "correct", "verdict", "(CASE WHEN correct THEN 'right' ELSE 'wrong' END)::verdict"),
+        ("submissions", "is_first_blood", "citext", "'first'::citext"),
+        ("challenges", "is_active", "text", "'active'"),
+    ],
+)
+async def test_flags_that_are_neither_true_nor_false_are_told_by_check(
+    contest: str, admin: Any, table: str, column: str, type: str, value: str
+):
+    await admin.execute(INDEX)
+    await admin.execute("CREATE EXTENSION IF NOT EXISTS citext; CREATE TYPE verdict AS ENUM ('right', 'wrong')")
+    await admin.execute("ALTER TABLE challenges ADD COLUMN IF NOT EXISTS is_active boolean DEFAULT true")
+    await admin.execute("DROP INDEX IF EXISTS scoreboardd_submissions_correct")
+    await admin.execute(f"ALTER TABLE {table} ALTER {column} DROP DEFAULT, ALTER {column} TYPE {type} USING {value}")
+    found = [problem for problem in await problems(contest) if "count as false" in problem]
+    assert len(found) == 1
+    assert f"column {table}.{column} is of type {type}" in found[0]
+
+
+@pytest.mark.parametrize("words", [("yes", "no"), ("T", "F"), ("1", "0")])
+async def test_flags_in_words_that_are_known_are_no_problem(contest: str, admin: Any, words: tuple[str, str]):
+    await admin.execute("DROP INDEX IF EXISTS scoreboardd_submissions_correct")
+    value = f"CASE WHEN correct THEN '{words[0]}' ELSE '{words[1]}' END"
+    await admin.execute(f"ALTER TABLE submissions ALTER correct DROP DEFAULT, ALTER correct TYPE text USING {value}")
+    assert not any("count as false" in problem for problem in await problems(contest))
+
+
 async def test_a_time_with_a_zone_needs_none(contest: str, admin: Any):
     await admin.execute(INDEX)
     await admin.execute(f"ALTER DATABASE {contest.rpartition('/')[2]} SET timezone = 'Asia/Seoul'")

@@ -49,11 +49,13 @@ def load_sql(name: str) -> str:
 def _explain(error: BaseException, dsn: str) -> str:
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            return session.told(error, "run `scoreboardd migrate`", dsn)
+            return session.error_line(error, "run `scoreboardd migrate`", dsn)
         case asyncpg.InsufficientPrivilegeError():
-            return session.told(error, "run `scoreboardd check`, as the role in postgres.dsn", dsn)
+            return session.error_line(error, "run `scoreboardd check`, as the role in postgres.dsn", dsn)
         case asyncpg.QueryCanceledError():
-            return session.told(error, "see what holds a lock on leaderboard_cache, or keeps the server busy", dsn)
+            return session.error_line(
+                error, "see what holds a lock on leaderboard_cache, or keeps the server busy", dsn
+            )
         case _:
             return session.explain(error, dsn)
 
