@@ -32,7 +32,7 @@ class Damaged(Exception):
 
 
 class Unavailable(Exception):
-    """The store did not answer as it should; the text says what and how to mend it, in one line."""
+    """The store did not answer as it should; the text says what is wrong and how to fix it, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Busy:
 
     remaining: float
     overlong: bool = False
-    "It had no end, or one beyond `lock_ttl`, and was given `lock_ttl`."
+    "The lock had no TTL, or one above `lock_ttl`; this call set it to `lock_ttl`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Value:
     length: int
     "Bytes."
     digest: str
-    "As `compression.digest_of` has it."
+    "As `compression.digest_of` computes it."
 
 
 Values = Mapping[str, Value]
@@ -88,7 +88,9 @@ class SnapshotMetadata:
 
 
 def verified(key: str, payload: object, value: Value | None) -> bytes:
-    """`payload`, found under `key`, if it is `value`. Raises `Damaged`; takes as long as to hash it."""
+    """Returns `payload`, read from `key`, if it has the length and digest of `value`; raises `Damaged` otherwise.
+
+    It hashes the whole payload, so call it in a thread."""
     fix = (
         "the next build commits it again; if this comes back, another program writes there: "
         "use another database or a redis.key_prefix"
@@ -120,11 +122,11 @@ MESSAGES_PER_TURN = 64
 "Messages of the bus that a subscription handles before the loop gets a turn."
 
 METADATA_FIELDS = ("digest", "as_of", "divisions", "full", "complete", "documents", "confirmed")
-"As a store has them, in JSON: a catalogue's, and the number of the build that last committed or confirmed it."
+"The JSON fields that a store keeps: those of `SnapshotMetadata`, and the last build that committed or confirmed it."
 
 
 def head_of(version: Version | None, fields: object, given: Version | None) -> Head:
-    """What a store says, taken from JSON. Nothing is committed if `version` was not given out or a field is not as a
+    """Parses what a store returned. The head has no version if `version` was not given out, or if a field is not as a
     node writes it."""
     parsed = _parsed(fields)
     if version is None or parsed is None:
@@ -174,7 +176,7 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
 
 
 def removed_documents(before: SnapshotMetadata | None, fresh: list[str]) -> list[str]:
-    """The documents of the edition `before` that the next one, of the documents `fresh`, has not."""
+    """Returns the names of the documents of the snapshot `before` that are not among `fresh`, sorted."""
     return sorted(set(document_names(before.divisions)).difference(fresh)) if before else []
 
 
@@ -193,7 +195,7 @@ class StoredSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """A subscription begins: whatever was said before it may have been missed."""
+    """A subscription begins; messages that were published before it may be lost."""
 
     given: Version | None = None
     "The latest number that the store had given out with the lock, asked for since the subscription began."
@@ -201,17 +203,17 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A platform says something changed."""
+    """A platform announced a change."""
 
     event: ChangeEvent
     id: str | None = None
     readable: bool = True
-    "False if what it said could not be read: then `event` says only that something changed."
+    "False if the message could not be parsed; then `event` only states that something changed."
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A node has the lock and will now take its snapshot for `version`."""
+    """A node holds the lock and is about to take its snapshot for `version`."""
 
     version: Version
 
@@ -244,7 +246,7 @@ Message = Subscribed | Changed | Begun | Confirmed | Abandoned | Rebuilt
 
 
 class ClusterBackend(Protocol):
-    """The half the daemon's loop uses: small, quick calls."""
+    """The lock, the commit and the bus: small, quick calls on the daemon's event loop."""
 
     async def acquire(self, token: str, seen: Version | None) -> Lease | Busy: ...
 
@@ -262,19 +264,19 @@ class ClusterBackend(Protocol):
         """Release without a result, if the lock is still ours."""
 
     async def publish(self, event: ChangeEvent, id: str | None = None) -> None:
-        """Say that something changed, as a platform would."""
+        """Announces a change, as a platform does."""
 
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
         """One live subscription, which raises `Unavailable` when it is lost."""
 
     async def check(self) -> list[str]:
-        """What is wrong with the server for our purpose, one line each."""
+        """Returns what keeps the server from serving the daemon, one line each."""
 
     async def aclose(self) -> None: ...
 
 
 class DocumentStore(Protocol):
-    """The half that moves megabytes; lives in the builder process, off the daemon's loop."""
+    """The documents: calls that move megabytes, in the builder process."""
 
     async def head(self) -> Head:
         """What is committed: nothing, unless every one of the documents is there, in its length."""

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +16,8 @@ from scoreboardd.backends.base import (
     Begun,
     Busy,
     Changed,
-    Confirmed,
     Damaged,
     Lease,
-    Message,
     Rebuilt,
     SnapshotMetadata,
     Subscribed,
@@ -33,14 +30,13 @@ from scoreboardd.backends.redis.cluster import RedisClusterBackend
 from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
 from scoreboardd.demo.servers import free_port
-from scoreboardd.model import ChangeEvent, Version
+from scoreboardd.model import Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, digest_of, plain
+from tests.backends.harness import SOLVE, hearing, text, won
 from tests.backends.relay import relay
 from tests.documents import document_of
-from tests.nodes import until
 
-SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 TTL = 5.0
 STAGE_TTL = 30.0
 
@@ -88,19 +84,9 @@ async def lose(client: Redis, prefix: str) -> None:
         await client.delete(*found)
 
 
-async def won(store: RedisClusterBackend, token: str = "me", seen: Version | None = None) -> Lease:
-    lease = await store.acquire(token, seen)
-    assert isinstance(lease, Lease)
-    return lease
-
-
 def documents(lease: Lease, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
     """Every one says which version it is of."""
     return {name: document_of(text(name, lease.version)) for name in document_names(divisions)}
-
-
-def text(name: str, version: Version) -> bytes:
-    return f'"{name} of {version}"'.encode()
 
 
 def metadata(lease: Lease, divisions: tuple[int, ...] = ()) -> SnapshotMetadata:
@@ -124,105 +110,11 @@ async def commit(
 
 
 class TestAcquire:
-    async def test_a_free_lock_gives_the_first_version_of_an_epoch(
-        self, store: RedisClusterBackend, redis_client, names: Names
-    ):
-        lease = await won(store, "me")
-        assert lease.token == "me"
-        assert lease.version.number == 1
-        assert Version.parse(str(lease.version)) == lease.version
-        assert await redis_client.get(names.lock) == b"me"
-        assert 0 < await redis_client.pttl(names.lock) <= TTL * 1000
-
-    async def test_a_held_lock_says_for_how_long(self, store: RedisClusterBackend, redis_client, names: Names):
-        await won(store, "me")
-        answer = await store.acquire("you", None)
-        assert isinstance(answer, Busy)
-        assert TTL - 2 < answer.remaining <= TTL
-        assert await redis_client.get(names.lock) == b"me"
-
-    async def test_again_with_the_same_token_is_the_same_lease(
-        self, store: RedisClusterBackend, redis_client, names: Names
-    ):
-        # As when the answer to the first try was lost.
-        lease = await won(store, "me")
-        await redis_client.pexpire(names.lock, 100)
-        async with hearing(store) as heard:
-            assert await won(store, "me") == lease
-            assert await redis_client.pttl(names.lock) > 100
-            await store.publish(SOLVE)
-            assert [type(message) for message in await heard(1)] == [Changed]  # it began once
-
-    async def test_an_expired_lock_gives_the_next_version(self, make_store):
-        store = make_store(lock_ttl=0.05)
-        lease = await won(store, "me")
-        other = await until(lambda: _try(store, "you"), "the lock runs out")
-        assert other.version == Version(lease.version.epoch, lease.version.number + 1)
-
-    async def test_a_failed_build_leaves_a_gap(self, store: RedisClusterBackend):
-        lease = await won(store)
-        await store.abandon(lease)
-        assert (await won(store, "you")).version.number == lease.version.number + 1
-
-    async def test_the_epoch_stays_while_the_store_knows_all_that_was_seen(
-        self, store: RedisClusterBackend, document_store: RedisDocumentStore
-    ):
-        version = await commit(store, document_store)
-        assert (await won(store, "me", seen=version)).version == Version(version.epoch, version.number + 1)
-
-    async def test_the_epoch_stays_for_who_has_seen_another(
-        self, store: RedisClusterBackend, document_store: RedisDocumentStore
-    ):
-        version = await commit(store, document_store)
-        lease = await won(store, "me", seen=Version("other", 99))
-        assert lease.version == Version(version.epoch, version.number + 1)
-
-    async def test_a_store_that_has_lost_all_starts_a_new_epoch(
-        self, store, document_store, redis_client, names: Names
-    ):
-        version = await commit(store, document_store)
-        await lose(redis_client, names.prefix)
-        lease = await won(store, "me", seen=version)
-        assert lease.version.epoch != version.epoch
-        assert lease.version.number == 1
-
-    async def test_a_store_whose_numbers_went_back_starts_a_new_epoch(
-        self, store: RedisClusterBackend, document_store: RedisDocumentStore
-    ):
-        version = await commit(store, document_store)
-        lease = await won(store, "me", seen=Version(version.epoch, version.number + 5))
-        assert lease.version.epoch != version.epoch
-        assert lease.version.number == 1
-
-    async def test_a_store_whose_documents_went_back_starts_a_new_epoch(
-        self, store, document_store, redis_client, names: Names
-    ):
-        # The number was given out already when the dump was made that the server came back from.
-        first = await commit(store, document_store)
-        saved = await redis_client.get(names.version)
-        second = await commit(store, document_store)
-        await redis_client.set(names.version, saved)
-        assert (await won(store, "a", seen=first)).version.epoch == first.epoch
-        await redis_client.delete(names.lock)
-        assert (await won(store, "b", seen=second)).version.epoch != second.epoch
-
-    async def test_a_lock_without_its_number_starts_a_new_epoch(
-        self, store: RedisClusterBackend, redis_client, names: Names
-    ):
-        lease = await won(store, "me")
-        await redis_client.delete(names.fence)
-        assert (await won(store, "me")).version.epoch != lease.version.epoch
-
     async def test_of_many_at_once_one_wins(self, make_store):
         stores = [make_store() for _ in range(5)]
         answers = await asyncio.gather(*(store.acquire(f"token {i}", None) for i, store in enumerate(stores)))
         assert [type(answer) for answer in answers].count(Lease) == 1
         assert [type(answer) for answer in answers].count(Busy) == 4
-
-
-async def _try(store: RedisClusterBackend, token: str) -> Lease | None:
-    answer = await store.acquire(token, None)
-    return answer if isinstance(answer, Lease) else None
 
 
 class TestALockOfAnother:
@@ -234,27 +126,6 @@ class TestALockOfAnother:
         answer = await store.acquire("me", None)
         assert isinstance(answer, Busy)
         assert not answer.overlong
-
-
-class TestRenew:
-    async def test_extends_our_lock(self, store: RedisClusterBackend, redis_client, names: Names):
-        lease = await won(store)
-        await redis_client.pexpire(names.lock, 100)
-        assert await store.renew(lease)
-        assert await redis_client.pttl(names.lock) > 100
-
-    async def test_not_one_that_is_another_s(self, store: RedisClusterBackend, redis_client, names: Names):
-        lease = await won(store)
-        await redis_client.set(names.lock, "you", px=100)
-        assert not await store.renew(lease)
-        assert await redis_client.pttl(names.lock) <= 100
-        assert await redis_client.get(names.lock) == b"you"
-
-    async def test_not_one_that_has_run_out(self, store: RedisClusterBackend, redis_client, names: Names):
-        lease = await won(store)
-        await redis_client.delete(names.lock)
-        assert not await store.renew(lease)
-        assert not await redis_client.exists(names.lock)
 
 
 class TestCommit:
@@ -287,82 +158,6 @@ class TestCommit:
             assert not await redis_client.exists(names.lock)
             assert await committing
 
-    async def test_removes_the_divisions_that_are_gone(self, store, document_store, redis_client, names: Names):
-        await commit(store, document_store, divisions=(1, 2))
-        await commit(store, document_store, divisions=(2, 3))
-        kept = {key.decode() for key in await redis_client.keys(f"{names.prefix}*:div:*")}
-        assert kept == {names.document(name) for name in document_names((2, 3)) if ":div:" in name}
-
-    async def test_without_the_lock_is_refused(self, store, document_store, redis_client, names: Names):
-        before = await commit(store, document_store)
-        lease = await won(store)
-        await document_store.stage(lease, documents(lease))
-        await redis_client.delete(names.lock)
-        assert not await store.commit(lease, metadata(lease), SOLVE)
-        await self._nothing_changed(document_store, before)
-
-    async def test_after_a_takeover_is_refused(
-        self, store: RedisClusterBackend, document_store: RedisDocumentStore, redis_client, names: Names
-    ):
-        before = await commit(store, document_store)
-        late = await won(store, "late")
-        await document_store.stage(late, documents(late))
-        await redis_client.delete(names.lock)  # it ran out while its holder was frozen
-        fresh = await won(store, "fresh")
-        assert not await store.commit(late, metadata(late), SOLVE)
-        await self._nothing_changed(document_store, before)
-        assert await redis_client.get(names.lock) == b"fresh"
-        await commit(store, document_store, fresh)
-        assert not await store.commit(late, metadata(late), SOLVE)
-        await self._nothing_changed(document_store, fresh.version)
-
-    async def test_with_an_old_fence_is_refused_even_with_the_lock(
-        self, store, document_store, redis_client, names: Names
-    ):
-        before = await commit(store, document_store)
-        late = await won(store, "me")
-        await document_store.stage(late, documents(late))
-        await redis_client.hset(names.fence, "number", late.version.number + 1)
-        assert not await store.commit(late, metadata(late), SOLVE)
-        await self._nothing_changed(document_store, before)
-
-    async def test_of_another_epoch_is_refused(self, store, document_store, redis_client, names: Names):
-        before = await commit(store, document_store)
-        late = await won(store, "me")
-        await document_store.stage(late, documents(late))
-        await redis_client.hset(names.fence, "epoch", "other")
-        assert not await store.commit(late, metadata(late), SOLVE)
-        await self._nothing_changed(document_store, before)
-
-    @pytest.mark.parametrize("missing", document_names(()))
-    async def test_without_a_staged_document_is_refused(
-        self, store, document_store, redis_client, names: Names, missing: str
-    ):
-        before = await commit(store, document_store)
-        lease = await won(store)
-        await document_store.stage(lease, documents(lease))
-        await redis_client.delete(names.staged(lease.token, missing))
-        assert not await store.commit(lease, metadata(lease), SOLVE)
-        await self._nothing_changed(document_store, before)
-
-    async def test_said_twice_is_done_once(self, store: RedisClusterBackend, document_store: RedisDocumentStore):
-        # As when the answer to the first try was lost.
-        lease = await won(store)
-        await commit(store, document_store, lease)
-        async with hearing(store) as heard:
-            assert await store.commit(lease, metadata(lease), SOLVE)
-            await store.publish(SOLVE)
-            assert [type(message) for message in await heard(1)] == [Changed]
-
-    async def test_said_twice_disturbs_nobody_who_has_the_lock_by_now(
-        self, store, document_store, redis_client, names: Names
-    ):
-        lease = await won(store)
-        await commit(store, document_store, lease)
-        await won(store, "you")
-        assert await store.commit(lease, metadata(lease), SOLVE)
-        assert await redis_client.get(names.lock) == b"you"
-
     async def test_overwrites_what_it_cannot_read(self, store, document_store, redis_client, names: Names):
         await redis_client.set(names.version, b"\xff garbage")
         await redis_client.hset(names.metadata, mapping={"digest": "{", "more": "x"})
@@ -381,49 +176,6 @@ class TestCommit:
 
 
 class TestConfirm:
-    async def test_brings_what_is_committed_up_to_date(
-        self, store: RedisClusterBackend, document_store, redis_client, names: Names
-    ):
-        version = await commit(store, document_store, divisions=(7,))
-        lease = await won(store)
-        async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.5, full=True, complete=True)
-            assert await heard(1) == [Confirmed(lease.version, version, 1772215999.5)]
-        assert not await redis_client.exists(names.lock)
-        stored = await document_store.load(None)
-        assert stored is not None
-        assert stored.head.version == version
-        before = metadata(Lease("", version), (7,))
-        assert stored.head.metadata == replace(before, as_of=1772215999.5, full=lease.version.number)
-
-    @pytest.mark.parametrize("divisions", [(), (2**63 - 1,), (1_250_000_000_000_000_001, 1_250_000_000_000_000_002)])
-    async def test_leaves_the_divisions_as_they_are(
-        self, store: RedisClusterBackend, document_store: RedisDocumentStore, divisions
-    ):
-        await commit(store, document_store, divisions=divisions)
-        assert await store.confirm(await won(store), 1.5, full=True, complete=True)
-        stored = await document_store.load(None)
-        assert stored is not None
-        assert stored.head.metadata.divisions == divisions
-        assert [name for name, _ in stored.documents] == document_names(divisions)
-
-    async def test_whole_seconds_are_heard_too(self, store: RedisClusterBackend, document_store: RedisDocumentStore):
-        version = await commit(store, document_store)
-        lease = await won(store)
-        async with hearing(store) as heard:
-            assert await store.confirm(lease, 1772215999.0, full=True, complete=True)
-            assert await heard(1) == [Confirmed(lease.version, version, 1772215999.0)]
-
-    async def test_is_refused_to_who_does_not_hold_the_lock(self, store, document_store, redis_client, names: Names):
-        version = await commit(store, document_store)
-        lease = await won(store)
-        await redis_client.set(names.lock, "you")
-        assert not await store.confirm(lease, 9e9, full=True, complete=True)
-        assert await redis_client.get(names.lock) == b"you"
-        stored = await document_store.load(None)
-        assert stored is not None
-        assert stored.head.metadata.as_of == 1772215200.25 + version.number
-
     @pytest.mark.parametrize("lost", ["version", "metadata"])
     async def test_is_refused_if_there_is_nothing_to_confirm(
         self, store, document_store, redis_client, names: Names, lost: str
@@ -435,54 +187,7 @@ class TestConfirm:
         assert await redis_client.get(names.lock) == b"me"
 
 
-class TestAbandon:
-    async def test_frees_the_lock_and_says_so(self, store: RedisClusterBackend, redis_client, names: Names):
-        lease = await won(store)
-        async with hearing(store) as heard:
-            await store.abandon(lease)
-            assert await heard(1) == [Abandoned(lease.version)]
-        assert not await redis_client.exists(names.lock)
-
-    async def test_not_one_that_is_another_s(self, store: RedisClusterBackend, redis_client, names: Names):
-        lease = await won(store)
-        await redis_client.set(names.lock, "you")
-        async with hearing(store) as heard:
-            await store.abandon(lease)
-            await store.publish(SOLVE)
-            assert [type(message) for message in await heard(1)] == [Changed]
-        assert await redis_client.get(names.lock) == b"you"
-
-
 class TestTheVault:
-    async def test_an_empty_store_has_nothing(self, document_store: RedisDocumentStore):
-        assert (await document_store.load(None)).documents is None
-        assert (await document_store.head()).version is None
-
-    async def test_what_is_staged_expires(self, store, document_store, redis_client, names: Names):
-        lease = await won(store)
-        await document_store.stage(lease, documents(lease))
-        for name in document_names(()):
-            assert 0 < await redis_client.pttl(names.staged(lease.token, name)) <= STAGE_TTL * 1000
-        assert (await document_store.load(None)).documents is None
-
-    @pytest.mark.parametrize("missing", document_names((3,)))
-    async def test_a_version_without_one_of_its_documents_is_none(
-        self, store, document_store, redis_client, names, missing
-    ):
-        await commit(store, document_store, divisions=(3,))
-        await redis_client.delete(names.document(missing))
-        with pytest.raises(Damaged, match="gone"):
-            await document_store.load(None)
-        assert (await document_store.head()).version is None
-
-    async def test_what_is_committed_can_be_known_without_reading_it(
-        self, store: RedisClusterBackend, document_store: RedisDocumentStore
-    ):
-        lease = await won(store)
-        await commit(store, document_store, lease, divisions=(3,))
-        head = await document_store.head()
-        assert (head.version, head.metadata) == (lease.version, metadata(lease, (3,)))
-
     async def test_documents_come_back_as_they_went(
         self, store: RedisClusterBackend, redis_url, redis_client, names, encoding
     ):
@@ -548,46 +253,7 @@ class TestTheVault:
         await writer.aclose()
 
 
-@asynccontextmanager
-async def hearing(store: RedisClusterBackend) -> AsyncIterator[Callable[[int], Any]]:
-    """Subscribes; what it yields waits for so many messages after the first, which says that it has begun."""
-    async with asyncio.timeout(20), store.subscribe() as messages:
-        assert isinstance(await anext(messages), Subscribed)
-
-        async def heard(count: int) -> list[Message]:
-            return [await anext(messages) for _ in range(count)]
-
-        yield heard
-
-
 class TestTheBus:
-    async def test_says_everything_in_the_order_in_which_it_was_done(
-        self, make_store, document_store: RedisDocumentStore
-    ):
-        store, other = make_store(), make_store()
-        async with hearing(store) as heard:
-            await other.publish(SOLVE, "f00")
-            first = await won(other, "a")
-            await store.publish(SOLVE)
-            await document_store.stage(first, documents(first))
-            assert await other.commit(first, metadata(first), SOLVE)
-            second = await won(store, "b")
-            await other.publish(SOLVE)
-            await store.confirm(second, 1.5, full=True, complete=True)
-            third = await won(other, "c")
-            await other.abandon(third)
-            assert await heard(9) == [
-                Changed(SOLVE, "f00"),
-                Begun(first.version),
-                Changed(SOLVE),
-                Rebuilt(first.version.number, SOLVE),
-                Begun(second.version),
-                Changed(SOLVE),
-                Confirmed(second.version, first.version, 1.5),
-                Begun(third.version),
-                Abandoned(third.version),
-            ]
-
     async def test_passes_over_garbage(self, store: RedisClusterBackend, redis_client, names: Names):
         async with hearing(store) as heard:
             for channel in ("scoreboard.building", "scoreboard.rebuilt", "scoreboard.events"):
@@ -600,13 +266,6 @@ class TestTheBus:
                 (Changed, False),
                 (Changed, True),
             ]
-
-    async def test_other_prefixes_are_other_clusters(self, store: RedisClusterBackend, redis_client, names: Names):
-        async with hearing(store) as heard:
-            await redis_client.publish("scoreboard.events", "{}")
-            await redis_client.publish(f"other-{names.prefix}scoreboard.events", "{}")
-            await store.publish(SOLVE)
-            assert await heard(1) == [Changed(SOLVE)]
 
     async def test_what_is_said_is_what_the_contract_says(self, store, document_store, redis_client, names: Names):
         async with redis_client.pubsub(ignore_subscribe_messages=True) as raw:
@@ -710,11 +369,6 @@ class TestUnavailable:
             silence.clear()
             assert isinstance(await store.acquire("me", None), Busy)
             assert await store.renew(lease)
-
-
-class TestCheck:
-    async def test_finds_nothing_wrong_with_a_server_as_it_comes(self, store: RedisClusterBackend):
-        assert await store.check() == []
 
 
 @pytest.mark.parametrize("encoding", ["identity", "zstd"])

@@ -156,8 +156,8 @@ async def test_what_is_staged_is_not_seen_and_expires(store, document_store, con
 
 
 async def test_a_value_grows_by_being_written_whole(store, document_store, contest, stored, monkeypatch):
-    monkeypatch.setattr(value_layout, "ROOM", 8)
-    monkeypatch.setattr(value_layout, "TAIL", 1 << 40)
+    monkeypatch.setattr(value_layout, "SPARE_BYTES_PER_SEGMENT", 8)
+    monkeypatch.setattr(value_layout, "TAIL_DIVISOR", 1 << 40)
     full = await begin(store, document_store, contest)
     written = []
     for _ in range(60):

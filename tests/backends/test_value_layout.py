@@ -96,8 +96,8 @@ def histories(draw: st.DrawFn) -> list[list[bytes]]:
 @given(versions=histories(), most=st.sampled_from((1, 2)), room=st.sampled_from((8, 30, 160)))
 def test_after_any_history_the_value_is_the_pieces(versions: list[list[bytes]], most: int, room: int):
     with pytest.MonkeyPatch.context() as constants:
-        constants.setattr(value_layout, "MOST", most)
-        constants.setattr(value_layout, "ROOM", room)
+        constants.setattr(value_layout, "MAX_PATCH_DIVISOR", most)
+        constants.setattr(value_layout, "SPARE_BYTES_PER_SEGMENT", room)
         kept = Value(document_of(*versions[0]))
         for version in versions[1:]:
             kept.change(document_of(*version))
@@ -135,17 +135,19 @@ class TestWhatOneChangeCosts:
         after[at] = text(1000)
         kept = Value(document_of(*before))
         (segment,) = segments(text(1000))
-        assert kept.change(document_of(*after)) <= len(segment.frame) + value_layout.ROOM
+        assert kept.change(document_of(*after)) <= len(segment.frame) + value_layout.SPARE_BYTES_PER_SEGMENT
         assert not kept.anew
 
     def test_a_piece_that_does_not_fit_takes_room_from_those_behind_it(self):
         before, after = texts_of(range(50)), texts_of(range(50))
         after[20] = text(1000, 3700)
         longer = len(segments(after[20])[0].frame) - len(segments(before[20])[0].frame)
-        assert longer > value_layout.ROOM
+        assert longer > value_layout.SPARE_BYTES_PER_SEGMENT
         kept = Value(document_of(*before))
-        behind = segments(*before[21 : 22 + longer // value_layout.ROOM])
-        most = sum(len(segment.frame) + value_layout.ROOM for segment in (*segments(after[20]), *behind))
+        behind = segments(*before[21 : 22 + longer // value_layout.SPARE_BYTES_PER_SEGMENT])
+        most = sum(
+            len(segment.frame) + value_layout.SPARE_BYTES_PER_SEGMENT for segment in (*segments(after[20]), *behind)
+        )
         assert kept.change(document_of(*after)) <= most
         assert not kept.anew
 

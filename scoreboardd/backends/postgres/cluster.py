@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import orjson
 
@@ -16,6 +15,7 @@ from scoreboardd.backends.postgres.connection import (
     HEAD,
     READ_ONLY,
     Connection,
+    Session,
     channel,
     deadline,
     load_sql,
@@ -27,11 +27,11 @@ from scoreboardd.model import MAX_NUMBER, ChangeEvent, Version
 from scoreboardd.postgres.connection import connect
 
 MAX_QUEUED_NOTIFICATIONS = 100_000
-"Notifications that wait to be handled; with more, the subscription is given up and begun anew."
+"With more notifications than this waiting, the subscription ends and the caller subscribes again."
 
 
 class PostgresClusterBackend:
-    """The lease, the commit and the bus. See `base.Store`."""
+    """The lease, the commit and the bus. See `base.ClusterBackend`."""
 
     def __init__(self, dsn: str, *, prefix: str, lock_ttl: float) -> None:
         self._dsn = dsn
@@ -119,7 +119,7 @@ class PostgresClusterBackend:
         try:
             heard: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
             connection.add_termination_listener(lambda _: heard.put_nowait(None))
-            # All at once, and heard from then on: an event must not be missed that was before a build we hear begin.
+            # One transaction: we must not receive the begin of a build and miss an event that came before it.
             async with deadline(self._dsn):
                 await connection.execute("BEGIN")
                 for name in (self._echo, self._building, self._rebuilt, self._events):
@@ -130,7 +130,7 @@ class PostgresClusterBackend:
             connection.terminate()
 
     async def _messages(
-        self, connection: Any, heard: "asyncio.Queue[tuple[str, str] | None]"
+        self, connection: Session, heard: "asyncio.Queue[tuple[str, str] | None]"
     ) -> AsyncIterator[Message]:
         yield Subscribed(parse_head(await self._link.run(HEAD, self._names.version, self._names.lock)).given)
         time = asyncio.get_running_loop().time
@@ -146,19 +146,19 @@ class PostgresClusterBackend:
                     # The connection is half open, or leads to another server than our statements do.
                     self._link.close()
                     raise Unavailable(
-                        "postgres: the subscription does not answer to what is notified; connecting again; "
+                        "postgres: the subscription does not answer to what is notified; reconnecting; "
                         "see that postgres.dsn leads to one server, the primary"
                     ) from None
             if mark is None and time() >= due:
-                mark = await self._say_mark()
+                mark = await self._send_mark()
                 due = time() + COMMAND_TIMEOUT_SECONDS
             received += 1
             if received % MESSAGES_PER_TURN == 0:
                 await asyncio.sleep(0)  # so that a flood does not hold up the loop
             if said is None:
-                raise Unavailable("postgres: the subscription was closed; connecting again")
+                raise Unavailable("postgres: the subscription was closed; reconnecting")
             if heard.qsize() > MAX_QUEUED_NOTIFICATIONS:
-                raise Unavailable("postgres: more notifications than can be handled; connecting again")
+                raise Unavailable("postgres: more notifications than can be handled; reconnecting")
             if said == (self._echo, mark):
                 due, mark = time() + COMMAND_TIMEOUT_SECONDS, None
             elif (message := self._message(*said)) is not None:
@@ -172,19 +172,19 @@ class PostgresClusterBackend:
             return wire.rebuilt(data)
         return wire.building(data) if name == self._building else None
 
-    async def _say_mark(self) -> str:
-        """Notify what the subscription must hear if it is on the server that takes our statements."""
+    async def _send_mark(self) -> str:
+        """Sends and returns a mark, which the subscription receives if both connections reach the same server."""
         mark = secrets.token_hex(8)
         ((read_only, _),) = await self._link.run(f"SELECT ({READ_ONLY}), pg_notify($1, $2)", self._echo, mark)
         if read_only:
             self._link.close()
             raise Unavailable(
-                "postgres: this server takes no writes now; connecting again; point postgres.dsn at the primary"
+                "postgres: this server takes no writes now; reconnecting; point postgres.dsn at the primary"
             )
         return mark
 
     async def check(self) -> list[str]:
-        """What is wrong with this server for our purpose, one line each."""
+        """Returns what keeps this server from serving the daemon, one line each."""
         async with self._link.snapshot() as connection:
             if await connection.fetchval(READ_ONLY):
                 return ["postgres: this server takes no writes; point postgres.dsn at the primary"]
@@ -195,7 +195,7 @@ class PostgresClusterBackend:
         return []
 
     async def _rehearse(self) -> None:
-        """Take and forget a lock that no node uses, and hear of it as nodes do. Raises `Unavailable`."""
+        """Acquires and deletes a lock that no node uses, and waits for its notification. Raises `Unavailable`."""
         test = Names(f"{self._names.prefix}scoreboard:check:{secrets.token_hex(4)}:")
         mark = asyncio.Event()
         async with deadline(self._dsn):

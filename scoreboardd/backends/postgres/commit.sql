@@ -1,9 +1,9 @@
 -- Make the staged documents visible all at once, release the lease, announce. Moves no document's bytes: only names.
 -- $1 lock key  $2 version key  $3 token  $4 epoch  $5 number  $6 staged keys  $7 their documents' keys
--- $8 documents that go  $9 catalogue  $10 as_of (Unix time)  $11 rebuilt channel  $12 announcement
+-- $8 documents that go  $9 metadata  $10 as_of (Unix time)  $11 rebuilt channel  $12 announcement
 -- One row: true, or false if it came too late: the lease is not ours, the fence is newer, or a staged document is gone.
 WITH done AS (
-    -- Said twice: it is done.
+    -- Sent twice: it is done already.
     SELECT FROM leaderboard_cache WHERE cache_key = $2 AND epoch = $4 AND version = $5
 ), released AS (
     UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL

@@ -1,10 +1,10 @@
 """What both halves of the Postgres backend share: a connection, its deadlines, and the statements that both run."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import orjson
@@ -38,7 +38,7 @@ READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_
 
 
 def channel(names: Names, name: str) -> str:
-    """`scoreboard.events` is `scoreboard_events` here (contract §7)."""
+    """Returns the Postgres channel: `scoreboard.events` is `scoreboard_events` here (contract §7)."""
     return names.channel(name.replace(".", "_"))
 
 
@@ -62,7 +62,7 @@ def _explain(error: BaseException, dsn: str) -> str:
 
 @asynccontextmanager
 async def deadline(dsn: str, within: float = COMMAND_TIMEOUT_SECONDS) -> AsyncIterator[None]:
-    """Whatever goes wrong on the way to Postgres and back, or takes longer than `within` seconds, is `Unavailable`."""
+    """Raises `Unavailable` if the block fails on the way to Postgres or takes longer than `within` seconds."""
     try:
         async with asyncio.timeout(within):
             yield
@@ -70,28 +70,41 @@ async def deadline(dsn: str, within: float = COMMAND_TIMEOUT_SECONDS) -> AsyncIt
         raise Unavailable(_explain(error, dsn)) from error
 
 
+class Session(Protocol):
+    """What the backend uses of `asyncpg.Connection`, which has no type stubs."""
+
+    async def execute(self, query: str, *args: Any) -> str: ...
+    async def fetch(self, query: str, *args: Any) -> list[Any]: ...
+    async def fetchrow(self, query: str, *args: Any) -> Any: ...
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+    async def add_listener(self, channel: str, callback: Callable[..., object]) -> None: ...
+    def add_termination_listener(self, callback: Callable[..., object]) -> None: ...
+    def is_closed(self) -> bool: ...
+    def terminate(self) -> None: ...
+
+
 class Connection:
-    """One connection, made when it is needed, used by one caller at a time, thrown away when anything goes wrong."""
+    """One connection: opened on first use, used by one caller at a time, closed after any failure."""
 
     def __init__(self, dsn: str, *, statement_timeout: float) -> None:
         self._dsn = dsn
         self._timeout = statement_timeout
         self._turn = asyncio.Lock()
-        self._connection: Any = None
+        self._connection: Session | None = None
 
     async def run(self, query: str, *args: Any) -> list[Any]:
-        """The rows of one statement, which is a transaction of its own and may be sent twice."""
+        """Returns the rows of one statement. It is a transaction of its own, and may run twice."""
         async with deadline(self._dsn, self._timeout), self._turn:
             while True:
                 async with self._connected() as connection:
                     try:
-                        rows: list[Any] = await connection.fetch(query, *args)
+                        rows = await connection.fetch(query, *args)
                     except asyncpg.SerializationError:
-                        continue  # another node was quicker: look again
+                        continue  # another node committed first: run the statement again
                     return rows
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Any]:
+    async def snapshot(self) -> AsyncIterator[Session]:
         """The connection, in a transaction that reads one state of the database."""
         async with deadline(self._dsn, self._timeout), self._turn, self._connected() as connection:
             # Not `connection.transaction()`: on a link that is half open it would wait for its ROLLBACK.
@@ -100,7 +113,7 @@ class Connection:
             await connection.execute("COMMIT")
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
+    async def _connected(self) -> AsyncIterator[Session]:
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(
                 self._dsn,
@@ -123,7 +136,7 @@ class Connection:
 
 
 def parse_head(rows: list[Any]) -> Head:
-    """What is committed, whether or not the documents are there."""
+    """Parses the row of `HEAD`, whether or not the documents exist."""
     ((version, payload, given, as_of, _),) = rows
     try:
         fields = orjson.loads(payload or b"null")
@@ -138,7 +151,7 @@ def parse_head(rows: list[Any]) -> Head:
 def snapshot_arguments(
     names: Names, lease: Lease, metadata: SnapshotMetadata, before: SnapshotMetadata | None
 ) -> tuple[Any, ...]:
-    """What `commit.sql` and `persist.sql` are told of the edition to show: from the staged keys to as_of."""
+    """Returns what `commit.sql` and `persist.sql` take of the snapshot: from the staged keys to as_of."""
     fresh = document_names.document_names(metadata.divisions)
     return (
         [names.staged(lease.token, name) for name in fresh],

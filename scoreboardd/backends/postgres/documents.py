@@ -12,6 +12,7 @@ from scoreboardd.backends.postgres.connection import (
     HEAD,
     TRANSFER_TIMEOUT_SECONDS,
     Connection,
+    Session,
     load_sql,
     parse_head,
     snapshot_arguments,
@@ -37,7 +38,7 @@ WHERE cache_key = $1 AND building_until > now() AND building_until <= now() + ma
 
 
 class PostgresDocumentStore:
-    """The documents. See `base.Vault`; `persist` makes them the tier that outlives Redis."""
+    """The documents. See `base.DocumentStore`; `persist` makes Postgres the tier that outlives Redis."""
 
     def __init__(self, dsn: str, *, prefix: str, stage_ttl: float) -> None:
         self._names = Names(prefix)
@@ -55,7 +56,7 @@ class PostgresDocumentStore:
         return head if dict(found) == lengths else Head(None, None, given=head.given)
 
     def _lengths(self, head: Head) -> tuple[list[str], dict[str, int]]:
-        """The keys of the documents, and how long each value is."""
+        """Returns the documents' keys, and each value's length in bytes by key."""
         values = head.metadata.documents if head.metadata else {}
         lengths = {self._names.document(name): value.length for name, value in values.items()}
         return [*lengths], lengths
@@ -68,8 +69,8 @@ class PostgresDocumentStore:
         return sum(value.length for value in values.values()), values
 
     async def _put(self, lease: Lease, documents: Iterable[tuple[str, bytes, str]]) -> Values:
-        """Takes each document's name, value and digest."""
-        # What builders that died have left behind.
+        """Stages each document, given as its name, value and digest. Returns what was staged."""
+        # Delete what builders that died left behind.
         await self._link.run(FORGET, self._names.staged("", "").removesuffix(":"))
         values: dict[str, Value] = {}
         for name, document, digest in documents:
@@ -101,7 +102,7 @@ class PostgresDocumentStore:
             await self._verified(*each)
 
     async def _committed(self, have: Version | None) -> tuple[Head, list[tuple[str, Any, Value]]]:
-        """What is committed, and what is in the rows of the documents, unless it is the version `have`."""
+        """Returns the head and each document's name, row and expected value; no documents if the version is `have`."""
         async with self._link.snapshot() as connection:
             head = await self._read_head(connection)
             if head.metadata is None or head.version == have:
@@ -125,8 +126,8 @@ class PostgresDocumentStore:
     async def persist(
         self, version: Version, metadata: SnapshotMetadata, kept: Iterable[tuple[str, bytes]], *, quiet: float
     ) -> bool:
-        """Keep these documents, unless they are older than those that are kept, or somebody has done so within their
-        `quiet` seconds. True if the ones kept are these or newer. With `quiet` 0, at once."""
+        """Stores these documents, unless the stored ones are newer or another node stored some within its `quiet`
+        seconds. Returns True if the stored documents are these or newer. With `quiet` 0 it does not wait."""
         names = self._names
         rows = await self._link.run(HEAD, names.version, names.lock)
         held, (*_, useless) = parse_head(rows), rows[0]
@@ -150,9 +151,9 @@ class PostgresDocumentStore:
             quiet,
             useless,
         )
-        return bool(rows)  # or somebody was quicker: the next look tells
+        return bool(rows)  # False if another node was first: the next call finds out
 
-    async def _read_head(self, connection: Any) -> Head:
+    async def _read_head(self, connection: Session) -> Head:
         return parse_head(await connection.fetch(HEAD, self._names.version, self._names.lock))
 
     async def aclose(self) -> None:

@@ -1,6 +1,6 @@
 -- Make the staged documents the ones that are kept for a day without Redis, unless newer ones are.
 -- $1 version key  $2 epoch  $3 number  $4 staged keys  $5 their documents' keys  $6 documents that go
--- $7 catalogue  $8 as_of (Unix time)  $9 seconds for which nobody needs to do this again
+-- $7 metadata  $8 as_of (Unix time)  $9 seconds for which nobody needs to do this again
 -- $10 xmin of the version's row, if what it says is of no use
 -- A row if they are kept now. Between two epochs, which have no order, the younger snapshot wins.
 WITH newest AS (

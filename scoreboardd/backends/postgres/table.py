@@ -1,7 +1,7 @@
 """The table that is ours (contract §7), and whether the one that is there is it.
 
 It is in the schema in which our role would make it, the first of its search_path. A `leaderboard_cache` of the
-platform's, further on in that path, is none of our business.
+platform's, further on in that path, is not read or written.
 """
 
 import re
@@ -68,14 +68,14 @@ class CacheTable:
 
     @property
     def create(self) -> tuple[str, ...]:
-        """The statements. Whoever runs them, it is our role's."""
+        """Returns the statements. The table belongs to our role, whichever role runs them."""
         return _DDL.replace(
             "TABLE leaderboard_cache", f"TABLE {self.name}"
         ), f"ALTER TABLE {self.name} OWNER TO {self.role};"
 
     @property
     def problem(self) -> str | None:
-        """What keeps us from making or using it, with its mend; not that it is missing."""
+        """What keeps us from creating or using the table, and the fix; None if it is only missing."""
         own = f"CREATE SCHEMA IF NOT EXISTS {self.role}; GRANT ALL ON SCHEMA {self.role} TO {self.role};"
         if not self.is_there:
             if self.may_create:
@@ -101,7 +101,7 @@ async def find(connection: Any) -> CacheTable:
 
 
 async def cache_problem(connection: Any) -> str | None:
-    """What keeps us from using it, in one line with its mend."""
+    """Returns what keeps us from using the table, and the fix, in one line."""
     table = await find(connection)
     if table.problem is None and not table.is_there:
         return "postgres: table leaderboard_cache is missing; run `scoreboardd migrate`"

@@ -22,12 +22,12 @@ COMMAND_TIMEOUT_SECONDS = 5.0
 "Seconds for each step."
 TEST_TTL_MS = 30_000
 VERSIONS = 2
-"Of the documents that there must be room for beside those that are there."
+"Versions of the documents that must fit into memory beside the present one."
 
 
 @dataclass(frozen=True, slots=True)
 class _TestNames(Names):
-    """Keys that no node uses; all is said on the channel of marks, where nodes listen to nothing but their own."""
+    """Keys that no node uses. Every message goes to the channel of marks, where a node ignores marks of others."""
 
     cluster: str = ""
 
@@ -44,7 +44,7 @@ def acl(prefix: str) -> str:
 
 
 async def problems(client: Any, store: "RedisClusterBackend", names: Names) -> list[str]:
-    """One line each, with how to fix it."""
+    """Returns what is wrong, one line each, with its fix."""
     async with asyncio.timeout(4 * COMMAND_TIMEOUT_SECONDS):
         wrong = await _server(client, names)
         if any("takes no writes" in line for line in wrong):
@@ -149,7 +149,7 @@ def _grant(names: Names) -> str:
 async def _rehearsal(client: Any, store: "RedisClusterBackend", names: Names) -> list[str]:
     test = _TestNames(f"{names.prefix}scoreboard:check:{secrets.token_hex(4)}:", names.prefix)
     steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-        ("hear what it publishes", lambda: _hear(client, names)),
+        ("receive what it publishes", lambda: _receive(client, names)),
         ("lock, stage, commit and read a document", lambda: _commit(client, store.rehearsing(test), test)),
     ]
     wrong = []
@@ -170,7 +170,7 @@ async def _rehearsal(client: Any, store: "RedisClusterBackend", names: Names) ->
     return wrong
 
 
-async def _hear(client: Any, names: Names) -> None:
+async def _receive(client: Any, names: Names) -> None:
     mark = secrets.token_hex(8).encode()
     channels = [names.channel(name) for name in (wire.EVENTS, wire.BUILDING, wire.REBUILT, wire.ECHO)]
     async with client.pubsub() as pubsub:

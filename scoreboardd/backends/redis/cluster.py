@@ -38,8 +38,8 @@ from scoreboardd.model import MAX_NUMBER, ChangeEvent, Version
 
 
 class RedisClusterBackend:
-    """The lock, the commit and the bus. See `base.Store`. With `encoding` "zstd" the documents that a commit replaces
-    stay, for the vault to write over."""
+    """The lock, the commit and the bus. See `base.ClusterBackend`. With `encoding` "zstd" a commit keeps the documents
+    that it replaces, for the document store to write over."""
 
     def __init__(self, url: str, *, prefix: str, lock_ttl: float, encoding: str) -> None:
         self._names = Names(prefix)
@@ -169,13 +169,13 @@ class RedisClusterBackend:
             async with deadline(2 * COMMAND_TIMEOUT_SECONDS):
                 raw = await pubsub.get_message(timeout=max(due - time(), 0.01))
             if mark is None and time() >= due:
-                mark = await self._say_mark(run)
+                mark = await self._send_mark(run)
                 due = time() + COMMAND_TIMEOUT_SECONDS
             elif raw is None and time() >= due:
                 # The connection is half open, or leads to another server than our commands do.
                 await self._redis.leave()
                 raise Unavailable(
-                    "redis: the subscription does not answer to what is published; connecting again; "
+                    "redis: the subscription does not answer to what is published; reconnecting; "
                     "see that redis.url leads to one server, the primary"
                 )
             if raw is None:
@@ -188,7 +188,7 @@ class RedisClusterBackend:
             if raw["type"] == "subscribe":
                 # redis-py reconnects silently, perhaps to another server; a confirmation is the only sign of it.
                 if subscribed:
-                    raise Unavailable("redis: the subscription was interrupted; connecting again")
+                    raise Unavailable("redis: the subscription was interrupted; reconnecting")
                 if channel == events:
                     async with deadline():
                         said, subscribed = Subscribed((await read_head(self._head, self._names)).given), True
@@ -204,7 +204,7 @@ class RedisClusterBackend:
             if said is not None:
                 yield said
 
-    async def _say_mark(self, run: str | None) -> bytes:
+    async def _send_mark(self, run: str | None) -> bytes:
         """Publish what the subscription must receive if it is on the server that `redis.url` leads to now.
 
         On a connection of its own: the name in the URL may lead to another server since we connected, while the old
@@ -217,21 +217,21 @@ class RedisClusterBackend:
                 now = await client.primary()
                 if None not in (run, now) and run != now:
                     await self._redis.leave()
-                    raise Unavailable("redis: redis.url leads to another server than before; connecting again")
+                    raise Unavailable("redis: redis.url leads to another server than before; reconnecting")
                 await client.publish(self._names.channel(wire.ECHO), mark)
         finally:
             await client.aclose()
         return mark
 
     async def check(self) -> list[str]:
-        """What is wrong with this server for our purpose, one line each."""
+        """Returns what keeps this server from serving the daemon, one line each."""
         async with deadline():
             await self._redis.ping()
         async with deadline(4 * COMMAND_TIMEOUT_SECONDS):
             return await check.problems(self._redis, self, self._names)
 
     def rehearsing(self, names: Names) -> "RedisClusterBackend":
-        """The same, on the same connections, under other names."""
+        """Returns a backend on the same connections, under other names."""
         other = copy.copy(self)
         other._names = names  # noqa: SLF001
         return other

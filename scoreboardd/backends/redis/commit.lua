@@ -1,7 +1,7 @@
 -- Make the staged documents visible all at once, release the lock, announce. Moves no document's bytes: only names.
 -- What a document was before is kept, if so asked: a later version may be made by writing over it.
--- KEYS: lock, fence, version, catalogue, then triples (staged, document, previous), then documents to remove
--- ARGV: token, epoch, number, triples, keep, rebuilt_channel, announcement, then the catalogue's fields and values
+-- KEYS: lock, fence, version, metadata, then triples (staged, document, previous), then documents to remove
+-- ARGV: token, epoch, number, triples, keep, rebuilt_channel, announcement, then the metadata's fields and values
 -- Returns 1, or 0 if it came too late: the token is not the holder's, the fence not newer, or a staged document is gone.
 local mine = ARGV[2] .. '-' .. ARGV[3]
 local function read(kind, command, key, ...)

@@ -1,5 +1,5 @@
 -- Release the lock without a commit, because what is committed is still true, and tell the other nodes so.
--- KEYS: lock, version, catalogue    ARGV: token, epoch, number, as_of, building_channel, then fields of the catalogue
+-- KEYS: lock, version, metadata    ARGV: token, epoch, number, as_of, building_channel, then fields of the metadata
 -- Returns 1, or 0 if it came too late: the token is not the holder's, or nothing is committed any more.
 local function read(kind, command, key, ...)
   return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)

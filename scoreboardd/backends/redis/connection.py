@@ -59,7 +59,7 @@ def _not_primary(error: BaseException) -> bool:
 
 def connect(url: str) -> Client:
     # One retry, at once: it is for a pooled connection that the server has closed meanwhile. Every command we send may
-    # be sent twice without harm. Whoever calls us does the waiting.
+    # be sent twice without harm. The caller waits between tries.
     client: Client = Client.from_url(  # type: ignore[assignment]
         url,
         # Not its own: on Python 3.11 it may swallow a cancellation (asyncio.wait_for). `deadline` keeps the time.
@@ -74,7 +74,7 @@ def connect(url: str) -> Client:
 
 @asynccontextmanager
 async def deadline(within: float = COMMAND_TIMEOUT_SECONDS) -> AsyncIterator[None]:
-    """Whatever goes wrong on the way to Redis and back, or takes longer than `within` seconds, is `Unavailable`."""
+    """Raises `Unavailable` if the block fails on the way to Redis or takes longer than `within` seconds."""
     try:
         async with asyncio.timeout(within):
             yield
@@ -96,7 +96,7 @@ def _explain(error: BaseException) -> str:
         fix = "see that ssl_ca_certs in redis.url is of the authority that signed it, and that it names this host"
     elif _not_primary(error):
         said = f"this server takes no writes now: {said}"
-        fix = "connecting again; see that redis.url leads to the primary"
+        fix = "reconnecting; see that redis.url leads to the primary"
     return f"redis: {said}; {fix}"
 
 

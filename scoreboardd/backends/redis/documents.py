@@ -25,11 +25,11 @@ from scoreboardd.system.compression import compressed, digest_of, is_zstd
 
 
 class RedisDocumentStore:
-    """The documents. See `base.Vault`.
+    """The documents. See `base.DocumentStore`.
 
-    A commit leaves the documents it replaced. If it was this vault that had staged them, the next version is written
-    over them where it differs (`slots`), so that it takes no longer for larger ones. Otherwise, and without zstd,
-    documents are written whole.
+    A commit leaves the documents it replaced. If this store staged them, it writes the next version over them where it
+    differs (`value_layout`), so that the time does not grow with the documents. Otherwise, and without zstd, it writes
+    documents whole.
     """
 
     def __init__(self, url: str, *, prefix: str, encoding: str, stage_ttl: float) -> None:

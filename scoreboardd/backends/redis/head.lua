@@ -1,6 +1,6 @@
 -- What is committed, and the latest number that was given out. Reads only, so a server without memory executes it too.
--- KEYS: version, catalogue, fence
--- Returns {version, the catalogue's fields and values, epoch, number}: empty where there is nothing, or of another type.
+-- KEYS: version, metadata, fence
+-- Returns {version, the metadata's fields and values, epoch, number}: empty where there is nothing, or of another type.
 local function read(kind, command, key, ...)
   return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
 end

@@ -19,14 +19,14 @@ from scoreboardd.board.contest import Ints
 from scoreboardd.render.chunk_diff import Run, differing
 from scoreboardd.render.chunked_document import Document, Segment
 
-ROOM = 160
-"Bytes behind each piece, of some thousands, in a new value."
-TAIL = 32
-"A new value has one part in so many more at its end."
-REACH = 64
-"Slots that one change may take from its neighbours. If it needs more, room has become short all over."
-MOST = 2
-"To write more than one part in so many of a value is hardly better than to write it whole."
+SPARE_BYTES_PER_SEGMENT = 160
+"Free bytes behind each segment, of some thousand bytes, in a new value."
+TAIL_DIVISOR = 32
+"A new value has a free tail of its used bytes divided by this."
+MAX_NEIGHBOUR_SLOTS = 64
+"Following slots that one change may move. If it needs more, free bytes are short everywhere."
+MAX_PATCH_DIVISOR = 2
+"A patch of more bytes than the value's size divided by this is no better than a new value."
 
 _MAGIC = b"\x50\x2a\x4d\x18"
 _HEADER = len(_MAGIC) + 4
@@ -47,27 +47,30 @@ class Layout(NamedTuple):
 
 
 def size(layout: Layout) -> int:
-    """Bytes of the value."""
+    """Returns the length of the value, in bytes."""
     return int(_ends(layout.slots)[-1])
 
 
 def new_layout(document: Document) -> Layout:
-    """The slots of a new value."""
+    """Returns the layout of a new value."""
     segments = document.segments
-    return Layout(_slots(segments, ROOM * len(segments) + _used(segments) // TAIL), document.segment_digests)
+    return Layout(
+        _slots(segments, SPARE_BYTES_PER_SEGMENT * len(segments) + _used(segments) // TAIL_DIVISOR),
+        document.segment_digests,
+    )
 
 
 def value(layout: Layout, document: Document) -> bytes:
-    """The bytes of these slots, holding this document."""
+    """Returns the bytes of a value with this layout that holds this document."""
     return _filled(layout.slots, document.segments)
 
 
 def patch(layout: Layout, document: Document) -> tuple[Layout, list[Write]] | None:
-    """How to make a value that is laid out like this hold this document: its layout then, and what to write. None if
-    it had better be made anew. Takes what differs, and a glance at the rest."""
+    """Returns how to make a value with this layout hold this document: the new layout, and the writes. Returns None if
+    a new value costs less. The time grows with what differs."""
     slots, segments, digests = layout.slots, document.segments, document.segment_digests
     offsets = np.append(0, _ends(slots))
-    left = int(offsets[-1]) // MOST
+    left = int(offsets[-1]) // MAX_PATCH_DIVISOR
     patched: list[Slots] = []
     writes: list[Write] = []
     kept = 0
@@ -91,7 +94,7 @@ def patch(layout: Layout, document: Document) -> tuple[Layout, list[Write]] | No
 
 
 def _ends(slots: Slots) -> Ints:
-    """Where each ends."""
+    """Returns the offset at which each slot ends, in bytes."""
     return np.cumsum(slots["used"] + slots["room"])
 
 
@@ -105,10 +108,10 @@ def _filled(slots: Slots, segments: Sequence[Segment]) -> bytes:
 
 
 def _fitted(runs: deque[Run], offsets: Ints, segments: Sequence[Segment]) -> tuple[Run, int] | None:
-    """The next of the runs with as many slots behind it as it takes, and the bytes it then has to spare."""
+    """Takes the next run and as many following slots as it needs. Returns it, and its free bytes."""
     start, end, first, last = runs.popleft()
     spare = int(offsets[end] - offsets[start]) - _used(segments[first:last])
-    limit = min(end + REACH, len(offsets) - 1)
+    limit = min(end + MAX_NEIGHBOUR_SLOTS, len(offsets) - 1)
     while first == last or not (spare == 0 or spare >= _HEADER):
         if runs and runs[0].start == end:
             *_, next_end, _, next_last = runs.popleft()
@@ -124,7 +127,7 @@ def _fitted(runs: deque[Run], offsets: Ints, segments: Sequence[Segment]) -> tup
 def _slots(segments: Sequence[Segment], spare: int) -> Slots:
     """Slots for these pieces with so many bytes to spare: shared out alike, but to none more than it has in a new
     value. What is over goes to the last."""
-    share = min(spare // len(segments), ROOM)
+    share = min(spare // len(segments), SPARE_BYTES_PER_SEGMENT)
     share = share if share >= _HEADER else 0
     slots = np.empty(len(segments), SLOT)
     slots["used"] = [len(segment.frame) for segment in segments]

@@ -1,0 +1,217 @@
+"""What the tests of a backend do to its server behind its back, and the calls that they all make."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+from redis.asyncio import Redis
+
+from scoreboardd.backends.base import ClusterBackend, DocumentStore, Lease, Message, SnapshotMetadata, Subscribed
+from scoreboardd.backends.names import Names
+from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
+from scoreboardd.backends.postgres.documents import PostgresDocumentStore
+from scoreboardd.backends.redis.cluster import RedisClusterBackend
+from scoreboardd.backends.redis.documents import RedisDocumentStore
+from scoreboardd.board.document_names import document_names
+from scoreboardd.model import ChangeEvent, Version
+from scoreboardd.render.chunked_document import Document
+from scoreboardd.system.compression import plain
+from tests.documents import document_of
+
+SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
+LOCK_TTL_SECONDS = 60.0
+STAGE_TTL_SECONDS = 30.0
+
+
+class Harness:
+    """One cluster on a real server. Whatever it opens is closed with `stack`."""
+
+    channel_separator = "."
+
+    def __init__(self, address: str, client: Any, names: Names, stack: AsyncExitStack) -> None:
+        self.address = address
+        self.client = client
+        self.names = names
+        self._stack = stack
+
+    def cluster_backend(self, lock_ttl: float = LOCK_TTL_SECONDS) -> ClusterBackend:
+        backend = self._cluster_backend(lock_ttl)
+        self._stack.push_async_callback(backend.aclose)
+        return backend
+
+    def document_store(self) -> DocumentStore:
+        document_store = self._document_store()
+        self._stack.push_async_callback(document_store.aclose)
+        return document_store
+
+    async def publish(self, prefix: str, channel: str, payload: str) -> None:
+        """Publishes as a program that is no node; `channel` is the part behind `scoreboard`."""
+        await self._publish(f"{prefix}scoreboard{self.channel_separator}{channel}", payload)
+
+
+class RedisHarness(Harness):
+    def _cluster_backend(self, lock_ttl: float) -> RedisClusterBackend:
+        return RedisClusterBackend(self.address, prefix=self.names.prefix, lock_ttl=lock_ttl, encoding="identity")
+
+    def _document_store(self) -> RedisDocumentStore:
+        return RedisDocumentStore(
+            self.address, prefix=self.names.prefix, encoding="identity", stage_ttl=STAGE_TTL_SECONDS
+        )
+
+    async def keys(self, begins: str = "") -> list[str]:
+        return sorted([key.decode() async for key in self.client.scan_iter(match=f"{self.names.prefix}{begins}*")])
+
+    async def holder(self) -> str | None:
+        token = await self.client.get(self.names.lock)
+        return token.decode() if token else None
+
+    async def seconds_left(self, key: str) -> float:
+        return await self.client.pttl(key) / 1000
+
+    async def set_lock(self, token: str, seconds: float) -> None:
+        await self.client.set(self.names.lock, token, px=round(seconds * 1000))
+
+    async def expire_lock(self) -> None:
+        await self.client.delete(self.names.lock)
+
+    async def set_number(self, number: int) -> None:
+        await self.client.hset(self.names.fence, "number", number)
+
+    async def set_epoch(self, epoch: str) -> None:
+        await self.client.hset(self.names.fence, "epoch", epoch)
+
+    async def forget_number(self) -> None:
+        await self.client.delete(self.names.fence)
+
+    async def set_version(self, version: Version) -> None:
+        await self.client.set(self.names.version, str(version))
+
+    async def delete(self, *keys: str) -> None:
+        if keys:
+            await self.client.delete(*keys)
+
+    async def _publish(self, channel: str, payload: str) -> None:
+        await self.client.publish(channel, payload)
+
+
+class PostgresHarness(Harness):
+    channel_separator = "_"
+
+    def _cluster_backend(self, lock_ttl: float) -> PostgresClusterBackend:
+        return PostgresClusterBackend(self.address, prefix=self.names.prefix, lock_ttl=lock_ttl)
+
+    def _document_store(self) -> PostgresDocumentStore:
+        return PostgresDocumentStore(self.address, prefix=self.names.prefix, stage_ttl=STAGE_TTL_SECONDS)
+
+    async def keys(self, begins: str = "") -> list[str]:
+        query = "SELECT cache_key FROM leaderboard_cache WHERE starts_with(cache_key, $1) ORDER BY 1"
+        return [key for (key,) in await self.client.fetch(query, self.names.prefix + begins)]
+
+    async def holder(self) -> str | None:
+        query = "SELECT building_token FROM leaderboard_cache WHERE cache_key = $1 AND building_until > now()"
+        return await self.client.fetchval(query, self.names.lock)
+
+    async def seconds_left(self, key: str) -> float:
+        query = "SELECT extract(epoch FROM building_until - now())::float8 FROM leaderboard_cache WHERE cache_key = $1"
+        return await self.client.fetchval(query, key)
+
+    async def set_lock(self, token: str, seconds: float) -> None:
+        until = f"now() + interval '{seconds} s'"
+        await self._set(self.names.lock, f"building_token = '{token}', building_until = {until}")
+
+    async def expire_lock(self) -> None:
+        await self._set(self.names.lock, "building_until = now() - interval '1 ms'")
+
+    async def set_number(self, number: int) -> None:
+        await self._set(self.names.lock, f"version = {number}")
+
+    async def set_epoch(self, epoch: str) -> None:
+        await self._set(self.names.lock, f"epoch = '{epoch}'")
+
+    async def forget_number(self) -> None:
+        await self._set(self.names.lock, "epoch = NULL, version = NULL")
+
+    async def set_version(self, version: Version) -> None:
+        await self._set(self.names.version, f"epoch = '{version.epoch}', version = {version.number}")
+
+    async def delete(self, *keys: str) -> None:
+        await self.client.execute("DELETE FROM leaderboard_cache WHERE cache_key = ANY ($1)", keys)
+
+    async def _publish(self, channel: str, payload: str) -> None:
+        await self.client.execute("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def _set(self, key: str, assignments: str) -> None:
+        done = await self.client.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)
+        assert done == "UPDATE 1"
+
+
+@asynccontextmanager
+async def opened(name: str, address: str) -> AsyncIterator[Any]:
+    """A harness under a prefix of its own, whose keys are deleted at the end."""
+    names = Names(f"t-{secrets.token_hex(4)}:")
+    async with AsyncExitStack() as stack:
+        if name == "postgres":
+            client: Any = await asyncpg.connect(address, timeout=10, command_timeout=30)
+            stack.callback(client.terminate)
+            harness: Any = PostgresHarness(address, client, names, stack)
+        else:
+            client = await stack.enter_async_context(Redis.from_url(address, socket_timeout=None))
+            harness = RedisHarness(address, client, names, stack)
+        yield harness
+        await harness.delete(*await harness.keys())
+
+
+async def won(store: ClusterBackend, token: str = "me", seen: Version | None = None) -> Lease:
+    """Acquires the lock, which has to be free."""
+    lease = await store.acquire(token, seen)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+async def acquired(store: ClusterBackend, token: str) -> Lease | None:
+    answer = await store.acquire(token, None)
+    return answer if isinstance(answer, Lease) else None
+
+
+def text(name: str, version: Version) -> bytes:
+    return f'"{name} of {version}"'.encode()
+
+
+def documents(version: Version, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
+    """Each contains its name and the version."""
+    return {name: document_of(text(name, version)) for name in document_names(divisions)}
+
+
+async def stage(document_store: DocumentStore, lease: Lease, divisions: tuple[int, ...] = ()) -> SnapshotMetadata:
+    """Stages the documents of the lease's version. Returns what to commit them with."""
+    _, values = await document_store.stage(lease, documents(lease.version, divisions))
+    as_of = 1772215200.25 + lease.version.number
+    return replace(SnapshotMetadata(f"digest of {lease.version}", as_of, divisions), documents=values)
+
+
+async def holds(document_store: DocumentStore, version: Version) -> SnapshotMetadata:
+    """Asserts that this version is committed, and nothing else. Returns its metadata."""
+    stored = await document_store.load(None)
+    assert stored.documents is not None
+    assert stored.head.metadata is not None
+    assert stored.head.version == version
+    assert stored.head.metadata.digest == f"digest of {version}"
+    assert [name for name, _ in stored.documents] == document_names(stored.head.metadata.divisions)
+    assert all(plain(document) == text(name, version) for name, document in stored.documents)
+    return stored.head.metadata
+
+
+@asynccontextmanager
+async def hearing(store: ClusterBackend) -> AsyncIterator[Callable[[int], Any]]:
+    """Subscribes; what it yields waits for so many messages after the first, which says that it has begun."""
+    async with asyncio.timeout(20), store.subscribe() as messages:
+        assert isinstance(await anext(messages), Subscribed)
+
+        async def heard(count: int) -> list[Message]:
+            return [await anext(messages) for _ in range(count)]
+
+        yield heard
