@@ -32,7 +32,10 @@ class Harness:
 
     channel_separator = "."
 
-    def __init__(self, address: str, client: Any, names: Names, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, address: str, client: Any, names: Names, stack: AsyncExitStack, encoding: str = "identity"
+    ) -> None:
+        self.encoding = encoding
         self.address = address
         self.client = client
         self.names = names
@@ -55,11 +58,11 @@ class Harness:
 
 class RedisHarness(Harness):
     def _cluster_backend(self, lock_ttl: float) -> RedisClusterBackend:
-        return RedisClusterBackend(self.address, prefix=self.names.prefix, lock_ttl=lock_ttl, encoding="identity")
+        return RedisClusterBackend(self.address, prefix=self.names.prefix, lock_ttl=lock_ttl, encoding=self.encoding)
 
     def _document_store(self) -> RedisDocumentStore:
         return RedisDocumentStore(
-            self.address, prefix=self.names.prefix, encoding="identity", stage_ttl=STAGE_TTL_SECONDS
+            self.address, prefix=self.names.prefix, encoding=self.encoding, stage_ttl=STAGE_TTL_SECONDS
         )
 
     async def keys(self, begins: str = "") -> list[str]:
@@ -93,6 +96,14 @@ class RedisHarness(Harness):
     async def delete(self, *keys: str) -> None:
         if keys:
             await self.client.delete(*keys)
+
+    async def flip(self, key: str) -> None:
+        value = bytearray(await self.client.get(key))
+        value[20] ^= 1
+        await self.client.set(key, bytes(value))
+
+    async def set_metadata(self, field: str, value: str) -> None:
+        await self.client.hset(self.names.metadata, field, value)
 
     async def _publish(self, channel: str, payload: str) -> None:
         await self.client.publish(channel, payload)
@@ -141,6 +152,17 @@ class PostgresHarness(Harness):
     async def delete(self, *keys: str) -> None:
         await self.client.execute("DELETE FROM leaderboard_cache WHERE cache_key = ANY ($1)", keys)
 
+    async def flip(self, key: str) -> None:
+        await self._set(key, "payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
+
+    async def set_metadata(self, field: str, value: str) -> None:
+        changed = f"convert_to(jsonb_set(convert_from(payload, 'UTF8')::jsonb, '{{{field}}}', '{value}')::text, 'UTF8')"
+        assignments = f"payload = {changed}"
+        if field == "as_of":
+            as_of = "'infinity'" if value == "1e999" else f"to_timestamp({value})"
+            assignments = f"generated_at = {as_of}"
+        await self._set(self.names.version, assignments)
+
     async def _publish(self, channel: str, payload: str) -> None:
         await self.client.execute("SELECT pg_notify($1, $2)", channel, payload)
 
@@ -151,7 +173,8 @@ class PostgresHarness(Harness):
 
 @asynccontextmanager
 async def opened(name: str, address: str) -> AsyncIterator[Any]:
-    """A harness under a prefix of its own, whose keys are deleted at the end."""
+    """A harness under a prefix of its own, whose keys are deleted at the end. `name` is that of a backend, or of an
+    encoding of the Redis backend."""
     names = Names(f"t-{secrets.token_hex(4)}:")
     async with AsyncExitStack() as stack:
         if name == "postgres":
@@ -160,7 +183,7 @@ async def opened(name: str, address: str) -> AsyncIterator[Any]:
             harness: Any = PostgresHarness(address, client, names, stack)
         else:
             client = await stack.enter_async_context(Redis.from_url(address, socket_timeout=None))
-            harness = RedisHarness(address, client, names, stack)
+            harness = RedisHarness(address, client, names, stack, "zstd" if name == "zstd" else "identity")
         yield harness
         await harness.delete(*await harness.keys())
 

@@ -1,7 +1,6 @@
 """What becomes of damage in a store: it does not come back, and it hinders no node."""
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,38 +10,33 @@ from typing import Any
 import asyncpg
 import pytest
 import zstandard
-from redis.asyncio import Redis
 
 from scoreboardd.backends.base import Begun, Damaged, Lease, SnapshotMetadata, Subscribed
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
-from scoreboardd.backends.redis.cluster import RedisClusterBackend
-from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
-from scoreboardd.model import ChangeEvent, Version
+from scoreboardd.model import Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, plain
+from tests.backends.harness import SOLVE, PostgresHarness, opened, won
 from tests.documents import document_of
 
 TTL = 60.0
-SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 USERS = "leaderboard:users"
 
 
 @dataclass
 class Cluster:
-    """A store, and the vaults of two nodes."""
+    """A cluster backend, and the document stores of two nodes."""
 
-    names: Names
+    harness: Any
     store: Any
     vaults: list[Any]
     solves: int = 0
 
     async def won(self) -> Lease:
-        lease = await self.store.acquire(secrets.token_hex(4), None)
-        assert isinstance(lease, Lease)
-        return lease
+        return await won(self.store, secrets.token_hex(4))
 
     async def commit(self, node: int = 0) -> Version:
         """One more solve. Returns the version."""
@@ -71,54 +65,6 @@ class Cluster:
         }
         return True
 
-    async def flip(self, key: str) -> None:
-        raise NotImplementedError
-
-    async def set_fence(self, number: int) -> None:
-        raise NotImplementedError
-
-    async def set_catalogue(self, name: str, value: str) -> None:
-        raise NotImplementedError
-
-
-@dataclass
-class RedisCluster(Cluster):
-    client: Any = None
-
-    async def flip(self, key: str) -> None:
-        value = bytearray(await self.client.get(key))
-        value[20] ^= 1
-        await self.client.set(key, bytes(value))
-
-    async def set_fence(self, number: int) -> None:
-        await self.client.hset(self.names.fence, "number", number)
-
-    async def set_catalogue(self, name: str, value: str) -> None:
-        await self.client.hset(self.names.metadata, name, value)
-
-
-@dataclass
-class PostgresCluster(Cluster):
-    connection: Any = None
-
-    async def flip(self, key: str) -> None:
-        await self._set(key, "payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
-
-    async def set_fence(self, number: int) -> None:
-        await self._set(self.names.lock, f"version = {number}")
-
-    async def set_catalogue(self, name: str, value: str) -> None:
-        if name == "as_of":
-            value = "'infinity'" if value == "1e999" else f"to_timestamp({value})"
-            return await self._set(self.names.version, f"generated_at = {value}")
-        changed = f"jsonb_set(convert_from(payload, 'UTF8')::jsonb, '{{{name}}}', '{value}')"
-        await self._set(self.names.version, f"payload = convert_to({changed}::text, 'UTF8')")
-        return None
-
-    async def _set(self, key: str, assignments: str) -> None:
-        done = await self.connection.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)
-        assert done == "UPDATE 1"
-
 
 @pytest.fixture(params=["identity", "zstd", "postgres"])
 def server(request: pytest.FixtureRequest) -> tuple[str, str]:
@@ -127,28 +73,14 @@ def server(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def cluster(server: tuple[str, str], key_prefix: str) -> AsyncIterator[Cluster]:
-    (kind, address), names = server, Names(key_prefix)
-    async with contextlib.AsyncExitStack() as stack:
-        if kind == "postgres":
-            connection = await asyncpg.connect(address, timeout=10, command_timeout=30)
-            stack.callback(connection.terminate)
-            store: Any = PostgresClusterBackend(address, prefix=key_prefix, lock_ttl=TTL)
-            vaults: list[Any] = [PostgresDocumentStore(address, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
-            made: Cluster = PostgresCluster(names, store, vaults, connection=connection)
-        else:
-            client = await stack.enter_async_context(Redis.from_url(address, socket_timeout=None))
-            store = RedisClusterBackend(address, prefix=key_prefix, lock_ttl=TTL, encoding=kind)
-            vaults = [RedisDocumentStore(address, prefix=key_prefix, encoding=kind, stage_ttl=TTL) for _ in range(2)]
-            made = RedisCluster(names, store, vaults, client=client)
-        for each in (store, *vaults):
-            stack.push_async_callback(each.aclose)
-        yield made
+async def cluster(server: tuple[str, str]) -> AsyncIterator[Cluster]:
+    async with opened(*server) as harness:
+        yield Cluster(harness, harness.cluster_backend(), [harness.document_store() for _ in range(2)])
 
 
 async def test_no_node_confirms_documents_that_another_has_found_damaged(cluster: Cluster):
     version = await cluster.commit()
-    await cluster.flip(cluster.names.document(USERS))
+    await cluster.harness.flip(cluster.harness.names.document(USERS))
     assert (await cluster.vaults[0].head()).version == version, "its length is right"
     assert not await cluster.loads(version)
     head = await cluster.vaults[0].head()
@@ -160,7 +92,7 @@ async def test_no_node_confirms_documents_that_another_has_found_damaged(cluster
 async def test_later_versions_do_not_inherit_damage(cluster: Cluster):
     for _ in range(3):
         version = await cluster.commit()
-    await cluster.flip(cluster.names.document(USERS))
+    await cluster.harness.flip(cluster.harness.names.document(USERS))
     assert not await cluster.loads(version)
     for _ in range(4):
         assert await cluster.loads(await cluster.commit())
@@ -169,7 +101,7 @@ async def test_later_versions_do_not_inherit_damage(cluster: Cluster):
 async def test_damage_to_what_is_written_over_is_found_once(cluster: Cluster):
     for _ in range(3):
         await cluster.commit()
-    await cluster.flip(cluster.names.document(USERS))
+    await cluster.harness.flip(cluster.harness.names.document(USERS))
     for _ in range(2):  # nobody has loaded it
         version = await cluster.commit()
     if await cluster.loads(version):
@@ -180,7 +112,7 @@ async def test_damage_to_what_is_written_over_is_found_once(cluster: Cluster):
 
 async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
     version = await cluster.commit()
-    await cluster.flip(cluster.names.document(USERS))
+    await cluster.harness.flip(cluster.harness.names.document(USERS))
     newer: list[Version] = []
     document_store = cluster.vaults[1]
     forget = document_store._forget
@@ -221,10 +153,10 @@ async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, 
     ids=lambda value: value[:20],
 )
 async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Cluster, name: str, value: str):
-    if isinstance(cluster, PostgresCluster) and (name, value) in (("as_of", "true"), ("as_of", "NaN")):
+    if isinstance(cluster.harness, PostgresHarness) and (name, value) in (("as_of", "true"), ("as_of", "NaN")):
         return  # the column holds no such value
     await cluster.commit()
-    await cluster.set_catalogue(name, value)
+    await cluster.harness.set_metadata(name, value)
     head = await cluster.vaults[0].head()
     assert (head.version, head.metadata) == (None, None)
     assert (await cluster.vaults[1].load(None)).documents is None
@@ -243,21 +175,21 @@ async def test_a_row_that_could_not_be_confirmed_counts_as_lost(cluster: Cluster
 
 async def test_a_version_that_was_not_given_out_counts_as_lost(cluster: Cluster):
     version = await cluster.commit()
-    await cluster.set_fence(version.number - 1)
+    await cluster.harness.set_number(version.number - 1)
     assert (await cluster.vaults[0].head()).version is None
     assert (await cluster.vaults[1].load(None)).documents is None
 
 
 async def test_no_confirmation_counts_that_was_not_given_out(cluster: Cluster):
     version = await cluster.commit()
-    await cluster.set_catalogue("confirmed", "99999")
+    await cluster.harness.set_metadata("confirmed", "99999")
     assert (await cluster.vaults[0].head()).confirmed == version.number
 
 
 @pytest.mark.parametrize("number", [10**13, 10**14 - 2, 10**14 - 1, 10**14, 2 * 10**14, 10**15 - 2, 2**53])
 async def test_numbers_are_announced_as_they_are_given_out(cluster: Cluster, number: int):
     await cluster.commit()
-    await cluster.set_fence(number)
+    await cluster.harness.set_number(number)
     async with asyncio.timeout(10), cluster.store.subscribe() as messages:
         assert isinstance(await anext(messages), Subscribed)
         for _ in range(3):
@@ -369,28 +301,23 @@ async def test_a_lease_that_is_infinite_is_given_an_end(cache_dsn: str, key_pref
         await store.aclose()
 
 
-async def test_bytes_that_are_no_text_count_as_lost(postgres_dsn: str, key_prefix: str):
+async def test_bytes_that_are_no_text_count_as_lost(postgres_dsn: str):
     """In a database without an encoding."""
     name = f"test_{secrets.token_hex(8)}"
     admin = await asyncpg.connect(postgres_dsn, timeout=10, command_timeout=30)
     try:
         await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
         dsn = postgres_dsn.rpartition("/")[0] + f"/{name}"
-        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
-        await connection.execute((files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text())
-        store = PostgresClusterBackend(dsn, prefix=key_prefix, lock_ttl=TTL)
-        vaults: list[Any] = [PostgresDocumentStore(dsn, prefix=key_prefix, stage_ttl=TTL) for _ in range(2)]
-        cluster = PostgresCluster(Names(key_prefix), store, vaults, connection=connection)
-        await cluster.commit()
-        for key in (cluster.names.lock, cluster.names.version):
-            await connection.execute(r"UPDATE leaderboard_cache SET epoch = E'\xff\xfe' WHERE cache_key = $1", key)
-        assert (await vaults[0].head()).given is None
-        version = await cluster.commit()
-        assert version.number == 1
-        assert await cluster.loads(version)
-        connection.terminate()
-        for each in (store, *vaults):
-            await each.aclose()
+        async with opened("postgres", dsn) as harness:
+            await harness.client.execute((files("scoreboardd.backends.postgres") / "leaderboard_cache.sql").read_text())
+            cluster = Cluster(harness, harness.cluster_backend(), [harness.document_store() for _ in range(2)])
+            await cluster.commit()
+            spoil = r"UPDATE leaderboard_cache SET epoch = E'\xff\xfe' WHERE cache_key = ANY ($1)"
+            await harness.client.execute(spoil, [harness.names.lock, harness.names.version])
+            assert (await cluster.vaults[0].head()).given is None
+            version = await cluster.commit()
+            assert version.number == 1
+            assert await cluster.loads(version)
     finally:
         await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await admin.close()

@@ -40,9 +40,9 @@ from scoreboardd.board.document_names import document_names
 from scoreboardd.cluster import wire
 from scoreboardd.demo.servers import Postgres, free_port
 from scoreboardd.model import MAX_DIVISION_IDS, ChangeEvent, Version
-from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import plain
-from tests.backends.harness import SOLVE, acquired, hearing, text, won
+from tests.backends.harness import SOLVE, acquired, hearing, holds, text, won
+from tests.backends.harness import documents as document_contents
 from tests.backends.relay import relay
 from tests.documents import document_of
 from tests.nodes import until
@@ -175,25 +175,20 @@ def document_store(make_vault: Callable[..., PostgresDocumentStore]) -> Postgres
     return make_vault()
 
 
-def in_pieces(version: Version, divisions: tuple[int, ...] = ()) -> dict[str, Document]:
-    """Every one says which version it is of."""
-    return {name: document_of(text(name, version)) for name in document_names(divisions)}
-
-
 def documents(version: Version, divisions: tuple[int, ...] = ()) -> list[tuple[str, memoryview]]:
     """The same, joined."""
-    return [(name, memoryview(b"".join(each.frames()))) for name, each in in_pieces(version, divisions).items()]
+    return [(name, memoryview(b"".join(each.frames()))) for name, each in document_contents(version, divisions).items()]
 
 
 def metadata(version: Version, divisions: tuple[int, ...] = (), *, as_of: float | None = None) -> SnapshotMetadata:
     as_of = 1772215200.25 + version.number if as_of is None else as_of
-    documents = in_pieces(version, divisions).items()
+    documents = document_contents(version, divisions).items()
     values = {name: Value(len(b"".join(each.frames())), each.zstd_digest) for name, each in documents}
     return SnapshotMetadata(f"digest of {version}", as_of, divisions, documents=values)
 
 
 async def stage(document_store: PostgresDocumentStore, lease: Lease, divisions: tuple[int, ...] = ()) -> None:
-    await document_store.stage(lease, in_pieces(lease.version, divisions))
+    await document_store.stage(lease, document_contents(lease.version, divisions))
 
 
 async def commit(
@@ -206,17 +201,6 @@ async def commit(
     await stage(document_store, lease, divisions)
     assert await store.commit(lease, metadata(lease.version, divisions), SOLVE)
     return lease.version
-
-
-async def holds(document_store: PostgresDocumentStore, version: Version) -> None:
-    """Of that version, and of nothing else."""
-    stored = await document_store.load(None)
-    assert stored is not None
-    assert stored.head.version == version
-    assert stored.head.metadata.digest == f"digest of {version}"
-    assert [name for name, _ in stored.documents] == document_names(stored.head.metadata.divisions)
-    for name, document in stored.documents:
-        assert plain(document) == text(name, version)
 
 
 class TestAcquire:
@@ -796,7 +780,7 @@ class TestUnavailable:
             "subscribe": subscribe(),
             "load": document_store.load(None),
             "committed": document_store.head(),
-            "stage": document_store.stage(lease, in_pieces(lease.version)),
+            "stage": document_store.stage(lease, document_contents(lease.version)),
             "keep": document_store.persist(
                 lease.version, metadata(lease.version, as_of=4e9), documents(lease.version), quiet=0
             ),
