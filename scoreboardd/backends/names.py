@@ -21,7 +21,7 @@ class Names:
 
     @property
     def metadata(self) -> str:
-        return f"{self.prefix}scoreboard:catalogue"
+        return f"{self.prefix}scoreboard:metadata"
 
     def document(self, name: str) -> str:
         return f"{self.prefix}{name}"

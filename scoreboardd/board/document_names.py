@@ -37,7 +37,7 @@ def timeline_key(owner: ParticipantKind, division_id: int | None = None) -> str:
 
 
 def delta_log_key(division_id: int | None = None) -> str:
-    return _key("scoreboard", "ring", division_id)
+    return _key("scoreboard", "delta_log", division_id)
 
 
 DIVISIONS = "scoreboard:divisions"

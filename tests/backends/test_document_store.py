@@ -49,7 +49,7 @@ async def commit(server: FakeAsyncRedis, number: int) -> None:
     metadata = {"digest": f"digest {number}", "as_of": 1.5, "divisions": [], "full": 1, "complete": True}
     metadata["documents"] = values
     metadata = {name: orjson.dumps(value) for name, value in (metadata | {"confirmed": number}).items()}
-    await server.hset("scoreboard:catalogue", mapping=metadata)
+    await server.hset("scoreboard:metadata", mapping=metadata)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])

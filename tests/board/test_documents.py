@@ -60,7 +60,7 @@ def test_the_order_in_which_rows_are_read_does_not_matter(data: st.DataObject):
 
 
 class TestNames:
-    BOARD = ("leaderboard:teams", "leaderboard:users", "scoreboard:ring", "timeline:teams", "timeline:users")
+    BOARD = ("leaderboard:teams", "leaderboard:users", "scoreboard:delta_log", "timeline:teams", "timeline:users")
 
     def test_without_divisions(self):
         assert sorted(document_names([])) == sorted([*self.BOARD, DIVISIONS])
@@ -74,7 +74,7 @@ class TestNames:
         made = ScoreboardState(
             rows([], [TeamRow(1, "a", 3)], [], [], divisions=[DivisionRow(3, "x"), DivisionRow(12, "y")])
         )
-        rings = {name for name in document_names([3, 12]) if name.startswith("scoreboard:ring")}
+        rings = {name for name in document_names([3, 12]) if name.startswith("scoreboard:delta_log")}
         assert {*made.documents, *rings} == set(document_names([3, 12]))
 
 

@@ -84,7 +84,7 @@ def test_whom_the_ring_does_not_reach_back_to_is_reset(told: Version | None) -> 
     "delta_log",
     [
         b"",
-        b'{"name":"scoreboard:ring"}',
+        b'{"name":"scoreboard:delta_log"}',
         b"\xff\xfe\n\n",
         HISTORY.delta_log(version(299)).text(),
         HISTORY.delta_log(version(299)).text() + b"x",
