@@ -99,7 +99,7 @@ def test_a_ring_that_leads_nowhere_is_none(delta_log: bytes) -> None:
 def test_an_edition_without_rings_resets() -> None:
     served = snapshot(NEWEST, divisions=(3,))
     bare = Snapshot(
-        NEWEST, 0.0, (3,), "", {name: served.documents[name] for name in served.documents if "ring" not in name}
+        NEWEST, 0.0, (3,), "", {name: served.documents[name] for name in served.documents if "delta_log" not in name}
     )
     for division_id in (None, 3):
         frame = steps(bare, division_id=division_id).since(version(299))
