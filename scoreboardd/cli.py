@@ -104,7 +104,7 @@ def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry
     exit_code = FAILED
     try:
         problems = _run(
-            lambda: migrate.migrate(settings, triggers=triggers, undo=undo, dry_run=dry_run, say=click.echo)
+            lambda: migrate.migrate(settings, triggers=triggers, undo=undo, dry_run=dry_run, report=click.echo)
         )
     except ConfigError as error:
         problems, exit_code = error.problems, MISCONFIGURED

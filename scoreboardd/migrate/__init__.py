@@ -1,14 +1,16 @@
-"""`scoreboardd migrate`: make in PostgreSQL what the daemon itself needs, or with `--undo` remove exactly that.
+"""`scoreboardd migrate`: creates in PostgreSQL what the daemon needs. With `--undo` it removes exactly that.
 
 Rules:
-- It looks first, and does only what is missing: a second run finds nothing to do. What it cannot do is a problem, one
-  line with its mend, and keeps nothing else from being done.
-- What can be in a transaction is in one; indexes are made and dropped concurrently, outside of any.
-- The platform never waits for it: see `perform`. No row of the platform's is written, nothing is dropped by CASCADE.
-- Functions and triggers on the platform's tables are their owner's: it makes them, they live beside the tables and
-  belong to it. Whatever a role may not do it leaves to the owner, in a problem, and `--dry-run` prints it for both.
-- What is ours is known by its name, `scoreboardd_…`, and the table and the index by their comments.
-- `--dry-run` prints the very text that would be sent, on a connection that cannot write.
+- It inspects the database first and changes only what is missing, so that a second run finds nothing to do. What it
+  cannot do becomes a problem, one line that says how to fix it; the rest is done nevertheless.
+- Everything that can run in a transaction runs in one transaction. Indexes are created and dropped concurrently,
+  outside of any transaction.
+- It never makes the platform wait noticeably (see `perform`). It writes no row of the platform's tables, and never
+  drops with CASCADE.
+- It creates triggers on the platform's tables, with functions in the same schema that the table's owner owns. What its
+  role may not do it reports as a problem for the owner; `--dry-run` prints the statements for both.
+- Its objects are recognized by their names, `scoreboardd_…`, and its table and index also by their comments.
+- `--dry-run` prints exactly the SQL that a real run would send, and uses a read-only session.
 """
 
 from scoreboardd.migrate.perform import migrate

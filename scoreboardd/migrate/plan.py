@@ -1,6 +1,6 @@
-"""What is to be done, and who may do it: looks at the database and changes nothing.
+"""Plans the statements of a migration and the role that may run each. Reads the database and changes nothing.
 
-Every name is written with its schema, so that a statement means the same whoever runs it.
+Statements qualify every name with its schema, so that they mean the same in a session with any search_path.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from scoreboardd.backends.postgres.table import MARK
 from scoreboardd.platforms import check, triggers
 from scoreboardd.platforms.check import Table
 from scoreboardd.platforms.columns import ColumnError, inspect
+from scoreboardd.platforms.postgres import requirements
 from scoreboardd.platforms.triggers import OPERATIONS, Announcer
 
 _INDEX = """
@@ -30,7 +31,7 @@ WHERE t.tgrelid = to_regclass($1) AND t.tgname = ANY ($2)
 ORDER BY t.tgname
 """
 
-# Those of the table's schema, and wherever a trigger finds one.
+# Our function in the table's schema, and functions in other schemas that our triggers on the table call.
 _FUNCTIONS = """
 SELECT format('%I.%I', n.nspname, p.proname) AS name, p.prosrc AS body, n.oid = c.relnamespace AS here,
        p.proowner = c.relowner AND p.proconfig = $4 AND NOT p.prosecdef AS safe,
@@ -45,88 +46,107 @@ WHERE c.oid = to_regclass($1) AND p.proname = $3 AND p.pronargs = 0 AND (
 
 @dataclass(frozen=True, slots=True)
 class MigrationStep:
+    """A part of a migration."""
+
     done: str
-    "What is said once it is done."
+    "The line to report once the step is done."
     statements: tuple[str, ...]
-    "Each ends in a semicolon."
+    "The SQL statements, each with its semicolon."
 
 
 @dataclass(slots=True)
 class RolePlan:
-    """Of one role."""
+    """The steps that one role may execute."""
 
-    on: dict[str, None] = field(default_factory=dict)
-    "Which tables, in order."
-    together: list[MigrationStep] = field(default_factory=list)
-    "In one transaction, in this order."
-    apart: list[MigrationStep] = field(default_factory=list)
-    "Outside of any transaction, statement by statement."
+    tables: dict[str, None] = field(default_factory=dict)
+    "The tables that the steps change, in order."
+    transactional: list[MigrationStep] = field(default_factory=list)
+    "The steps to execute in one transaction, in order."
+    standalone: list[MigrationStep] = field(default_factory=list)
+    "The steps to execute outside of any transaction, statement by statement."
 
 
 @dataclass(slots=True)
 class Plan:
+    """All steps of a migration, by the role that may execute them."""
+
     role: str
-    "Ours."
-    ours: RolePlan = field(default_factory=RolePlan)
-    theirs: dict[str, RolePlan] = field(default_factory=dict)
-    "What our role may not do, by who may: the owners."
+    "The role of our session."
+    own: RolePlan = field(default_factory=RolePlan)
+    "The steps that our role may execute."
+    for_owners: dict[str, RolePlan] = field(default_factory=dict)
+    "The steps that our role may not execute, by the owner of the object."
     notes: list[str] = field(default_factory=list)
-    "What cannot be, and need not."
+    "Lines about what is not possible in this database, and not necessary."
     problems: list[str] = field(default_factory=list)
+    "Lines about what is necessary and not possible, each with how to fix it."
 
-    def work(self, on: str, owner: str | None, owned: bool | None) -> RolePlan:
-        """To which to add something on this table."""
-        work = self.ours if owned or owner is None else self.theirs.setdefault(owner, RolePlan())
-        work.on[on] = None
-        return work
+    def role_plan(self, table: str, owner: str | None, is_owned: bool | None) -> RolePlan:
+        """Return the plan to which to add a step on `table` that only the owner of an object may execute.
 
-    def work_on(self, table: Table) -> RolePlan:
-        return self.work(table.name, table.owner, table.owned)
+        `is_owned`: our role has the privileges of the owner. `owner` is None if the object does not exist yet.
+        """
+        plan = self.own if is_owned or owner is None else self.for_owners.setdefault(owner, RolePlan())
+        plan.tables[table] = None
+        return plan
+
+    def role_plan_for(self, table: Table) -> RolePlan:
+        """Return the plan to which to add a step that the owner of `table` may execute."""
+        return self.role_plan(table.name, table.owner, table.is_owned)
 
 
-async def plan_install(connection: Any, kind: str, channel: str | None) -> Plan:
-    """What is missing: the table, the indexes and, if there is a `channel` to announce on, the triggers."""
+async def plan_install(connection: Any, platform: str, channel: str | None) -> Plan:
+    """Plan to create what is missing: the daemon's table, the indexes and, unless `channel` is None, the triggers.
+
+    `platform` is the value of source.kind. The triggers announce changes on `channel`.
+    """
     table = await cache.find(connection)
     plan = Plan(table.role)
     if table.problem is not None:
         plan.problems.append(table.problem)
     elif not table.is_there:
-        plan.ours.together.append(MigrationStep("created table leaderboard_cache", table.create))
+        plan.own.transactional.append(MigrationStep("created table leaderboard_cache", table.create))
     if channel is not None:
-        await _make_triggers(connection, plan, kind, channel)
-    wanted = check.requirements(kind)
-    found = await inspect(connection, kind, wanted)
-    for index in wanted["indexes"]:
-        await _make_index(connection, plan, kind, check.fitted(index, found))
+        await _plan_triggers(connection, plan, platform, channel)
+    required = requirements(platform)
+    found = await inspect(connection, platform, required)
+    for index in required["indexes"]:
+        await _plan_index(connection, plan, platform, check.adapted_index(index, found))
     return plan
 
 
-async def plan_uninstall(connection: Any, kind: str, channel: str) -> Plan:
-    """All that is ours: the triggers that announce on `channel`, their functions, and what has our mark."""
+async def plan_uninstall(connection: Any, platform: str, channel: str) -> Plan:
+    """Plan to remove what `plan_install` creates.
+
+    These are the triggers that announce on `channel` with their functions, and the table and the indexes whose comments
+    mark them as ours.
+    """
     table = await cache.find(connection)
     plan = Plan(table.role)
-    wanted = check.requirements(kind)
-    tables = [*(wanted["tables"] | wanted["divisions"])]
-    if others := await _others(connection, tables, channel):
-        plan.problems.append(f"postgres: the triggers are another cluster's, and stay: {others} to remove them")
+    required = requirements(platform)
+    tables = [*(required["tables"] | required["divisions"])]
+    if conflict := await _other_channel(connection, tables, channel):
+        plan.problems.append(
+            f"postgres: the triggers belong to another cluster, and were not removed: {conflict} to remove them"
+        )
     else:
         for name in tables:
-            await _undo_triggers(connection, plan, name)
+            await _plan_trigger_removal(connection, plan, name)
     if table.is_there and table.marked:
         step = MigrationStep("dropped table leaderboard_cache", (f"DROP TABLE {table.name};",))
-        plan.work(table.name, table.owner, table.owned).together.append(step)
-    for index in wanted["indexes"]:
-        await _undo_index(connection, plan, index)
+        plan.role_plan(table.name, table.owner, table.owned).transactional.append(step)
+    for index in required["indexes"]:
+        await _plan_index_removal(connection, plan, index)
     return plan
 
 
 # --- the indexes --------------------------------------------------------------------------------------------
 
 
-async def _make_index(connection: Any, plan: Plan, kind: str, index: dict[str, Any]) -> None:
+async def _plan_index(connection: Any, plan: Plan, platform: str, index: dict[str, Any]) -> None:
     table = await check.find_table(connection, index["table"])
     if table is None:
-        plan.problems += await check.table_problems(connection, index["table"], [], kind)
+        plan.problems += await check.table_problems(connection, index["table"], [], platform)
         return
     if not table.is_table:
         plan.notes.append(f"{index['table']} is a view: an index can only be on the tables behind it")
@@ -134,116 +154,123 @@ async def _make_index(connection: Any, plan: Plan, kind: str, index: dict[str, A
     if await check.has_index(connection, index):
         return
     if table.is_partitioned:
-        plan.problems.append(check.no_index(index, table))
+        plan.problems.append(check.missing_index_problem(index, table))
         return
-    left = await _index(connection, index)
-    if left is not None and left["valid"] and not left["marked"]:
+    existing = await _index_of_our_name(connection, index)
+    if existing is not None and existing["valid"] and not existing["marked"]:
         plan.problems.append(
-            f"postgres: index {left['name']} is not ours, and not what rebuilds need: let the owner, {table.owner}, "
-            f"give it another name with ALTER INDEX {left['name']} RENAME TO"
+            f"postgres: index {existing['name']} is not ours, and not the index that rebuilds need: let the "
+            f"owner, {table.owner}, give it another name with ALTER INDEX {existing['name']} RENAME TO"
         )
         return
-    # One that does not serve is what an interrupted run, or an older release, has left.
-    drop = (f"DROP INDEX CONCURRENTLY {left['name']};",) if left else ()
+    # An index of our name that does not serve was left by an interrupted run, or an older release.
+    drop = (f"DROP INDEX CONCURRENTLY {existing['name']};",) if existing else ()
     mark = f"COMMENT ON INDEX {table.schema}.{index['name']} IS '{MARK}so that rebuilds need not scan the table';"
-    done = f"created index {index['name']} on {index['table']}" + (", in place of one that did not serve" * bool(left))
-    plan.work_on(table).apart.append(MigrationStep(done, (*drop, check.create_index(index, table), mark)))
+    done = f"created index {index['name']} on {index['table']}" + (", replacing an unusable one" * bool(existing))
+    plan.role_plan_for(table).standalone.append(MigrationStep(done, (*drop, check.create_index(index, table), mark)))
 
 
-async def _undo_index(connection: Any, plan: Plan, index: dict[str, Any]) -> None:
-    left = await _index(connection, index)
+async def _plan_index_removal(connection: Any, plan: Plan, index: dict[str, Any]) -> None:
+    existing = await _index_of_our_name(connection, index)
     table = await check.find_table(connection, index["table"])
-    if left is None or table is None or not (left["marked"] or not left["valid"]) or table.is_partitioned:
+    if existing is None or table is None or not (existing["marked"] or not existing["valid"]) or table.is_partitioned:
         return
     step = MigrationStep(
-        f"dropped index {index['name']} on {index['table']}", (f"DROP INDEX CONCURRENTLY {left['name']};",)
+        f"dropped index {index['name']} on {index['table']}", (f"DROP INDEX CONCURRENTLY {existing['name']};",)
     )
-    plan.work_on(table).apart.append(step)
+    plan.role_plan_for(table).standalone.append(step)
 
 
-async def _index(connection: Any, index: dict[str, Any]) -> Any:
-    """The one that has our name."""
+async def _index_of_our_name(connection: Any, index: dict[str, Any]) -> Any:
+    """Return the row of `_INDEX` for the index with our name. None if it does not exist."""
     return await connection.fetchrow(_INDEX, index["table"], index["name"], MARK)
 
 
 # --- the triggers -------------------------------------------------------------------------------------------
 
 
-async def _make_triggers(connection: Any, plan: Plan, kind: str, channel: str) -> None:
-    wanted = check.requirements(kind)
-    found = await inspect(connection, kind, wanted)
+async def _plan_triggers(connection: Any, plan: Plan, platform: str, channel: str) -> None:
+    required = requirements(platform)
+    found = await inspect(connection, platform, required)
     tables = found.meanings
-    if others := await _others(connection, tables, channel):
+    if conflict := await _other_channel(connection, tables, channel):
         plan.problems.append(
-            f"postgres: the triggers are another cluster's, nothing of them was changed: {others} first"
+            f"postgres: the triggers belong to another cluster, and were not changed: {conflict} first"
         )
         return
     for name, columns in tables.items():
-        problems = await check.table_problems(connection, name, list(columns), kind)
+        problems = await check.table_problems(connection, name, list(columns), platform)
         table = await check.find_table(connection, name)
         if problems or table is None:
             plan.problems += problems
         elif not table.is_table:
             plan.problems.append(
-                f"postgres: {name} is not a table and can announce nothing; let the platform publish its changes"
+                f"postgres: {name} is not a table and can have no triggers; let the platform publish its changes"
             )
         else:
-            rules = wanted["announce"].get(name, {})
+            rules = required["announce"].get(name, {})
             try:
                 announcer = triggers.announcer(name, table, found, rules, channel)
             except ColumnError as error:
                 plan.problems.append(str(error))
             else:
-                await _make_announcer(connection, plan, announcer)
+                await _plan_announcer(connection, plan, announcer)
 
 
-async def _make_announcer(connection: Any, plan: Plan, wanted: Announcer) -> None:
-    found = {row["name"]: row["enabled"] and row["here"] for row in await _triggers(connection, wanted.name)}
+async def _plan_announcer(connection: Any, plan: Plan, announcer: Announcer) -> None:
+    found = {row["name"]: row["enabled"] and row["here"] for row in await _triggers(connection, announcer.name)}
     names = {operation: triggers.trigger(operation) for operation in OPERATIONS}
-    wrong = [name for name, right in found.items() if not right]
+    unusable = [name for name, is_usable in found.items() if not is_usable]
     new = [operation for operation, name in names.items() if not found.get(name)]
-    function = next((row for row in await _functions(connection, wanted.name) if row["here"]), None)
+    function = next((row for row in await _functions(connection, announcer.name) if row["here"]), None)
     steps = []
-    if function is None or not (function["safe"] and function["body"] == wanted.body):
-        done = f"{'replaced' if function else 'created'} function {triggers.function(wanted.name)}"
-        steps.append(MigrationStep(done, wanted.create_function))
+    if function is None or not (function["safe"] and function["body"] == announcer.body):
+        done = f"{'replaced' if function else 'created'} function {triggers.function(announcer.name)}"
+        steps.append(MigrationStep(done, announcer.create_function))
     if new:
-        statements = (*_drop_triggers(wanted.table, wrong), *map(wanted.create_trigger, new))
-        steps.append(MigrationStep(f"created triggers on {wanted.name}: {', '.join(new)}", statements))
+        statements = (*_drop_triggers(announcer.table, unusable), *map(announcer.create_trigger, new))
+        steps.append(MigrationStep(f"created triggers on {announcer.name}: {', '.join(new)}", statements))
     if steps:
-        plan.work_on(wanted.table).together += steps
+        plan.role_plan_for(announcer.table).transactional += steps
 
 
-async def _undo_triggers(connection: Any, plan: Plan, name: str) -> None:
+async def _plan_trigger_removal(connection: Any, plan: Plan, name: str) -> None:
     table = await check.find_table(connection, name)
     if table is None:
         return
     if found := [row["name"] for row in await _triggers(connection, name)]:
-        plan.work_on(table).together.append(MigrationStep(f"dropped triggers on {name}", _drop_triggers(table, found)))
+        plan.role_plan_for(table).transactional.append(
+            MigrationStep(f"dropped triggers on {name}", _drop_triggers(table, found))
+        )
     for function in await _functions(connection, name):
         step = MigrationStep(f"dropped function {triggers.function(name)}", (f"DROP FUNCTION {function['name']}();",))
-        plan.work(table.name, function["owner"], function["owned"]).together.append(step)
+        plan.role_plan(table.name, function["owner"], function["owned"]).transactional.append(step)
 
 
-async def _others(connection: Any, tables: Iterable[str], channel: str) -> str | None:
-    """If they announce to somebody else: to whom, and the mend that begins so."""
+async def _other_channel(connection: Any, tables: Iterable[str], channel: str) -> str | None:
+    """Return None unless our triggers on `tables` announce on another channel than `channel`.
+
+    Otherwise, return which channel, and how to fix it; the caller completes the sentence.
+    """
     for name in tables:
         for row in await _triggers(connection, name):
-            if (spoken := triggers.channel_of(row["body"])) not in (None, channel):
+            if (other := triggers.channel_of(row["body"])) not in (None, channel):
                 return (
-                    f"those on {name} announce on channel {spoken!r}, and with this redis.key_prefix we listen on "
-                    f"{channel!r}; set the same prefix, or run `scoreboardd migrate --undo` with theirs"
+                    f"those on {name} announce on channel {other!r}, and with this redis.key_prefix nodes listen on "
+                    f"{channel!r}; set the same prefix, or run `scoreboardd migrate --undo` with the other one"
                 )
     return None
 
 
 async def _triggers(connection: Any, name: str) -> list[Any]:
+    """Return the rows of `_TRIGGERS` for table `name`."""
     names = [triggers.trigger(operation) for operation in OPERATIONS]
     found: list[Any] = await connection.fetch(_TRIGGERS, name, names, triggers.function(name))
     return found
 
 
 async def _functions(connection: Any, name: str) -> list[Any]:
+    """Return the rows of `_FUNCTIONS` for table `name`."""
     names = [triggers.trigger(operation) for operation in OPERATIONS]
     found: list[Any] = await connection.fetch(_FUNCTIONS, name, names, triggers.function(name), triggers.SETTINGS)
     return found

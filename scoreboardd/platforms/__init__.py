@@ -1,5 +1,6 @@
-"""Where the facts come from. A platform is a folder here: a `platform.toml` and a few `.sql` files, no Python.
+"""Reads the platforms' databases. Each platform is a folder here with a `platform.toml` and `.sql` files, no Python.
 
-`platform.toml` names the tables and columns the queries read, and the indexes they want, for `scoreboardd check`. Each
-query returns fixed columns (see `postgres.py`) and sees only what may be shown: correct submissions, visible users.
+`platform.toml` lists the tables and columns that the queries read, and the indexes that they need; `scoreboardd check`
+compares them with the database. Each query returns fixed columns (see `postgres.py`) and only rows that may be shown:
+correct submissions, visible users.
 """

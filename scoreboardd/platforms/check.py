@@ -1,4 +1,4 @@
-"""What `scoreboardd check` finds wrong with a source's database: one line each, with its mend."""
+"""Checks the platform's database for `scoreboardd check`. Each problem is one line: what, where, and how to fix it."""
 
 import time
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from scoreboardd.platforms.columns import Tables, inspect
-from scoreboardd.platforms.postgres import PostgresSource, SourceError, explain, wanted
+from scoreboardd.platforms.postgres import PostgresSource, SourceError, explain, requirements
 from scoreboardd.postgres.connection import FAILURES, connect_for_transactions, transaction
 
 _TABLE = """
@@ -22,7 +22,7 @@ FROM pg_attribute a
 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
-# The valid indexes of a table: their columns in order, and their condition.
+# The valid indexes of a table: the columns of each in order, and its condition.
 _INDEXES = """
 SELECT ARRAY(SELECT pg_get_indexdef(indexrelid, n, true) FROM generate_series(1, indnkeyatts) n),
        pg_get_expr(indpred, indrelid)
@@ -44,100 +44,102 @@ _UTC = frozenset(f"{area}{name}" for area in ("", "Etc/") for name in ("UTC", "G
 
 
 class Table(NamedTuple):
-    """A table of the platform's, or what stands in its place."""
+    """A table of the platform, or a view with the name of one. Names are quoted for SQL where necessary."""
 
     schema: str
-    "Quoted where it must be, as are all names here."
+    "The name of its schema."
     name: str
-    "With its schema."
-    kind: str
-    "As in `pg_class.relkind`."
+    "Its name, qualified with the schema."
+    relkind: str
+    "The kind of relation, as in `pg_class.relkind`."
     owner: str
-    owned: bool
-    "By our role."
+    "The role that owns it."
+    is_owned: bool
+    "Whether our role has the privileges of the owner."
 
     @property
     def is_table(self) -> bool:
-        """Not a view, nor a table of another server: it can have indexes and triggers."""
-        return self.kind in "rp"
+        """Whether it is a table, partitioned or not, and so can have indexes and triggers; false for views and foreign
+        tables."""
+        return self.relkind in "rp"
 
     @property
     def is_partitioned(self) -> bool:
-        return self.kind == "p"
+        """Whether it is a partitioned table, on which an index cannot be created concurrently."""
+        return self.relkind == "p"
 
 
-def requirements(kind: str) -> dict[str, Any]:
-    """What the source wants of its database: its `platform.toml`."""
-    return wanted(kind)
+async def problems(dsn: str, platform: str, *, statement_timeout: float, timezone: str = "UTC") -> AsyncIterator[str]:
+    """Yield every problem of the database at `dsn` as one line.
 
-
-async def problems(dsn: str, kind: str, *, statement_timeout: float, timezone: str = "UTC") -> AsyncIterator[str]:
-    """Every problem of the database, none if the source can be read as it should."""
+    `platform` is the value of source.kind; `statement_timeout` is in seconds; `timezone` is the IANA name of the zone
+    of times that are stored without one.
+    """
     try:
         connection = await connect_for_transactions(dsn, statement_timeout=statement_timeout)
     except FAILURES as error:
-        yield explain(error, kind, dsn)
+        yield explain(error, platform, dsn)
         return
     try:
         async with transaction(connection, statement_timeout=statement_timeout):
-            found = await inspect(connection, kind, requirements(kind))
+            found = await inspect(connection, platform, requirements(platform))
             unreadable = [problem async for problem in _unreadable(connection, found, dsn)]
-            shadowed, zones = await _shadowed(connection, found), await _zone(connection, found, timezone)
+            shadowed, zones = await _shadowed(connection, found), await _zone_problems(connection, found, timezone)
             unindexed = [problem async for problem in _unindexed(connection, found)]
         for problem in [*unreadable, *found.problems(), *shadowed, *zones, *unindexed]:
             yield problem
         if not unreadable and found.is_readable:
-            source = PostgresSource(dsn, kind, statement_timeout=statement_timeout, timezone=timezone)
-            async for problem in _reading(source):
+            source = PostgresSource(dsn, platform, statement_timeout=statement_timeout, timezone=timezone)
+            async for problem in _read_problems(source):
                 yield problem
     except FAILURES as error:
-        yield explain(error, kind, dsn)
+        yield explain(error, platform, dsn)
     finally:
         connection.terminate()
 
 
 async def _unreadable(connection: Any, found: Tables, dsn: str) -> AsyncIterator[str]:
-    """What keeps the tables from being read, whatever their columns are: one row of each is read."""
+    """Yield why a table or its columns cannot be read. Reads one row of each table."""
     for table, columns in found.meanings.items():
-        problems = await table_problems(connection, table, list(columns), found.kind)
+        problems = await table_problems(connection, table, list(columns), found.platform)
         if not problems:
             await connection.execute("SAVEPOINT one_table")
             try:
                 await connection.fetch(f"SELECT {', '.join(columns)} FROM {table} LIMIT 1")  # noqa: S608
             except FAILURES as error:
                 await connection.execute("ROLLBACK TO one_table")
-                if not isinstance(
-                    error, asyncpg.QueryCanceledError
-                ):  # of that the whole read tells, and how long it took
-                    problems = [explain(error, found.kind, dsn)]
+                # A timeout is reported by `_read_problems`, with the time that the read took.
+                if not isinstance(error, asyncpg.QueryCanceledError):
+                    problems = [explain(error, found.platform, dsn)]
         for problem in problems:
             yield problem
 
 
 async def _unindexed(connection: Any, found: Tables) -> AsyncIterator[str]:
-    for index in requirements(found.kind)["indexes"]:
-        indexed = await find_table(connection, index["table"])
-        its = fitted(index, found)
-        if indexed is not None and indexed.is_table and not await has_index(connection, its):
-            yield no_index(its, indexed)
+    """Yield a problem for each required index that is missing."""
+    for required in requirements(found.platform)["indexes"]:
+        table = await find_table(connection, required["table"])
+        index = adapted_index(required, found)
+        if table is not None and table.is_table and not await has_index(connection, index):
+            yield missing_index_problem(index, table)
 
 
 async def _shadowed(connection: Any, found: Tables) -> list[str]:
-    """Tables that hide others of the same name, which the search_path comes to later."""
+    """Return a problem for each table that hides another of the same name later in the search_path."""
     return [
-        f"postgres: {table} is read from {read}, which hides {hidden}; if the platform's is the other one, set the "
-        "search_path of the role in postgres.dsn to the platform's schema alone, else rename one of them"
+        f"postgres: {table} is read from {read}, which hides {hidden}; if the platform uses the other one, set "
+        "the search_path of the role in postgres.dsn to the platform's schema alone, else rename one of them"
         for table, read, hidden in await connection.fetch(_SHADOWED, list(found.meanings))
     ]
 
 
-async def _zone(connection: Any, found: Tables, timezone: str) -> list[str]:
-    """Times without a zone, where the database has another than we take them to be in."""
+async def _zone_problems(connection: Any, found: Tables, timezone: str) -> list[str]:
+    """Return a problem for each time column without a zone, if the database's zone is not UTC and `timezone` is UTC."""
     zone = await connection.fetchval("SELECT current_setting('TimeZone')")
     if timezone != "UTC" or zone in _UTC:
         return []
     return [
-        f"postgres: column {table}.{name} is of type {column.declared}, which has no time zone, and is taken as UTC, "
+        f"postgres: column {table}.{name} is of type {column.declared}, which has no time zone, and is read as UTC, "
         f'but the TimeZone of the database is {zone}; set source.timezone = "{zone}", or "Etc/UTC" if the platform '
         "writes UTC"
         for table, meanings in found.meanings.items()
@@ -146,16 +148,16 @@ async def _zone(connection: Any, found: Tables, timezone: str) -> list[str]:
     ]
 
 
-async def _reading(source: PostgresSource) -> AsyncIterator[str]:
-    """Read as the daemon does: what fails, what is odd, and what takes nearly as long as it may."""
+async def _read_problems(source: PostgresSource) -> AsyncIterator[str]:
+    """Read everything as the daemon does. Yield a problem for a failed read, for invalid rows, and for a read that took
+    more than half of the statement timeout."""
     async with source:
         start = time.monotonic()
         try:
             reading = await source.read()
         except SourceError as error:
             seconds = time.monotonic() - start
-            limit = f"to read everything took {seconds:.1f} s until then, postgres.statement_timeout is "
-            limit += f"{source.statement_timeout:g} s"
+            limit = f"the read had taken {seconds:.1f} s, postgres.statement_timeout is {source.statement_timeout:g} s"
             yield f"{error} ({limit})" if isinstance(error.__cause__, asyncpg.QueryCanceledError) else str(error)
             return
         seconds = time.monotonic() - start
@@ -163,28 +165,28 @@ async def _reading(source: PostgresSource) -> AsyncIterator[str]:
         yield str(finding)
     if seconds > source.statement_timeout / 2:
         yield (
-            f"postgres: to read everything took {seconds:.1f} s, and postgres.statement_timeout allows "
-            f"{source.statement_timeout:g} s for a statement; raise it, or see what keeps the server busy"
+            f"postgres: reading everything took {seconds:.1f} s, and postgres.statement_timeout allows "
+            f"{source.statement_timeout:g} s for each statement; raise it, or find out what keeps the server busy"
         )
 
 
 async def find_table(connection: Any, name: str) -> Table | None:
-    """What the source reads as `name`."""
+    """Return the table or view that the source reads as `name`. None if it does not exist."""
     row = await connection.fetchrow(_TABLE, name)
     return None if row is None else Table(*row)
 
 
-async def table_problems(connection: Any, table: str, columns: list[str], kind: str) -> list[str]:
-    """What keeps these columns from being read."""
+async def table_problems(connection: Any, table: str, columns: list[str], platform: str) -> list[str]:
+    """Return why these columns of `table` cannot be read, as one line each."""
     readable = dict(await connection.fetch(_COLUMNS, table))
     if not readable:
         return [
-            f"postgres: table {table} is missing: the {kind} source reads it; see that postgres.dsn names the "
-            "platform's database, and its search_path the schema"
+            f"postgres: table {table} is missing: the {platform} source reads it; check that postgres.dsn names "
+            "the platform's database, and that the search_path of its role contains the schema"
         ]
     found = [
-        f"postgres: column {table}.{column} is missing: the {kind} source reads it; "
-        f"see that the platform is of the version that source.kind={kind} is for"
+        f"postgres: column {table}.{column} is missing: the {platform} source reads it; "
+        f"check that the platform has a version that source.kind={platform} supports"
         for column in columns
         if column not in readable
     ]
@@ -196,40 +198,43 @@ async def table_problems(connection: Any, table: str, columns: list[str], kind: 
     return found
 
 
-async def has_index(connection: Any, wanted: dict[str, Any]) -> bool:
-    """True if some index, whoever's, does what the wanted one is for."""
-    names, where = wanted["columns"], wanted["where"]
+async def has_index(connection: Any, index: dict[str, Any]) -> bool:
+    """Return whether the table has an index that serves the purpose of `index`, under any name."""
+    names, where = index["columns"], index["where"]
     return any(
         columns[: len(names)] == names and condition in (None, where, f"({where} = true)")
-        for columns, condition in await connection.fetch(_INDEXES, wanted["table"])
+        for columns, condition in await connection.fetch(_INDEXES, index["table"])
     )
 
 
-def fitted(wanted: dict[str, Any], found: Tables) -> dict[str, Any]:
-    """The wanted index. Of all rows, if the column of its condition is not boolean."""
-    column = found.columns.get(wanted["table"], {}).get(wanted["where"])
-    return wanted if column is None or column.base == "bool" else wanted | {"where": None}
+def adapted_index(index: dict[str, Any], found: Tables) -> dict[str, Any]:
+    """Return `index` of `platform.toml`, without its condition if the column of the condition is not boolean."""
+    column = found.columns.get(index["table"], {}).get(index["where"])
+    return index if column is None or column.base == "bool" else index | {"where": None}
 
 
-def _condition(wanted: dict[str, Any]) -> str:
-    return f" WHERE {wanted['where']}" if wanted["where"] else ""
+def _condition(index: dict[str, Any]) -> str:
+    return f" WHERE {index['where']}" if index["where"] else ""
 
 
-def no_index(wanted: dict[str, Any], table: Table) -> str:
-    """The problem, and its mend."""
-    mend = "run `scoreboardd migrate`, or let the owner of the table run:"
+def missing_index_problem(index: dict[str, Any], table: Table) -> str:
+    """Return the problem that `index` on `table` is missing, with the statement that creates it."""
+    fix = "run `scoreboardd migrate`, or let the owner of the table run:"
     if table.is_partitioned:
-        mend = f"{table.name} is partitioned and locked while one is made: let its owner run, when nobody writes to it:"
+        fix = (
+            f"{table.name} is partitioned, and is locked while an index is created: when nobody writes to it, let its "
+            "owner run:"
+        )
     return (
-        f"postgres: no index on {wanted['table']} ({', '.join(wanted['columns'])}){_condition(wanted)}: "
-        f"rebuilds scan the whole table; {mend} {create_index(wanted, table)}"
+        f"postgres: no index on {index['table']} ({', '.join(index['columns'])}){_condition(index)}: "
+        f"rebuilds scan the whole table; {fix} {create_index(index, table)}"
     )
 
 
-def create_index(wanted: dict[str, Any], table: Table) -> str:
-    """The statement; it keeps nobody waiting, but where the table is partitioned."""
+def create_index(index: dict[str, Any], table: Table) -> str:
+    """Return the statement that creates `index`. It blocks writers only if the table is partitioned."""
     concurrently = "" if table.is_partitioned else "CONCURRENTLY "
     return (
-        f"CREATE INDEX {concurrently}{wanted['name']} ON {table.name} ({', '.join(wanted['columns'])}) "
-        f"INCLUDE ({', '.join(wanted['include'])}){_condition(wanted)};"
+        f"CREATE INDEX {concurrently}{index['name']} ON {table.name} ({', '.join(index['columns'])}) "
+        f"INCLUDE ({', '.join(index['include'])}){_condition(index)};"
     )

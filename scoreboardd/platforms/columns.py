@@ -1,10 +1,10 @@
-"""The columns of a platform's tables: what the queries expect of each, and how a column of another type is read.
+"""The columns of a platform's tables: which type the queries expect, and how a column of another type is converted.
 
-`platform.toml` says what a column means; the database says which type it has. A query names a table
-as `users AS u`, and `Tables.query` puts a subquery in the place of `users`, in which every column has the type that
-goes with its meaning. A column that has that type already costs nothing: PostgreSQL merges the subquery into the query.
+`platform.toml` gives each column a meaning; the database gives its type. A query names a table as `users AS u`.
+`Tables.query` replaces `users` with a subquery in which every column has the type that its meaning requires. A column
+that already has this type costs nothing: PostgreSQL merges the subquery into the query.
 
-| meaning | the query sees | a value that does not fit |
+| meaning | type in the query | result for a value that cannot be converted |
 | --- | --- | --- |
 | `key` | the column as it is | |
 | `id` | bigint | NULL |
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 INTEGERS = frozenset({"int2", "int4", "int8"})
+"The names of the integer types, as in `pg_type.typname`."
 _FLOATS = frozenset({"float4", "float8"})
 
 _EXPECTED = {
@@ -31,8 +32,9 @@ _EXPECTED = {
     "flag": "boolean",
     "time": "timestamp with time zone",
 }
+"The expected type by meaning, as problems name it."
 
-# The type below all domains. One row a column.
+# The type of each column, with domains resolved to their base type. One row per column.
 _COLUMNS = """
 WITH RECURSIVE columns (table_name, column_name, declared, number, is_last, type) AS (
     SELECT t.name, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnum, y.typbasetype = 0,
@@ -60,50 +62,55 @@ class Column(NamedTuple):
     """The type of a column."""
 
     declared: str
-    "As SQL writes it."
+    "The declared type, as SQL writes it."
     base: str
-    "The name of the type below all domains, as in `pg_type.typname`."
+    "The base type with domains resolved, as in `pg_type.typname`."
     category: str
-    "As in `pg_type.typcategory`."
+    "The category of the base type, as in `pg_type.typcategory`."
     is_unique: bool
-    "Part of a unique index."
+    "Whether the column is part of a unique index."
 
     @property
     def ignores_case(self) -> bool:
+        """Whether comparisons of the type ignore case."""
         return self.base == "citext"
 
     @property
     def has_zone(self) -> bool:
+        """False if the type is a time or date without a time zone."""
         return self.base not in ("timestamp", "date")
 
     @property
     def is_text(self) -> bool:
+        """Whether the type is a text type or an enum."""
         return self.category in "SE" or self.base == "char"
 
 
 class ColumnError(Exception):
-    """A column has a type that cannot be read as what it means; one line."""
+    """The type of a column cannot be converted to what its meaning requires. The text is one line."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables that a source reads, as they are in one database."""
+    """The tables that a source reads, as found in one database."""
 
-    kind: str
+    platform: str
+    "The value of source.kind."
     meanings: Mapping[str, Mapping[str, str]]
-    "By table and column. Without the columns that the platform may lack, and does."
+    "The meaning of each column by table and column, without the optional columns that are missing."
     absent: Mapping[str, Mapping[str, str]]
-    "The columns that it lacks."
+    "The meaning of each optional column that is missing, by table and column."
     columns: Mapping[str, Mapping[str, Column]]
-    "What is there, by table and column."
+    "The columns that exist, by table and column."
 
     @property
     def has_divisions(self) -> bool:
+        """Whether the platform has a table of divisions."""
         return "divisions" in self.columns
 
     @property
     def is_readable(self) -> bool:
-        """Whether every column that is there has a type that can be read."""
+        """Whether every existing column has a type that can be converted."""
         return all(
             _value(meaning, name, column, "UTC") is not None and (meaning != "word" or _fits(meaning, column))
             for table, meanings in self.meanings.items()
@@ -112,7 +119,7 @@ class Tables:
         )
 
     def problems(self) -> Iterator[str]:
-        """One line for each column whose type cannot be read, or cannot mean what the source takes it for."""
+        """Yield one line for each column whose type does not fit its meaning."""
         for table, meanings in self.meanings.items():
             for name, meaning in meanings.items():
                 column = self.columns.get(table, {}).get(name)
@@ -122,11 +129,14 @@ class Tables:
     def _problem(self, table: str, name: str, meaning: str, column: Column) -> str:
         what = f"postgres: column {table}.{name} is of type {column.declared}, expected {_EXPECTED[meaning]}"
         if meaning == "word":
-            return f"{what}: no value of it can be 'blocked' or 'admin', so nobody would be left out; make it text"
-        return f"{what}; see that the platform is of the version that source.kind={self.kind} is for"
+            return f"{what}: its values can never be 'blocked' or 'admin', so nobody would be left out; make it text"
+        return f"{what}; check that the platform has a version that source.kind={self.platform} supports"
 
     def query(self, sql: str, timezone: str) -> str:
-        """`sql`, reading columns of the expected types. Raises `ColumnError`."""
+        """Return `sql` with each table replaced by the subquery that converts its columns.
+
+        `timezone` is the IANA name of the zone of times that are stored without one. Raises `ColumnError`.
+        """
         for table in self.meanings:
             place = re.compile(rf"\b{table}(?= AS\b)")
             if place.search(sql):
@@ -134,17 +144,20 @@ class Tables:
         return sql
 
     def rows(self, table: str, origin: str, timezone: str) -> str:
-        """A subquery of rows of a table, which are in `origin`. Raises `ColumnError`."""
+        """Return a subquery that converts the rows of `origin`, which has the columns of `table`.
+
+        `timezone` is as for `query`. Raises `ColumnError`.
+        """
         return f"(SELECT {', '.join(self._selected(table, timezone))} FROM {origin})"  # noqa: S608
 
     def _selected(self, table: str, timezone: str) -> Iterator[str]:
         columns = self.columns.get(table, {})
         for name, meaning in self.meanings[table].items():
             column = columns.get(name)
-            # A column that is missing is named as it is: the server then says so.
+            # A missing column stays in the query as it is: the server then reports it.
             value = name if column is None else _value(meaning, name, column, timezone)
             if column is not None and (value is None or (meaning == "word" and not _fits(meaning, column))):
-                # Better no board than one with everybody on it.
+                # No board is better than a board that shows blocked users and admins.
                 raise ColumnError(self._problem(table, name, meaning, column))
             yield f"{value} AS {name}"
         for name, meaning in self.absent.get(table, {}).items():
@@ -159,29 +172,30 @@ _TYPES = {
     "flag": "boolean",
     "time": "timestamptz",
 }
+"The type in the query by meaning."
 
 
-async def inspect(connection: Any, kind: str, wanted: Mapping[str, Any]) -> Tables:
-    """What the source described by `wanted`, a `platform.toml`, finds in this database."""
-    columns = await columns_of(connection, {*wanted["tables"], *wanted["divisions"]})
-    meanings: dict[str, dict[str, str]] = {table: dict(its) for table, its in wanted["tables"].items()}
+async def inspect(connection: Any, platform: str, requirements: Mapping[str, Any]) -> Tables:
+    """Look up the tables and columns of `requirements`, the content of a `platform.toml`, in the database."""
+    columns = await columns_of(connection, {*requirements["tables"], *requirements["divisions"]})
+    meanings: dict[str, dict[str, str]] = {table: dict(named) for table, named in requirements["tables"].items()}
     absent: dict[str, dict[str, str]] = {}
-    optional = wanted.get("optional", {})
-    for table, its in wanted["divisions"].items():
+    optional = requirements.get("optional", {})
+    for table, named in requirements["divisions"].items():
         if "divisions" in columns:
-            meanings.setdefault(table, {}).update(its)
+            meanings.setdefault(table, {}).update(named)
         else:
-            optional = optional | {table: optional.get(table, {}) | its}
-    for table, its in optional.items():
-        for name, meaning in its.items():
+            optional = optional | {table: optional.get(table, {}) | named}
+    for table, named in optional.items():
+        for name, meaning in named.items():
             if table not in meanings:
                 continue
             (meanings if name in columns.get(table, {}) else absent).setdefault(table, {})[name] = meaning
-    return Tables(kind, meanings, absent, columns)
+    return Tables(platform, meanings, absent, columns)
 
 
 async def columns_of(connection: Any, tables: Iterable[str]) -> dict[str, dict[str, Column]]:
-    """By table and name. Only tables that exist."""
+    """Return the columns of those of `tables` that exist, by table and column."""
     found: dict[str, dict[str, Column]] = {}
     for table, name, *column in await connection.fetch(_COLUMNS, sorted(tables)):
         found.setdefault(table, {})[name] = Column(*column)
@@ -189,6 +203,7 @@ async def columns_of(connection: Any, tables: Iterable[str]) -> dict[str, dict[s
 
 
 def _fits(meaning: str, column: Column) -> bool:
+    """Return whether values of the column's type can have this meaning."""
     if meaning == "word":
         return column.is_text or column.ignores_case
     if meaning == "number":
@@ -197,7 +212,7 @@ def _fits(meaning: str, column: Column) -> bool:
 
 
 def _value(meaning: str, name: str, column: Column, timezone: str) -> str | None:
-    """The SQL expression of a column's value as what it means, or None if there is no such."""
+    """Return the SQL expression that converts a column to the type of its meaning. None if there is no conversion."""
     match meaning:
         case "key":
             return name
@@ -219,7 +234,7 @@ def _id(name: str, column: Column) -> str | None:
     if column.base in INTEGERS:
         return f"{name}::bigint"
     if column.base == "numeric" or column.base in _FLOATS:
-        # As a float the largest bigint is 2^63, which is no bigint.
+        # The largest bigint rounds to 2^63 as a float, which is out of range, so the upper bound is exclusive.
         inside = f"{name} >= -9223372036854775808 AND {name} < 9223372036854775808 AND {name} = trunc({name})"
         return f"CASE WHEN {inside} THEN {name}::bigint END"
     return None
@@ -241,7 +256,7 @@ def _time(name: str, column: Column, timezone: str) -> str | None:
     if column.base == "timestamptz":
         return name
     if not column.has_zone:
-        # A time near the ends of what PostgreSQL can hold has no equivalent in another zone.
+        # A time near the limits of PostgreSQL cannot be converted to another zone.
         zone = timezone.replace("'", "''")
         inside = f"{name} >= '0001-01-01' AND {name} < '10000-01-01'"
         return f"CASE WHEN {inside} THEN {name}::timestamp AT TIME ZONE '{zone}' END"

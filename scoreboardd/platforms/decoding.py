@@ -1,14 +1,14 @@
-"""From the bytes that PostgreSQL sends to rows. A value that makes no sense costs its row, never the read.
+"""Decodes the values that PostgreSQL sends into rows. An invalid value affects its row only; the read never fails.
 
-The rows of the roster come as ids and the bytes of texts, the solves as one packed value. What is done about a
-value that cannot be shown, and is reported as a finding:
+Rows of the roster (challenges, teams, users, divisions) arrive as ids and the bytes of texts, all solves as one packed
+value. Invalid values are handled as follows, and each is reported as a finding:
 
-- a name that is not valid in the database's encoding: U+FFFD in place of the bytes that are not;
-- points that are no finite number, or beyond `MAX_POINTS`: 0, and as minimum the initial points;
-- an id that is NULL or no integer: the row is left out; a team or division that is none: the row belongs to none;
-- a solve without a time, or at a time that RFC 3339 cannot express: left out;
-- rows with the same id: one is kept, of users the one with the lowest team id, of teams the one with the lowest
-  division id, then the one whose values come first.
+- A name that is not valid in the database's encoding is shown with U+FFFD for the invalid bytes.
+- Points that are not a finite number, or beyond `MAX_POINTS`, become 0; such minimum points become the initial points.
+- A row whose id is NULL or not an integer is left out. A row with such a team or division id has no team or division.
+- A solve without a time, or with a time that RFC 3339 cannot express, is left out.
+- If several rows have the same id, one is kept: the user with the lowest team id, the team with the lowest division id,
+  then the row whose other values sort first.
 """
 
 import codecs
@@ -25,27 +25,29 @@ from scoreboardd.board.times import micros
 from scoreboardd.platforms.findings import Findings
 
 MAX_POINTS = 10**12
-"So that the sum of nine thousand challenges is still a number that JavaScript holds exactly."
+"The most points a challenge may have. JavaScript represents the sum of nine thousand such challenges exactly."
 MAX_SAFE_ID = 2**53 - 1
-"The largest integer that JavaScript holds exactly."
+"The largest integer up to which JavaScript represents all integers exactly."
 
 EARLIEST, LATEST = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
-"The times that RFC 3339 can express."
+"The range of times that RFC 3339 can express."
 
 _PACKED = np.dtype([("user_id", ">i8"), ("challenge_id", ">i8"), ("at", ">i8"), ("first_blood", "?")])
+"A solve as the query packs it. `at` is in microseconds since `_POSTGRES_EPOCH`."
 _POSTGRES_EPOCH = micros("2000-01-01T00:00:00Z")
-"Where PostgreSQL's own count of microseconds begins."
+"The epoch of PostgreSQL's timestamps, in microseconds of Unix time."
 _EARLIEST, _LATEST = (micros(text) - _POSTGRES_EPOCH for text in (EARLIEST, LATEST))
 
-#: One row of a query: ids are numbers, the rest is text in the encoding of the database.
 Raw = Sequence[Any]
+"One row of a query. Ids are integers; all other values are bytes of text in the encoding of the database."
 Row = TypeVar("Row", ChallengeRow, TeamRow, UserRow, DivisionRow)
 
 _CODECS = {"SQL_ASCII": "utf-8", "KOI8R": "koi8_r", "KOI8U": "koi8_u", "EUC_CN": "gb2312"}
+"Python's codecs for encodings of PostgreSQL with another name."
 
 
 def codec_of(encoding: str) -> str | None:
-    """The name of Python's codec for an encoding of PostgreSQL; None if Python has no such."""
+    """Return the name of Python's codec for an encoding of PostgreSQL. None if Python has no such codec."""
     try:
         return codecs.lookup(_CODECS.get(encoding, re.sub("^WIN", "cp", encoding))).name
     except LookupError:
@@ -53,7 +55,7 @@ def codec_of(encoding: str) -> str | None:
 
 
 class Decoder:
-    """Makes rows. What is odd about them goes to `findings`."""
+    """Decodes the rows of the roster and adds invalid values to `findings`. `codec` is the codec of the texts."""
 
     def __init__(self, codec: str, findings: Findings) -> None:
         self._codec = codec
@@ -62,6 +64,7 @@ class Decoder:
     def roster(
         self, *, challenges: Iterable[Raw], teams: Iterable[Raw], users: Iterable[Raw], divisions: Iterable[Raw]
     ) -> Roster:
+        """Return the roster that these rows of the queries describe."""
         return Roster(
             challenges=self._rows("challenges", challenges, self._challenge, tuple),
             teams=self._rows("teams", teams, self._team, lambda team: (_last(team.division_id), team.name)),
@@ -72,10 +75,11 @@ class Decoder:
     def _rows(
         self, table: str, raw: Iterable[Raw], decode: Callable[[Raw], Row], order: Callable[[Row], Any]
     ) -> list[Row]:
+        """Decode the rows of a table. Of rows with the same id, keep the one that `order` sorts first."""
         rows: list[Row] = []
         for values in raw:
             if values[0] is None:
-                self._findings.add(table, "the id is NULL or no integer, and the row is left out")
+                self._findings.add(table, "the id is NULL or not an integer, and the row is left out; correct it")
             else:
                 rows.append(decode(values))
         kept = {row.id: row for row in rows}
@@ -84,14 +88,14 @@ class Decoder:
             for row in sorted(rows, key=lambda row: (row.id, order(row))):
                 if kept.setdefault(row.id, row) is not row:
                     self._findings.add(
-                        table, "more than one row has this id, and one of them is shown; make the id unique", row.id
+                        table, "several rows have this id, and only one of them is shown; make the id unique", row.id
                     )
         if kept and not -MAX_SAFE_ID <= min(kept) <= max(kept) <= MAX_SAFE_ID:
             for id in kept:
                 if abs(id) > MAX_SAFE_ID:
                     self._findings.add(
                         table,
-                        "the id is beyond 2^53-1, and browsers take such ids for others; give out smaller ones",
+                        "the id is beyond 2^53-1, and browsers confuse such ids with others; assign smaller ids",
                         id,
                         is_altered=False,
                     )
@@ -134,7 +138,7 @@ class Decoder:
             return value.decode(self._codec, "replace")
 
     def _points(self, column: str, id: int, value: bytes | None) -> int | None:
-        """Whole points, rounded; None without any."""
+        """Return the points rounded to an integer. None if they are NULL or not valid."""
         if value is None:
             return None
         try:
@@ -145,18 +149,21 @@ class Decoder:
             pass
         instead = "0" if column == "points" else "points"
         self._findings.add(
-            "challenges", f"{column} is not a number of at most 10^12, and {instead} is taken instead; correct it", id
+            "challenges", f"{column} is not a number of at most 10^12, and {instead} is used instead; correct it", id
         )
         return None
 
 
 def _last(id: int | None) -> tuple[bool, int]:
-    """Sorts None behind all ids."""
+    """Return a sort key that orders None after all ids."""
     return id is None, id or 0
 
 
 def unpacked(packed: bytes | None, packing: "np.dtype[np.void]" = _PACKED) -> Solves:
-    """The solves, all of them at times that can be shown; fewer than were packed if some are not."""
+    """Unpack solves, without those at times outside `EARLIEST` to `LATEST`.
+
+    `packing` is the dtype of the packed records; fields that `SOLVE` lacks are dropped.
+    """
     solves = np.frombuffer(packed or b"", packing)[list(SOLVE.names or ())].astype(SOLVE)
     at: NDArray[np.int64] = solves["at"]
     if len(at) and not _EARLIEST <= at.min() <= at.max() <= _LATEST:

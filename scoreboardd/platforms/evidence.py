@@ -1,22 +1,22 @@
-"""What a server says of itself and of the platform's tables: whether an increment can be trusted.
+"""The state of the server and the platform's tables, which shows whether an incremental read is safe.
 
-Three things are compared between two reads, in one short query that looks at no row of any table:
+One short query, which reads no row of the platform's tables, collects three things to compare between two reads:
 
-- *The server*: when it started and whether it is a standby. Behind one name there may be another server today.
-- *The tables*: which relations are read, partitions included, and in which files their rows are. TRUNCATE, a restored
-  dump and a rewritten table change the files at once, although no counter counts them.
-- *The counters* of rows written, which PostgreSQL keeps by table, and brings up to date within seconds of a commit.
+- *The server*: when it started and whether it is a standby. The host name may lead to another server than before.
+- *The tables*: which relations are read, partitions included, and the files that hold their rows. TRUNCATE, a restored
+  dump and a rewritten table change the files at once, although the counters do not count them.
+- *The counters* of written rows, which PostgreSQL keeps per table and updates within seconds of a commit.
 
-`countable` is false where the counters cannot move: of views, materialized views, foreign tables (as partitions, too),
-on a standby, to which they are not replicated, and with `track_counts = off`. Then nothing is known of rows that were
-changed or removed.
+`countable` is false if the counters do not change: for views, materialized views and foreign tables (also as
+partitions), on a standby, to which the counters are not replicated, and with `track_counts = off`. Then changed and
+removed rows cannot be detected.
 """
 
 from typing import Any, NamedTuple
 
 _QUERY = """
 WITH RECURSIVE relations (name, oid) AS (
-    SELECT name, to_regclass(name)::oid FROM unnest($1::text[]) AS wanted (name) WHERE to_regclass(name) IS NOT NULL
+    SELECT name, to_regclass(name)::oid FROM unnest($1::text[]) AS requested (name) WHERE to_regclass(name) IS NOT NULL
     UNION
     SELECT name, inhrelid FROM relations JOIN pg_inherits ON inhparent = relations.oid
 )
@@ -34,28 +34,30 @@ FROM relations JOIN pg_class c ON c.oid = relations.oid
 
 
 class Evidence(NamedTuple):
-    """Only whether two of them differ means anything."""
+    """The state at one time. Its values are only compared with those of another time."""
 
     server: str
-    "Which server process this is, in which role, and which database."
+    "Identifies the server process, its role (primary or standby) and the database."
     is_standby: bool
+    "Whether the server is a standby."
     is_read_only: bool
-    "What transactions are unless they say otherwise: so is a primary that must not be used any more."
+    "Whether transactions are read-only by default, as on a primary that is being taken out of service."
     countable: bool
-    "Whether the counters count all that is done to the tables."
+    "Whether the counters count all writes to the tables."
     relations: tuple[str, ...]
-    "Every table and partition, and the file that its rows are in."
+    "Every table and partition, each with the file that holds its rows."
     roster: int | None
-    "Rows written so far to the tables of the roster."
+    "How many rows have been written to the tables of the roster so far."
     history: int | None
-    "Rows of submissions changed or removed so far."
+    "How many rows of submissions have been changed or removed so far."
 
     @property
     def place(self) -> tuple[str, bool]:
-        """What may change on a connection only if it leads elsewhere, or to a server that is being replaced."""
+        """Changes on a connection only if the connection leads to another server, or the server is being replaced."""
         return self.server, self.is_read_only
 
 
 async def evidence(connection: Any, tables: list[str]) -> Evidence:
+    """Return the current state of the server and of those of `tables` that exist."""
     server, is_standby, is_read_only, countable, relations, *counters = await connection.fetchrow(_QUERY, tables)
     return Evidence(server, is_standby, is_read_only, bool(countable), tuple(relations or ()), *counters)

@@ -1,27 +1,29 @@
-"""What a read finds odd about a platform's data: which table, what is wrong, how many rows, and the ids of some."""
+"""Findings: problems in a platform's data, each with the table, the number of rows and the ids of some of them."""
 
 from dataclasses import dataclass, field
 
 MAX_EXAMPLES = 5
+"How many ids a finding lists."
 MAX_ID_CHARACTERS = 100
+"The length to which an id in a log line is cut."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with some rows of a table. It travels as JSON from the builder to the daemon."""
+    """One problem of some rows of a table. The builder sends it to the daemon as JSON."""
 
     table: str
     problem: str
-    "What is wrong, what is done about it, and how to fix it."
+    "What is wrong, how scoreboardd handles it, and how to fix it."
     rows: int
-    "How many rows are concerned; 0: the table as a whole."
+    "How many rows are affected. 0 if the problem concerns the table as a whole."
     ids: tuple[str, ...]
-    "Of some of the rows."
+    "The ids of some of the rows."
     is_altered: bool
-    "The rows are left out, or shown with other values than they have."
+    "Whether the rows are left out, or shown with other values than in the database."
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Return the finding as one line for the operator."""
         if not self.rows:
             return f"postgres: {self.table}: {self.problem}"
         more = ", ..." if self.rows > len(self.ids) else ""
@@ -31,12 +33,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """Collects findings, one for each table and problem, with a few examples."""
+    """Collects findings. Rows of the same table with the same problem become one finding with a few examples."""
 
     _found: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
     def add(self, table: str, problem: str, id: object = None, *, rows: int = 1, is_altered: bool = True) -> None:
-        """`id`: of one of the `rows`, if it is known."""
+        """Count `rows` more rows with this problem. `id` is the id of one of them, if it is known."""
         before = self._found.get((table, problem))
         ids = before.ids if before else ()
         if id is not None and len(ids) < MAX_EXAMPLES:
@@ -46,9 +48,10 @@ class Findings:
 
     @property
     def all(self) -> list[Finding]:
+        """Every finding so far."""
         return list(self._found.values())
 
 
 def printable(text: str) -> str:
-    """`text` as it may stand in a line of the log."""
+    """Return `text` for use in a log line: cut to `MAX_ID_CHARACTERS`, with U+FFFD for unprintable characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:MAX_ID_CHARACTERS])

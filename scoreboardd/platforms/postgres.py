@@ -1,28 +1,29 @@
-"""Read a contest from the platform's PostgreSQL: all of it, or what is new since, from one snapshot (I5).
+"""Reads a contest from the platform's PostgreSQL: everything, or what is new since an earlier read (I5).
 
-One connection, kept for a minute, with a read-only transaction for each read; every await has a deadline. A transaction
-carries its own settings and nothing is kept in the session, so that a pooler may stand in between in any mode but
-statement pooling. Solves, which are many, come as one packed value that costs this process next to nothing to read.
+Each read is one read-only transaction and so sees one snapshot. The source keeps its connection for a minute. Every
+await has a deadline. A transaction brings its own settings and leaves nothing in the session, so that the connection
+may lead through a pooler in any mode but statement pooling. Solves, of which there may be millions, arrive as one
+packed value, which this process reads at almost no cost.
 
-What is new since an earlier read (`news`) is found without looking at the whole of anything. There is an increment only
-if all of this holds; else all has to be read:
+`read_since` finds what is new without scanning a whole table. It returns an increment only if all of this holds;
+otherwise everything must be read:
 
-- The ids of submissions are integers, and have come in rising order so far: since the whole read before the last one no
-  solve has appeared below the window that was kept then (`Cursor.is_ordered`).
-- It is the same server, and no table was truncated, restored or rewritten (`evidence`).
-- The counters of changed and removed submissions can move and have not moved. They follow a commit by up to some
-  seconds. They are there to find what nobody announced.
-- Each of the newest solves is there as it was (`tail`). This is exact for the `WINDOW` highest, and so for all of a
-  contest that has no more.
-- Where the counters of the small tables have moved, the small tables still hold the same rows.
-- No new solve is by a user, or of a challenge, that the roster lacks.
+- The ids of submissions are integers, and have increased over time so far: between the last two whole reads no solve
+  appeared below the tail of the earlier one (`Cursor.is_ordered`).
+- The server is the same, and no table was truncated, restored or rewritten (`evidence`).
+- The counters of changed and removed submissions work, and have not changed. PostgreSQL updates them up to some seconds
+  after a commit. They serve to detect changes that were not announced.
+- Every solve of the tail still exists unchanged (`tail`). This check is exact for the `TAIL_SOLVES` solves with the
+  highest ids, and so for every solve of a contest that has no more.
+- If the counters of the small tables have changed, the small tables still hold the same rows.
+- No new solve is by a user, or of a challenge, that is missing from the roster.
 
-What an increment cannot see, until all is read: a solve with an id below those of `WINDOW` others that were seen; an
-older row that was changed, for some seconds. If either was announced, the follower misses it among the solves that are
-new (`Increment.added`), and reads everything in the same build.
+Until the next whole read, an increment cannot detect a solve with an id below the tail, nor, for some seconds, a change
+of an older row. If such a change was announced, the loader notices that it is missing among the new solves
+(`Increment.added`), and reads everything in the same build.
 
-A hot standby may lag: `FullRead.is_current` says whether it had replayed by then what it had received when the read
-began, for which the read waits at most `REPLAY_SECONDS`.
+A hot standby may lag. A whole read waits up to `REPLAY_SECONDS` until the standby has replayed all that it had received
+when the read began; `FullRead.is_current` is false if that took longer.
 """
 
 import asyncio
@@ -54,16 +55,17 @@ from scoreboardd.platforms.columns import INTEGERS, ColumnError, Tables, inspect
 from scoreboardd.platforms.decoding import EARLIEST, LATEST, Decoder, codec_of, unpacked
 from scoreboardd.platforms.evidence import Evidence, evidence
 from scoreboardd.platforms.findings import MAX_EXAMPLES, Finding, Findings
-from scoreboardd.platforms.tail import RECORD, WINDOW, Tail
+from scoreboardd.platforms.tail import RECORD, TAIL_SOLVES, Tail
 from scoreboardd.postgres import connection
 from scoreboardd.postgres.connection import FAILURES, connect_for_transactions, transaction
 from scoreboardd.system import clock
 
 REPLAY_SECONDS = 2.0
-"How long a read waits for a standby, at most."
+"The longest time that a read waits for a standby to replay."
 REPLAY_POLL_SECONDS = 0.05
+"The time between two checks of the standby's progress."
 CONNECTION_SECONDS = 60.0
-"How long a connection is used: the name in the DSN may lead to another server since."
+"The age at which a connection is replaced, because the name in the DSN may lead to another server by then."
 
 _COLUMNS = {
     "challenges": ChallengeRow._fields,
@@ -71,17 +73,18 @@ _COLUMNS = {
     "teams": TeamRow._fields,
     "users": UserRow._fields,
 }
-"What the queries of the roster return."
+"The columns that the queries of the roster return."
 
-# Of a `solves.sql`. A bytea holds a gigabyte: forty million solves. A solve that lacks a part is counted, not packed.
+# Around the query in `solves.sql`. A bytea holds a gigabyte: forty million solves. A solve with a NULL field is counted
+# but not packed.
 _SOLVES = "FROM ({}) AS solves (id, user_id, challenge_id, at, first_blood)"
 _FIELDS = "int8send(user_id) || int8send(challenge_id) || timestamptz_send(at) || boolsend(first_blood)"
 _PACK = f"SELECT string_agg({_FIELDS}, ''), count(*) {_SOLVES}"
 _ABOVE = "WHERE id > $1::bigint"
-# As `tail.RECORD`.
+# With the layout of `tail.RECORD`.
 _PACK_RECORDS = f"SELECT string_agg(int8send(id) || {_FIELDS}, ''), count(*)"
 _PACK_ABOVE = f"{_PACK_RECORDS} {_SOLVES} {_ABOVE}"
-_PACK_NEWEST = f"{_PACK_RECORDS} FROM (SELECT * {_SOLVES} ORDER BY id DESC LIMIT {WINDOW}) AS solves"
+_PACK_NEWEST = f"{_PACK_RECORDS} FROM (SELECT * {_SOLVES} ORDER BY id DESC LIMIT {TAIL_SOLVES}) AS solves"
 _COUNT_ABOVE = f"SELECT count(*) {_SOLVES} {_ABOVE}"
 _BAD_SOLVES = f"""
 SELECT id::text FROM (SELECT * {_SOLVES} {{}}) AS solves
@@ -91,12 +94,12 @@ _REPEATED_SOLVES = f"""
 SELECT sum(times - 1)::bigint, (array_agg(id))[:{MAX_EXAMPLES}]
 FROM (SELECT id::text, count(*) AS times {_SOLVES} GROUP BY 1 HAVING count(*) > 1) AS repeated"""  # noqa: S608
 
-# The database's clock, as Unix time: when this transaction began, before its snapshot was taken; and now.
+# The database's clock as Unix time in seconds: at the start of the transaction, before its snapshot; and now.
 _BEGUN_AT = "SELECT extract(epoch FROM transaction_timestamp())::float8"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
-# What is read as a table, and all that is beneath a view or a partitioned table: rows, by the statistics, and whether
-# row-level security applies to us.
+# A table or view, with the tables behind the view and the partitions: the number of rows according to the statistics,
+# whether row-level security applies to our role, and whether a policy lets our role read any rows.
 _HIDDEN = """
 WITH RECURSIVE beneath (oid) AS (
     SELECT to_regclass($1)::oid
@@ -122,73 +125,89 @@ GROUP BY top.oid, top.relkind
 
 
 class SourceError(Exception):
-    """The facts could not be read; one line: what, where, and how to mend it."""
+    """The database could not be read. The text is one line: what failed, where, and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a read came: what `news` goes on from."""
+    """The state of the database at a read, from which `read_since` continues."""
 
     evidence: Evidence
+    "The state of the server and the tables."
     roster: Roster
-    "As the database has it."
+    "The roster as the database holds it."
     listed: Roster
-    "As `SourceRows` has it."
+    "The roster in `SourceRows`, without the inactive challenges that nobody has solved."
     solves: int
-    "How many rows."
+    "The number of solves."
     tail: Tail | None
-    "None if the order of the ids says nothing about time."
+    "The newest solves. None if the ids are not integers, so that their order does not follow time."
     is_ordered: bool = True
-    "Of all that the last reads found new, nothing was below the tail."
+    "False once a whole read has found a new solve below the tail, until a later one finds new solves only above it."
 
 
 class FullRead(NamedTuple):
+    """Everything that the source reads, from one snapshot."""
+
     rows: SourceRows
     as_of: float
-    "Unix time of the database's clock, in seconds, just before the snapshot was taken."
+    "Unix time in seconds, by the database's clock, just before the snapshot was taken."
     cursor: Cursor
+    "The argument for the next `read_since`."
     findings: list[Finding]
+    "All problems in the data."
     is_current: bool = True
-    "False if the server is a standby that has not replayed what it had received."
+    "False if the server is a standby that did not replay in time what it had received."
 
 
 class Increment(NamedTuple):
+    """What is new since an earlier read."""
+
     solves: Solves
-    "Those that are new, and some that are known."
+    "The new solves, and some that were read before."
     added: int
-    "How many are new."
+    "How many of the solves are new."
     as_of: float
+    "As in `FullRead`."
     cursor: Cursor
+    "The argument for the next `read_since`."
     findings: list[Finding]
+    "The problems of the solves and of the roster, if it was read."
 
 
 class PostgresSource:
-    """The platform `kind` in the database at `dsn`. Not to be used by two tasks at once."""
+    """Reads a platform's database. Only `clock` may be called while another call is in progress."""
 
-    def __init__(self, dsn: str, kind: str, *, statement_timeout: float, timezone: str = "UTC") -> None:
-        """`timezone`, an IANA name, is that of times without a zone."""
+    def __init__(self, dsn: str, platform: str, *, statement_timeout: float, timezone: str = "UTC") -> None:
+        """`platform` is the value of source.kind; `statement_timeout` is in seconds.
+
+        `timezone` is the IANA name of the zone of times that are stored without one.
+        """
         self._dsn = dsn
-        self._kind = kind
+        self._platform = platform
         self.statement_timeout = statement_timeout
         self._timezone = timezone
-        self._wanted = wanted(kind)
-        self._queries = {name: (folder_of(kind) / f"{name}.sql").read_text() for name in (*_COLUMNS, "solves")}
-        self._tables = [*{*self._wanted["tables"], *self._wanted["divisions"]}]
+        self._requirements = requirements(platform)
+        self._queries = {name: (folder_of(platform) / f"{name}.sql").read_text() for name in (*_COLUMNS, "solves")}
+        self._tables = [*{*self._requirements["tables"], *self._requirements["divisions"]}]
         self._connection: Any = None
         self._connected_at = 0.0
         self._place: tuple[str, bool] | None = None
-        "Of the connection, once it is known."
+        "The `Evidence.place` of the current connection, once it is known."
         self._found: Tables
-        "The tables as the last whole read found them, and the queries and the codec that go with them."
+        "The tables as the last whole read found them. The queries and the codec below fit these tables."
         self._sql: dict[str, str] = {}
         self._codec = "utf-8"
         self._is_raw = False
-        "The texts are sent as they are in the database, for the codec to convert."
+        "Whether the server sends texts in the database's encoding, for the codec to convert."
 
     async def read(self, before: Cursor | None = None) -> FullRead:
-        """All rows of one snapshot. `before` is of the read before this one."""
+        """Read everything. `before` is the cursor of the whole read before this one, if there was one.
+
+        Raises `SourceError`.
+        """
         try:
-            # Before the snapshot: what is written in between is then read twice, not missed.
+            # The counters are read before the snapshot, so that the next read does not miss what is written in between.
             connection, evidence = await self._observe()
             is_current = not evidence.is_standby or await self._replayed(connection)
             findings = Findings()
@@ -207,10 +226,13 @@ class PostgresSource:
             raise SourceError(str(error)) from error
         except FAILURES as error:
             await self.aclose()
-            raise SourceError(explain(error, self._kind, self._dsn)) from error
+            raise SourceError(explain(error, self._platform, self._dsn)) from error
 
     async def read_since(self, cursor: Cursor) -> Increment | None:
-        """The solves since `cursor`. None if something else has changed, or could have: read all again."""
+        """Read the solves since `cursor`. None if anything else may have changed, so that everything must be read.
+
+        Raises `SourceError`.
+        """
         try:
             connection, now = await self._observe()
             then, tail = cursor.evidence, cursor.tail
@@ -231,10 +253,10 @@ class PostgresSource:
             return Increment(solves, added, as_of, after, findings.all)
         except FAILURES as error:
             await self.aclose()
-            raise SourceError(explain(error, self._kind, self._dsn)) from error
+            raise SourceError(explain(error, self._platform, self._dsn)) from error
 
     async def clock(self) -> clock.ClockReading:
-        """Ask the database for the time. On a connection of its own, so that it may be called during a read."""
+        """Measure the database's clock on a new connection, which allows this during a read. Raises `SourceError`."""
         try:
             connection = await connect_for_transactions(self._dsn, statement_timeout=self.statement_timeout)
             try:
@@ -245,17 +267,17 @@ class PostgresSource:
             finally:
                 connection.terminate()
         except FAILURES as error:
-            raise SourceError(explain(error, self._kind, self._dsn)) from error
+            raise SourceError(explain(error, self._platform, self._dsn)) from error
         return clock.ClockReading(offset=now - (before + after) / 2, error=(after - before) / 2)
 
     async def _observe(self) -> tuple[Any, Evidence]:
-        """A connection to the server that the DSN leads to, and what that server says of itself and the tables."""
+        """Return a connection to the server that the DSN leads to, and the state of that server and the tables."""
         if time.monotonic() - self._connected_at > CONNECTION_SECONDS:
             await self.aclose()
         connection = await self._connected()
         found = await self._evidence(connection)
         if self._place not in (None, found.place):
-            # Behind a pooler, or because the server is being replaced.
+            # A pooler has switched to another server, or the server is being replaced.
             await self.aclose()
             connection = await self._connected()
             found = await self._evidence(connection)
@@ -263,6 +285,7 @@ class PostgresSource:
         return connection, found
 
     async def _connected(self) -> Any:
+        """Return the current connection; open one if necessary."""
         if self._connection is None or self._connection.is_closed():
             self._place = None
             self._connection = await connect_for_transactions(self._dsn, statement_timeout=self.statement_timeout)
@@ -277,13 +300,13 @@ class PostgresSource:
             return await evidence(connection, self._tables)
 
     async def _replayed(self, connection: Any) -> bool:
-        """Wait until the standby has replayed what it has received by now. False if that takes too long."""
+        """Wait until the standby has replayed all that it has received by now. Return False if that takes too long."""
         async with self._transaction(connection):
             received = await connection.fetchval("SELECT pg_last_wal_receive_lsn()::text")
         give_up_at = time.monotonic() + min(REPLAY_SECONDS, self.statement_timeout / 2)
         while True:
             async with self._transaction(connection):
-                # NULL if it has received nothing, or has become a primary.
+                # NULL if the server has received nothing, or has become a primary.
                 query = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, true)"
                 if await connection.fetchval(query, received):
                     return True
@@ -292,23 +315,25 @@ class PostgresSource:
             await asyncio.sleep(REPLAY_POLL_SECONDS)
 
     async def _inspect(self, connection: Any) -> None:
-        """Find out which columns there are, of which types, and adapt the queries."""
-        self._found = await inspect(connection, self._kind, self._wanted)
+        """Look up the existing columns and their types, and adapt the queries and the codec to them."""
+        self._found = await inspect(connection, self._platform, self._requirements)
         names = [name for name in self._queries if name != "divisions" or self._found.has_divisions]
         self._sql = {name: self._found.query(self._queries[name], self._timezone) for name in names}
         encoding = await connection.fetchval("SELECT getdatabaseencoding()")
         codec = codec_of(encoding)
-        # PostgreSQL would refuse to convert a text that is not valid, and it does not look at one in UTF-8.
+        # PostgreSQL raises an error if it has to convert invalid text, and does not validate text that is in UTF-8.
         self._is_raw = codec is not None and encoding != "UTF8"
         self._codec = codec or "utf-8"
 
     async def _roster(self, connection: Any, findings: Findings) -> Roster:
+        """Read the roster, and add invalid values to `findings`."""
+
         async def rows(name: str) -> list[Any]:
             if name not in self._sql:
                 return []
             columns = _COLUMNS[name]
             values = ", ".join(name if name.endswith("id") else f"textsend({name}::text)" for name in columns)
-            query = f"SELECT {values} FROM ({self._sql[name]}) AS them ({', '.join(columns)}) ORDER BY id"  # noqa: S608
+            query = f"SELECT {values} FROM ({self._sql[name]}) AS roster ({', '.join(columns)}) ORDER BY id"  # noqa: S608
             found: list[Any] = await connection.fetch(query)
             return found
 
@@ -320,14 +345,14 @@ class PostgresSource:
         return Decoder(self._codec, findings).roster(**raw)
 
     async def _solves(self, connection: Any, findings: Findings) -> tuple[Solves, int]:
-        """All, and of how many rows they are."""
+        """Read all solves. Return the valid ones, and the number of all rows."""
         packed, count = await connection.fetchrow(_PACK.format(self._sql["solves"]))
         solves = unpacked(packed)
         await self._find_bad_solves(connection, findings, count - len(solves))
         return solves, count
 
     async def _solves_above(self, connection: Any, findings: Findings, floor: int) -> tuple[bytes, Solves]:
-        """Those with ids above `floor`, as the records of a tail and as solves."""
+        """Read the solves with ids above `floor`. Return them packed with the layout of `RECORD`, and as solves."""
         packed, count = await connection.fetchrow(_PACK_ABOVE.format(self._sql["solves"]), floor)
         solves = unpacked(packed, RECORD)
         await self._find_bad_solves(connection, findings, count - len(solves), _ABOVE, floor)
@@ -336,11 +361,14 @@ class PostgresSource:
     async def _find_bad_solves(
         self, connection: Any, findings: Findings, bad: int, where: str = "", *arguments: int
     ) -> None:
+        """Add a finding for `bad` invalid solves. `where` and `arguments` select the solves that were read."""
         if not bad:
             return
         query = _BAD_SOLVES.format(self._sql["solves"], where)
         ids = [id for (id,) in await connection.fetch(query, *arguments)]
-        problem = "a correct submission without user, challenge or a time from year 1 to 9999, and it is left out"
+        problem = (
+            "a correct submission lacks a user, a challenge or a time from year 1 to 9999, and is left out; correct it"
+        )
         for id in ids:
             findings.add("submissions", problem, id)
         findings.add("submissions", problem, rows=bad - len(ids))
@@ -348,7 +376,10 @@ class PostgresSource:
     async def _tail(
         self, connection: Any, now: Evidence, count: int, before: Cursor | None
     ) -> tuple[Tail | None, bool]:
-        """The tail of the `count` solves there are, and whether since the read `before` none has come up below its."""
+        """Return the tail of the `count` solves, and whether their ids are ordered (`Cursor.is_ordered`).
+
+        The ids are ordered unless a solve has appeared below the tail of the whole read `before`.
+        """
         if self._found.columns["submissions"]["id"].base not in INTEGERS:
             return None, False
         sql = self._sql["solves"]
@@ -363,17 +394,18 @@ class PostgresSource:
         return tail, before.is_ordered or above > known
 
     async def _find_repeated_solves(self, connection: Any, findings: Findings) -> None:
+        """Add a finding for submissions with the same id."""
         if self._found.columns["submissions"]["id"].is_unique:
             return
         rows, ids = await connection.fetchrow(_REPEATED_SOLVES.format(self._sql["solves"]))
         if rows:
-            problem = "more than one row has this id, and they count as one if they are of one user; make the id unique"
+            problem = "several rows have this id, and rows of the same user count as one; make the id unique"
             for id in ids:
                 findings.add("submissions", problem, id)
             findings.add("submissions", problem, rows=rows - len(ids))
 
     async def _find_hidden_tables(self, connection: Any, roster: Roster, solves: Solves, findings: Findings) -> None:
-        """Of the tables of which nothing is shown, those of which we cannot see what there is."""
+        """Add a finding for each table that appears empty because its rows are hidden from our role."""
         shown: dict[str, Sized] = {
             "users": roster.users,
             "teams": roster.teams,
@@ -381,27 +413,28 @@ class PostgresSource:
             "submissions": solves,
         }
         for table, rows in shown.items():
-            if not len(rows) and (problem := await hidden(connection, table)):
+            if not len(rows) and (problem := await hidden_rows_problem(connection, table)):
                 findings.add(table, problem, rows=0, is_altered=False)
 
     async def _newcomers(self, connection: Any, roster: Roster, solves: Solves) -> bool:
-        """Whether some of the solves are by users, or of challenges, that belong on the board and not in the roster."""
+        """Return whether a solve is by a user, or of a challenge, that the platform shows but `roster` lacks."""
         is_known = find(solves["user_id"], roster.user_ids)[1]
-        # What somebody solves who may not be seen puts no challenge on the board.
+        # A solve by a hidden user does not put its challenge on the board.
         challenges = solves["challenge_id"][is_known]
-        for name, strange in (
+        for name, unknown in (
             ("users", solves["user_id"][~is_known]),
             ("challenges", challenges[~find(challenges, roster.challenge_ids)[1]]),
         ):
-            query = f"SELECT count(*) FROM ({self._sql[name]}) AS them WHERE id = ANY($1)"  # noqa: S608
-            if len(strange) and await connection.fetchval(query, np.unique(strange).tolist()):
+            query = f"SELECT count(*) FROM ({self._sql[name]}) AS roster WHERE id = ANY($1)"  # noqa: S608
+            if len(unknown) and await connection.fetchval(query, np.unique(unknown).tolist()):
                 return True
         return False
 
     async def aclose(self) -> None:
+        """Close the connection. The next call opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.terminate()  # it is read-only, and a graceful close may hang on a link that is half open
+            connection.terminate()  # it only reads, and a graceful close may hang if the connection is half open
 
     async def __aenter__(self) -> Self:
         return self
@@ -412,17 +445,18 @@ class PostgresSource:
         await self.aclose()
 
 
-def folder_of(kind: str) -> Traversable:
-    return files(__package__) / kind
+def folder_of(platform: str) -> Traversable:
+    """Return the folder with the files of a platform."""
+    return files(__package__) / platform
 
 
-def wanted(kind: str) -> dict[str, Any]:
-    """What the source wants of its database: its `platform.toml`."""
-    return tomllib.loads((folder_of(kind) / "platform.toml").read_text())
+def requirements(platform: str) -> dict[str, Any]:
+    """Return the content of the platform's `platform.toml`: what its queries require of the database."""
+    return tomllib.loads((folder_of(platform) / "platform.toml").read_text())
 
 
-async def hidden(connection: Any, table: str) -> str | None:
-    """Why nothing of a table can be read although there is something, if that is so."""
+async def hidden_rows_problem(connection: Any, table: str) -> str | None:
+    """Return the problem that all rows of `table` are hidden from our role. None if that is not so."""
     if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})"):  # noqa: S608  a name from platform.toml
         return None
     name, role, is_view, rows, is_protected, has_policy = await connection.fetchrow(_HIDDEN, table)
@@ -432,16 +466,18 @@ async def hidden(connection: Any, table: str) -> str | None:
             f"the table run: CREATE POLICY scoreboard ON {name} FOR SELECT TO {role} USING (true);"
         )
     if rows and not is_view:
-        return f"no row can be read, though PostgreSQL counts about {rows:.0f}; see what hides them from role {role}"
+        return (
+            f"no row can be read, though PostgreSQL counts about {rows:.0f}; find out what hides them from role {role}"
+        )
     return None
 
 
-def explain(error: BaseException, kind: str, dsn: str) -> str:
-    """What went wrong with reading, for the person who can fix it."""
+def explain(error: BaseException, platform: str, dsn: str) -> str:
+    """Return one line for the operator: why a read failed, on which server, and how to fix it."""
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             fix = (
-                f"the {kind} source needs it: see that postgres.dsn names the platform's database, and run "
+                f"the {platform} source needs it: check that postgres.dsn names the platform's database, and run "
                 "`scoreboardd check`"
             )
         case asyncpg.InsufficientPrivilegeError() if "function" in str(error):
@@ -449,11 +485,11 @@ def explain(error: BaseException, kind: str, dsn: str) -> str:
         case asyncpg.InsufficientPrivilegeError():
             fix = "GRANT SELECT on the platform's tables to the role in postgres.dsn"
         case asyncpg.PostgresError() if "conflict with recovery" in str(error):
-            fix = "let the standby in postgres.dsn have hot_standby_feedback = on, or raise max_standby_streaming_delay"
+            fix = "set hot_standby_feedback = on on the standby in postgres.dsn, or raise max_standby_streaming_delay"
         case asyncpg.QueryCanceledError():
             fix = "run `scoreboardd check` for missing indexes, or raise postgres.statement_timeout"
         case asyncpg.InvalidParameterValueError() if "time zone" in str(error):
-            fix = "write another name of it in source.timezone"
+            fix = "write another name of this time zone in source.timezone"
         case _:
             return connection.explain(error, dsn)
     return connection.error_line(error, fix, dsn)

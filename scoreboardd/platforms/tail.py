@@ -1,11 +1,11 @@
-"""The newest solves, kept from one read to the next: what an increment is compared with.
+"""The tail: the newest solves of a read, with which the next incremental read compares the database.
 
-The ids of submissions are given out roughly in order, but become visible in any order, when a transaction commits. So
-an increment reads the `WINDOW` highest solves again, and those above. It is counted in solves and not in ids: one id
-far above the others, ids that leave gaps, and clocks of several servers in the ids only matter to the order.
+The database assigns the ids of submissions roughly in order, but submissions become visible in any order, when their
+transactions commit. So an incremental read reads the `TAIL_SOLVES` solves with the highest ids again, and all above
+them. The size is a number of solves and not a range of ids, so that gaps between ids do no harm.
 
-Of a contest with fewer solves the window is the whole. In general every solve of the window must be there again as it
-was; else it was changed or removed, and all has to be read.
+The tail of a contest with fewer solves holds all of them. Every solve of the tail must still exist unchanged. Otherwise
+a solve was changed or removed, and everything must be read again.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from typing import Self
 
 import numpy as np
 
-WINDOW = 2_500
-"Solves."
-LOWEST = -(2**63)
-"Below every id."
+TAIL_SOLVES = 2_500
+"How many solves a tail holds at most."
+NO_FLOOR = -(2**63)
+"The floor of a tail that holds all solves: it is below every id."
 
 RECORD = np.dtype([("id", ">i8"), ("user_id", ">i8"), ("challenge_id", ">i8"), ("at", ">i8"), ("first_blood", "?")])
-"A solve as the database packs it."
+"A solve as the database packs it. `at` is in microseconds since 2000-01-01 UTC."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,22 @@ class Tail:
 
     floor: int
     records: frozenset[bytes]
-    "Of `RECORD`."
+    "The packed solves, each with the layout of `RECORD`."
 
     @classmethod
-    def of(cls, packed: bytes, floor: int = LOWEST) -> Self:
-        """`packed`: all solves above `floor`, in any order. Keeps the highest."""
+    def of(cls, packed: bytes, floor: int = NO_FLOOR) -> Self:
+        """Return the tail with the highest ids of `packed`, which holds all solves above `floor` in any order."""
         ids = np.frombuffer(packed, RECORD)["id"]
-        if len(ids) >= WINDOW:
-            floor = int(np.partition(ids, len(ids) - WINDOW)[len(ids) - WINDOW])
+        if len(ids) >= TAIL_SOLVES:
+            floor = int(np.partition(ids, len(ids) - TAIL_SOLVES)[len(ids) - TAIL_SOLVES])
         size = RECORD.itemsize
         return cls(floor, frozenset(packed[size * n : size * (n + 1)] for n in np.flatnonzero(ids > floor).tolist()))
 
     def added(self, packed: bytes) -> int | None:
-        """How many of the solves in `packed`, all that are above `floor` now, are new. None if a known one is not among
-        them."""
+        """Return how many solves in `packed` are new; `packed` holds all solves that are now above `floor`.
+
+        None if a solve of the tail is not among them, and so was changed or removed.
+        """
         size = RECORD.itemsize
         now = {packed[start : start + size] for start in range(0, len(packed), size)}
         return len(now) - len(self.records) if self.records <= now else None

@@ -1,16 +1,18 @@
-"""Triggers with which a platform's tables announce their own changes: `platform.toml` in, SQL out. Pure.
+"""Generates the SQL of the triggers with which a platform's tables announce changes, from `platform.toml`. No I/O.
 
-Each table gets one function, fired once per statement, which lives in the schema of the table and belongs to its owner:
-whoever can replace it runs code as everybody who writes to the table. What it promises the platform:
+Each table gets one trigger function, which runs once per statement. The function is in the schema of the table and is
+owned by the table's owner, because a role that can replace it can run code as every role that writes to the table. The
+function guarantees the platform:
 
-- It never makes a statement fail: a comparison that fails counts as a change, an announcement that fails is left out
-  (`rebuild.reconcile` finds the change), and both are told in the server's log.
-- It asks nothing of the role that fires it: it reads the rows the statement touched, and no table.
-- It speaks only if columns that the source reads have changed, in rows that the source reads, and Postgres delivers it
-  when the transaction commits. What one transaction says for one reason is one notification: equal payloads are merged,
-  and `ts` is when the transaction began.
+- It never makes a statement fail. A comparison that fails counts as a change. An announcement that fails is dropped
+  (`rebuild.reconcile` finds the change later). Both failures appear in the server's log.
+- The role that runs the statement needs no further privileges: the function reads only the rows that the statement
+  changed, and no table.
+- It sends a notification only if columns that the source reads changed, in rows that the source reads. PostgreSQL
+  delivers the notification when the transaction commits, and merges equal payloads. So a transaction sends one
+  notification per reason; its `ts` is the start of the transaction.
 
-Rows are compared as they stand, `EXCEPT ALL` both ways, which needs no key.
+The function compares whole rows, with `EXCEPT ALL` in both directions, so it needs no key.
 """
 
 import re
@@ -28,17 +30,18 @@ OPERATIONS = {
     "delete": "REFERENCING OLD TABLE AS old_rows ",
     "truncate": "",
 }
-"What a statement may do to a table, and what its trigger is given to see."
+"The operations that fire a trigger, each with the clause that gives its function access to the changed rows."
 
 SETTINGS = ("search_path=pg_catalog, pg_temp",)
-"Of each function, as `pg_proc.proconfig` has them: nobody's search_path may change what its words mean."
+"""The settings of each function, as in `pg_proc.proconfig`. With its own search_path, the caller's search_path cannot
+change which functions and operators it uses."""
 
-MAX_CHANNEL = 63
-"Bytes PostgreSQL allows the name of a channel."
+MAX_CHANNEL_BYTES = 63
+"The longest name of a notification channel that PostgreSQL allows."
 
-# A COMMIT that notifies fails when the server's queue is full, and the queue fills when any listener of any of its
-# databases is stuck.
-_FULL = 0.9
+_MAX_QUEUE_USAGE = 0.9
+"""The share of the server's notification queue above which the function sends nothing. When the queue is full, every
+COMMIT with a notification fails, and one stuck listener in any database fills it."""
 
 _BODY = """
 #variable_conflict use_column
@@ -61,12 +64,12 @@ BEGIN
             WHEN 'DELETE' THEN
                 changed := EXISTS ({old});
                 reason := '{delete}';
-            ELSE  -- a TRUNCATE does not say what there was
+            ELSE  -- TRUNCATE: the former rows are not available
         END CASE;
     EXCEPTION WHEN OTHERS THEN
         RAISE LOG 'scoreboardd: {table} could not be compared: %', SQLERRM;
     END;
-    IF changed AND pg_notification_queue_usage() < {full} THEN
+    IF changed AND pg_notification_queue_usage() < {max_queue_usage} THEN
         PERFORM pg_notify({channel}, format(
             '{{"scope":"all","reason":"%s","ts":"%s"}}',
             reason, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
@@ -87,21 +90,23 @@ _CASE = """
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """What makes one table speak."""
+    """The trigger function of one table."""
 
     name: str
-    "Of the table, as the source has it."
+    "The name of the table in `platform.toml`."
     table: Table
+    "The table in the database."
     body: str
-    "Of its function, as `pg_proc.prosrc` has it."
+    "The body of the function, as in `pg_proc.prosrc`."
 
     @property
     def function(self) -> str:
-        """With its schema."""
+        """The name of the function, qualified with the schema."""
         return f"{self.table.schema}.{function(self.name)}"
 
     @property
     def create_function(self) -> tuple[str, ...]:
+        """The statements that create the function, or replace it, for the owner of the table."""
         return (
             f"CREATE OR REPLACE FUNCTION {self.function}() RETURNS trigger\n"
             f"LANGUAGE plpgsql SET {SETTINGS[0].replace('=', ' = ')} AS $scoreboardd${self.body}$scoreboardd$;",
@@ -109,6 +114,7 @@ class Announcer:
         )
 
     def create_trigger(self, operation: str) -> str:
+        """Return the statement that creates the trigger for `operation`, a key of `OPERATIONS`."""
         return (
             f"CREATE TRIGGER {trigger(operation)} AFTER {operation.upper()} ON {self.table.name} "
             f"{OPERATIONS[operation]}FOR EACH STATEMENT EXECUTE FUNCTION {self.function}();"
@@ -116,21 +122,25 @@ class Announcer:
 
 
 def function(table: str) -> str:
-    """The name of the function for it."""
+    """Return the name of the function for a table of `platform.toml`, without its schema."""
     return f"scoreboardd_announce_{table}"
 
 
 def trigger(operation: str) -> str:
-    """The name of the trigger for it, on whichever table."""
+    """Return the name of the trigger for `operation`. It is the same on every table."""
     return f"scoreboardd_announce_{operation}"
 
 
 def announcer(name: str, table: Table, found: Tables, rules: Mapping[str, Any], channel: str) -> Announcer:
-    """`rules` is what `platform.toml` says under `announce` for the table. Raises `ColumnError`."""
+    """Return the trigger function of a table.
+
+    `rules` is the section `announce` of `platform.toml` for the table. `channel` is the channel of the notifications.
+    Raises `ColumnError` if a column of the table has a type that cannot be converted.
+    """
     otherwise = rules.get("update", UPDATED)
     old, new = (found.rows(name, rows, "UTC") for rows in ("old_rows", "new_rows"))
     cases = "".join(_CASE.format(old=old, new=new, **case) for case in rules.get("updates", ()))
-    read = f"SELECT * FROM {{}} AS them WHERE {rules.get('where', 'true')}"  # noqa: S608  from platform.toml
+    read = f"SELECT * FROM {{}} AS changed_rows WHERE {rules.get('where', 'true')}"  # noqa: S608  from platform.toml
     body = _BODY.format(
         table=name,
         old=read.format(old),
@@ -140,22 +150,26 @@ def announcer(name: str, table: Table, found: Tables, rules: Mapping[str, Any], 
         delete=rules.get("delete", UPDATED),
         updated=UPDATED,
         channel=_literal(channel),
-        full=_FULL,
+        max_queue_usage=_MAX_QUEUE_USAGE,
     )
     return Announcer(name, table, body)
 
 
 def channel_of(body: str) -> str | None:
-    """On which channel a function with this body announces, if it is one of ours."""
+    """Return the channel on which a function with this body announces. None if it is not one of ours."""
     literal = re.search(r"pg_notify\(E'((?:[^'\\]|''|\\.)*)'", body, re.DOTALL)
     return re.sub(r"\\x24|\\\\|''", lambda escape: _ESCAPES[escape[0]], literal[1]) if literal else None
 
 
-# A string that means the same under any setting of the session, and ends no dollar quote around it.
 _ESCAPES = {"\\\\": "\\", "''": "'", "\\x24": "$"}
+"The escape sequences of `_literal`, and the characters that they stand for."
 
 
 def _literal(text: str) -> str:
-    for escape, meant in _ESCAPES.items():
-        text = text.replace(meant, escape)
+    """Return an SQL literal that does not depend on settings of the session, and contains no dollar sign.
+
+    A dollar sign could end the dollar-quoted body around the literal.
+    """
+    for escape, character in _ESCAPES.items():
+        text = text.replace(character, escape)
     return f"E'{text}'"

@@ -61,7 +61,7 @@ class Shelf:
 @pytest.fixture
 async def contest(admin: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The DSN of a contest of which the window of an increment shows a small part."""
-    monkeypatch.setattr(tail, "WINDOW", WINDOW)
+    monkeypatch.setattr(tail, "TAIL_SOLVES", WINDOW)
     await admin.execute(SCHEMA_SQL(divisions=True))
     await admin.execute(CONTEST)
     return database

@@ -100,7 +100,7 @@ async def run(
 ) -> Outcome:
     said: list[str] = []
     problems = await migrate.migrate(
-        settings(dsn, **environ), triggers=triggers, undo=undo, dry_run=dry_run, say=said.append
+        settings(dsn, **environ), triggers=triggers, undo=undo, dry_run=dry_run, report=said.append
     )
     for problem in problems:
         assert problem.startswith("postgres: ")

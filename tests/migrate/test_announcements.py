@@ -255,7 +255,7 @@ async def retyped(postgres_dsn: str) -> AsyncIterator[tuple[str, Any]]:
             INSERT INTO challenges VALUES (1, 'sums', 'misc', 500, 100);
         """)
         settings = load(None, {"SCOREBOARDD_POSTGRES__DSN": dsn, "SCOREBOARDD_CONFIG": os.devnull})
-        assert await migrate(settings, triggers=True, undo=False, dry_run=False, say=lambda line: None) == []
+        assert await migrate(settings, triggers=True, undo=False, dry_run=False, report=lambda line: None) == []
         yield dsn, admin
     finally:
         admin.terminate()

@@ -242,7 +242,7 @@ class TestTheIndex:
             )
             assert len((await running).problems) == 1
         assert await admin.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1
-        assert await done(platform) == [f"{INDEX}, in place of one that did not serve"]
+        assert await done(platform) == [f"{INDEX}, replacing an unusable one"]
         assert await admin.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
         assert await done(platform) == NOTHING
 
@@ -253,7 +253,7 @@ class TestTheIndex:
             CREATE INDEX scoreboardd_submissions_correct ON submissions (user_id);
             COMMENT ON INDEX scoreboardd_submissions_correct IS 'scoreboardd: as it was';
         """)
-        assert await done(platform) == [f"{INDEX}, in place of one that did not serve"]
+        assert await done(platform) == [f"{INDEX}, replacing an unusable one"]
         assert await done(platform) == NOTHING
 
     @pytest.mark.parametrize("serves", [True, False])
@@ -297,19 +297,19 @@ class TestTheIndex:
         assert INDEX in await running
 
     async def test_waits_for_others_only_so_long(self, platform: str, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(perform, "_APART", "SET lock_timeout = '50ms';")
+        monkeypatch.setattr(perform, "_STANDALONE_SETTINGS", "SET lock_timeout = '50ms';")
         async with _transaction(platform, "LOCK TABLE submissions IN ROW EXCLUSIVE MODE"):
             outcome = await run(platform)
         assert outcome.said == [CACHE]
         assert "a long transaction of the platform" in outcome.problems[0]
-        assert await done(platform) == [f"{INDEX}, in place of one that did not serve"]
+        assert await done(platform) == [f"{INDEX}, replacing an unusable one"]
 
 
 class TestThePlatformIsNotHeldUp:
     async def test_a_long_transaction_in_the_way_is_a_problem(
         self, admin, platform: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(perform, "PATIENCE", 1.0)
+        monkeypatch.setattr(perform, "RETRY_SECONDS", 1.0)
         before = await dump(platform)
         async with _transaction(platform, "INSERT INTO teams VALUES (1, 'x', NULL)"):
             running = asyncio.create_task(run(platform, triggers=True))
@@ -339,11 +339,11 @@ async def test_two_at_once_make_everything_once(platform: str):
 
 
 async def test_one_that_finds_another_at_work_says_so(admin, platform: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(perform, "PATIENCE", 0.1)
-    await admin.fetchval("SELECT pg_advisory_lock($1)", perform.ONE_AT_A_TIME)
+    monkeypatch.setattr(perform, "RETRY_SECONDS", 0.1)
+    await admin.fetchval("SELECT pg_advisory_lock($1)", perform.ADVISORY_LOCK_KEY)
     outcome = await run(platform)
     assert outcome.said == []
-    assert "another `scoreboardd migrate` is at work" in outcome.problems[0]
+    assert "another `scoreboardd migrate` is running" in outcome.problems[0]
 
 
 class TestTheTriggers:
@@ -379,7 +379,7 @@ class TestTheTriggers:
         assert await test_check.problems(platform) == []
         outcome = await run(platform, triggers=True)
         assert len(outcome.said) == 1 + 4 * 2
-        assert "submissions is not a table and can announce nothing" in outcome.problems[0]
+        assert "submissions is not a table and can have no triggers" in outcome.problems[0]
         assert await done(platform, dry_run=True) == [f"-- {note}", "-- nothing to do"]
 
     async def test_of_another_cluster_stay_its_own(self, platform: str):

@@ -131,7 +131,7 @@ async def writers(database: str) -> AsyncIterator[list[Any]]:
 @given(history=histories)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_through_any_history_both_boards_are_equal(admin, writers, database: str, monkeypatch, history):
-    monkeypatch.setattr(tail, "WINDOW", WINDOW)
+    monkeypatch.setattr(tail, "TAIL_SOLVES", WINDOW)
     monkeypatch.setattr(rows, "ENTRIES", 2)
     monkeypatch.setattr(rows, "BUCKETS", 3)
     if not await admin.fetchval("SELECT to_regclass('users') IS NOT NULL"):

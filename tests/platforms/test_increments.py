@@ -49,7 +49,7 @@ async def test_solves_are(source: PostgresSource, admin):
 
 
 async def test_those_that_became_visible_late_are(source: PostgresSource, admin, monkeypatch):
-    monkeypatch.setattr(tail, "WINDOW", 3)
+    monkeypatch.setattr(tail, "TAIL_SOLVES", 3)
     for id in (10, 20, 30):
         await solve(admin, id, 1)
     reading = await source.read()
@@ -227,7 +227,7 @@ class TestThereIsNone:
         assert await increment(source, await source.read()) is None
 
     async def test_once_a_solve_has_come_up_below_the_window(self, admin, source: PostgresSource, monkeypatch):
-        monkeypatch.setattr(tail, "WINDOW", 3)
+        monkeypatch.setattr(tail, "TAIL_SOLVES", 3)
         for id in (100, 200, 300):
             await solve(admin, id, 1)
         before = (await source.read()).cursor
@@ -254,7 +254,7 @@ class TestPartitions:
             await solve(admin, id, 1)
 
     async def test_are_counted(self, admin, source: PostgresSource, partitioned, monkeypatch):
-        monkeypatch.setattr(tail, "WINDOW", 3)
+        monkeypatch.setattr(tail, "TAIL_SOLVES", 3)
         await admin.execute(FLUSH)
         reading = await source.read()
         await solve(admin, 2000, 3)
@@ -265,7 +265,7 @@ class TestPartitions:
 
     @pytest.mark.parametrize("change", ["TRUNCATE low", "ALTER TABLE submissions DETACH PARTITION low"])
     async def test_that_go_are_noticed(self, admin, source: PostgresSource, partitioned, monkeypatch, change: str):
-        monkeypatch.setattr(tail, "WINDOW", 3)
+        monkeypatch.setattr(tail, "TAIL_SOLVES", 3)
         await solve(admin, 1001, 1)
         await solve(admin, 1002, 1)
         await solve(admin, 1003, 1)

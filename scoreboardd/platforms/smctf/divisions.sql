@@ -1,2 +1,2 @@
--- id, name; run only where the table exists.
+-- Columns: id, name. Runs only if the table exists.
 SELECT id, name FROM divisions AS d

@@ -1,2 +1,2 @@
--- id, name, division_id.
+-- Columns: id, name, division_id.
 SELECT id, name, division_id FROM teams AS t
