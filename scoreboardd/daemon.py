@@ -93,7 +93,7 @@ class Daemon:
         self.builder = BuilderProcess(
             source={
                 "dsn": postgres.dsn.get_secret_value(),
-                "kind": settings.source.kind,
+                "platform": settings.source.kind,
                 "statement_timeout": postgres.statement_timeout,
                 "timezone": settings.source.timezone,
             },

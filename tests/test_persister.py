@@ -76,7 +76,7 @@ class Counting(BuilderProcess):
 @pytest.fixture
 async def builder(database: str, persisted: Kept) -> AsyncIterator[Counting]:
     persister = {"dsn": database, "prefix": "", "stage_ttl": 30}
-    source = {"dsn": database, "kind": "smctf", "statement_timeout": 5}
+    source = {"dsn": database, "platform": "smctf", "statement_timeout": 5}
     builder = Counting(source=source, document_store={"backend": "postgres"} | persister, persister=persister)
     async with running(builder.run()):
         yield builder

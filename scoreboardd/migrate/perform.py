@@ -2,9 +2,9 @@
 
 A statement that waits for a lock on a table blocks all later statements on this table. So the transaction waits at most
 `TABLE_LOCK_TIMEOUT_SECONDS` for each lock; then it is rolled back, and sent again after a pause. It is sent as one
-message, so that a client that stops in the middle leaves no lock behind. The timeout is below PostgreSQL's
-`deadlock_timeout` (1 s), after which PostgreSQL could cancel the platform's transaction instead of ours. Creating an
-index concurrently blocks nobody, and may wait longer.
+message, so that a client that stops in the middle leaves no lock behind. All its waits together stay below PostgreSQL's
+`deadlock_timeout` (1 s), after which PostgreSQL could cancel the platform's transaction instead. Creating an index
+concurrently does not block the platform, and may wait longer.
 """
 
 import asyncio

@@ -168,7 +168,7 @@ async def test_a_row_that_could_not_be_confirmed_counts_as_lost(cluster: Cluster
         return  # only jsonb refuses a NUL
     await cluster.commit()
     with_nul = r"""'{"other":"\u0000",' || substr(convert_from(payload, 'UTF8'), 2)"""
-    await cluster._set(cluster.names.version, f"payload = convert_to({with_nul}, 'UTF8')")
+    await cluster.harness._set(cluster.harness.names.version, f"payload = convert_to({with_nul}, 'UTF8')")
     assert (await cluster.vaults[0].head()).version is None
     assert await cluster.loads(await cluster.commit())
 

@@ -54,7 +54,7 @@ async def admin(database: str) -> AsyncIterator[Any]:
 @pytest.fixture
 def options(admin: Any, database: str, redis_url: str, key_prefix: str) -> dict[str, Any]:
     return {
-        "source": {"dsn": database, "kind": "smctf", "statement_timeout": TIMEOUT},
+        "source": {"dsn": database, "platform": "smctf", "statement_timeout": TIMEOUT},
         "document_store": {
             "backend": "redis",
             "url": redis_url,

@@ -157,7 +157,7 @@ def _node(platform: Platform, url: str, timing: Timing, build_timeout: float, st
     prefix = platform.names.prefix
     cache, metrics = DocumentCache(), Metrics()
     builder = BuilderProcess(
-        source={"dsn": platform.database, "kind": "smctf", "statement_timeout": 20},
+        source={"dsn": platform.database, "platform": "smctf", "statement_timeout": 20},
         document_store={"backend": "redis", "url": url, "prefix": prefix, "encoding": "identity", "stage_ttl": 60},
     )
     its_store = store(url, prefix=prefix, lock_ttl=timing.lock_ttl, encoding="identity")
