@@ -93,7 +93,7 @@ def check_command(config_file: Path | None) -> None:
 @config_option
 @click.option("--triggers", is_flag=True, help="The platform's tables too: have them announce changes by NOTIFY.")
 @click.option("--undo", is_flag=True, help="Remove all that this command makes, triggers included.")
-@click.option("--dry-run", is_flag=True, help="Only print the SQL, for whoever may run it.")
+@click.option("--dry-run", is_flag=True, help="Only print the SQL, for a role that may run it.")
 def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry_run: bool) -> None:
     """Create what the daemon needs in Postgres, as far as it is missing; exit 1 if something cannot be had."""
     settings = _settings(config_file)

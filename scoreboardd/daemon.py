@@ -271,7 +271,7 @@ class Daemon:
     def _room(self, http: web.Server, streams: StreamEndpoint | None) -> ConnectionLimit:
         if streams is None:
             return ConnectionLimit(http, http, self.metrics, max_connections=ADMIN_CONNECTIONS)
-        doorway = FastAcceptFactory(streams, http, patience=IDLE)
+        doorway = FastAcceptFactory(streams, http, idle_timeout=IDLE)
         return ConnectionLimit(
             doorway,
             http,

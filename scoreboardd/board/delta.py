@@ -1,11 +1,11 @@
-"""What turns one view of the board into the next, so that a client need not fetch 40 MB after every solve.
+"""The difference between two states of the leaderboards, so that a client need not fetch 40 MB after every solve.
 
 - `apply(diff(a, b), a) == b`. A delta says facts only: scores and order follow from them.
 - A delta is applied in the order drop, put, points, solves. To drop a challenge or an owner is to drop its solves too;
   one that is both dropped and put was away in between, and comes back with nothing.
 - So a delta composed with the next is a delta, `compose` is associative, and for every `a`
   `apply(compose(d, e), a) == apply(e, apply(d, a))`.
-- Nothing is relative: whoever is past `d` already, but not past `e`, may take the two of them as one all the same.
+- Nothing is relative: a client that has passed `d` but not `e` may apply the two of them as one all the same.
 
 On the wire (`VersionedDelta`) it is JSON, empty parts left out:
 

@@ -1,9 +1,8 @@
-"""What a source yields: the plain facts of one contest, all read from one database snapshot.
+"""The facts of one contest that a source reads, all from one database snapshot.
 
-A source has already left out whoever must not be seen (blocked, admin) and every incorrect submission; nothing
-downstream looks at roles again.
-
-The few are tuples in lists; solves, which are many, are one array of `SOLVE` records.
+The source leaves out users that must not be seen (blocked, admin) and incorrect submissions; no later code looks at
+roles. Challenges, teams, users and divisions are tuples in lists. Solves, which are many, are one array of `SOLVE`
+records.
 """
 
 from collections.abc import Iterable

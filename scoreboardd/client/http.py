@@ -9,24 +9,24 @@ import orjson
 from yarl import URL
 
 ANSWER = 15.0
-"Seconds until the head of an answer has come."
+"Seconds to wait for the head of an answer."
 TEXT = 2048
 "Bytes of a refusal that are read for its reason."
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
-"One after the other, for one request."
+"Redirects in a row for one request."
 
 FOR_NOW = frozenset({408, 425, 429})
-"Of the 4xx, those that say nothing about the request itself."
+"Status codes below 500 that do not concern the request itself."
 
 
 class ClientError(Exception):
-    """Asking again would not help: the address, the division or the request is wrong."""
+    """Asking again does not help: the address, the division or the request is wrong."""
 
 
 class RequestFailed(Exception):
-    """What was asked for is not to be had now.
+    """The server did not give what was asked for, this time.
 
     `retry_after` is for how many seconds the server wants to be left alone; `wrong` is true if it says that the request
     is to blame, so that who has never had an answer should not go on asking.

@@ -23,7 +23,7 @@ from scoreboardd.client.stream import Stream
 from scoreboardd.client.sync_state import SyncState
 
 CHECK = 120.0
-"Seconds, about, between two looks at whether what is held is what is served: a stream may never be to be had."
+"About so many seconds between two checks of the served version: the stream may never be available."
 
 log = logging.getLogger("scoreboardd.client")
 
@@ -39,7 +39,7 @@ class Outage:
 class Scoreboard:
     """The scoreboard at `url`, where its page is, of everyone or of one division; to be entered with `async with`.
 
-    Iterating gives the present board, then each later one; whoever is slow gets only the newest. Any number may
+    Iterating gives the present board, then each later one; a slow consumer gets only the newest. Any number may
     iterate. It raises `ClientError` if the server says at the beginning that the request is wrong (a 4xx, or no
     scoreboardd at all); anything else is an outage, and tried again for ever.
     """
@@ -55,20 +55,20 @@ class Scoreboard:
         self._keeper = SyncState()
         self._task: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
-        "The keeper was told something."
+        "The state has changed."
         self._news = asyncio.Event()
-        "There is another board, or there will be none any more; another event then."
+        "Set when there is another board, or when there will be no more; replaced then."
         self._outages: dict[str, Outage] = {}
-        "By what cannot be had."
+        "By what is not available."
 
     @property
     def board(self) -> Board | None:
-        """The newest; None before the first."""
+        """The newest board; None before the first."""
         return self._keeper.board
 
     @property
     def outage(self) -> Outage | None:
-        """That which has lasted longest; None while all is well."""
+        """The outage that has lasted longest; None if there is none."""
         return min(self._outages.values(), key=lambda outage: outage.since, default=None)
 
     async def __aenter__(self) -> Self:
@@ -149,7 +149,7 @@ class Scoreboard:
         try:
             self._keeper.tell(await leaderboards.served(), _now())
         except RequestFailed as error:
-            log.debug("%s", error)  # nobody needs the answer: the stream says how we are
+            log.debug("%s", error)  # the answer does not matter: the stream shows the state
 
     async def _follow(self, stream: Stream) -> None:
         attempt = 0
@@ -183,11 +183,11 @@ class Scoreboard:
     def _well(self, what: str) -> None:
         outage = self._outages.pop(what, None)
         if outage is not None:
-            log.info("the %s can be had again, after %s", what, datetime.now(UTC) - outage.since)
+            log.info("the %s is available again, after %s", what, datetime.now(UTC) - outage.since)
 
 
 class _Boards(AsyncIterator[Board]):
-    """No generator: one of those is over when whoever waits for it is cancelled, as by a timeout."""
+    """Not a generator: a generator ends when a task that waits for it is cancelled, for example by a timeout."""
 
     def __init__(self, newer: Callable[[Board | None], Awaitable[Board]]) -> None:
         self._newer = newer

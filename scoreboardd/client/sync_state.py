@@ -1,13 +1,13 @@
-"""What a client holds, and when it has to fetch the documents. Pure: it is told of the time, in seconds of any clock.
+"""What a client holds, and when it has to fetch the documents. Pure: the caller passes the time in seconds.
 
-- A delta leads to its version from every one that is not before its `from`: nothing in it is relative. One that begins
-  later than what is held waits, as one with those that follow it: the documents fetched meanwhile may be of a version
-  from which it leads on.
-- Whoever tells of any other version that is not held has the documents fetched, a little later, so that those who were
-  told at one instant do not come at one instant; a `reset` says over which time to spread.
-- Within an epoch nothing goes backwards. Of two epochs the one told of last is the true one.
-- A node that lags answers with less than was told. It is asked again, ever more slowly, and after `PATIENCE` times it
-  is right: what was told has been lost with its epoch.
+- A delta leads to its version from every version that is not before its `from`: nothing in it is relative. A delta that
+  begins after the held version waits, merged with those that follow: the documents that are fetched meanwhile may have
+  a version from which it leads on.
+- Any other announcement of a version that is not held makes the client fetch the documents, after a short random time,
+  so that clients that got it together do not come together. A `reset` says over which time to spread.
+- Within an epoch nothing goes backwards. Of two epochs the one announced last is the true one.
+- A node that lags answers with less than was announced. It is asked again, at growing intervals. After
+  `MAX_SHORT_ANSWERS` times its answer counts: what was announced was lost with its epoch.
 """
 
 import math
@@ -24,61 +24,61 @@ from scoreboardd.client.events import StreamEvent
 from scoreboardd.model import Version
 
 JITTER = 0.3
-"Seconds over which clients that were told of a version at one instant spread their requests for it."
+"Seconds over which clients that got an announcement together spread their requests."
 GRACE = 2.0
-"Seconds within which what `ready` says was missed has to have come."
+"Seconds within which the deltas missed before `ready` must have arrived."
 MOST_SPREAD = 600.0
 "Seconds over which a server may spread a reset."
-PATIENCE = 8
-"Answers in a row that may fall short of the version told."
+MAX_SHORT_ANSWERS = 8
+"Answers in a row that may be older than the announced version."
 MOST_WAITING = 64 * 1024 * 1024
 "Bytes of deltas that wait for documents."
 RETRY = 1.0
-"Seconds before documents that were not to be had are asked for again, the first time."
+"Seconds before the first retry of a failed fetch."
 
 NO_DELTA = (KeyError, TypeError, ValueError, AttributeError)
-"What comes of a delta that is none, or none for the board that is held."
+"Raised by a delta that is invalid, or that does not fit the held board."
 
 
 class _Waiting(NamedTuple):
     epoch: str
     step: VersionedDelta
     size: int
-    "Bytes it came in."
+    "Bytes of its text."
 
 
 class SyncState:
-    """Told of what the stream says (`hear`), of what was fetched (`fetched`, `failed`); fetch when `due`."""
+    """Pass it the events of the stream (`hear`) and the results of fetches (`fetched`, `failed`); fetch when `due`."""
 
     board: Board | None = None
-    "What is held; None until the first documents."
+    "The held board; None until the first documents."
 
     def __init__(self, random: Callable[[], float] = random.random) -> None:
         self._random = random
         self._told: Version | None = None
-        "A version that has to be reached; None if what is held is all that is known of."
+        "An announced version to reach; None if the held board is the newest known."
         self._due = -math.inf
-        "When to fetch, if nothing fails; inf if there is no need."
+        "When to fetch if nothing fails; inf if not needed."
         self._not_before = -math.inf
         self._spreading = False
-        "The server chose when: what else it tells meanwhile must not bring everyone back at once."
+        "The server chose the time: its other events must not make all clients fetch at once."
         self._waiting: _Waiting | None = None
         self._short = 0
-        "Answers in a row that did not reach what was told."
+        "Answers in a row that were older than the announced version."
         self._failures = 0
 
     @property
     def due(self) -> float:
-        """When to fetch the documents; inf if there is no need."""
+        """When to fetch the documents; inf if not needed."""
         return max(self._due, self._not_before)
 
     @property
     def behind(self) -> bool:
-        """There is something to be had that is not held."""
+        """Whether a version is known that is not held."""
         return self.board is None or self._told is not None
 
     def hear(self, event: StreamEvent, now: float) -> None:
-        """An event of the stream. What is none of ours is ignored."""
+        """Handle an event of the stream. Other events are ignored."""
         version = Version.parse(event.id)
         if version is None:
             return
@@ -98,7 +98,7 @@ class SyncState:
     def tell(
         self, version: Version, now: float, *, within: float = JITTER, after: float = 0.0, spread: bool = False
     ) -> None:
-        """There is `version`: unless that is held, fetch at a random time `within` so many seconds `after` so many."""
+        """`version` exists. Unless it is held, fetch within `within` seconds from `after` seconds on."""
         if self._holds(version):
             if self._told is not None and self._told.epoch != version.epoch:
                 self._rest()
@@ -112,7 +112,7 @@ class SyncState:
             self._due = min(self._due, at)
 
     def fetched(self, board: Board | None, now: float) -> None:
-        """The documents were asked for, and this is what they say; None if they say nothing new."""
+        """Handle the result of a fetch: a board, or None if the documents are not new."""
         self._failures, self._not_before = 0, -math.inf
         if board is not None and self._takes(board.version):
             self._hold(board)
@@ -121,13 +121,13 @@ class SyncState:
             return
         self._spreading = False
         self._short += 1
-        if self.board is not None and self._short > PATIENCE:
+        if self.board is not None and self._short > MAX_SHORT_ANSWERS:
             self._rest()
         else:
-            self._due = now + min(self._short, PATIENCE) * (0.25 + self._random() / 4)
+            self._due = now + min(self._short, MAX_SHORT_ANSWERS) * (0.25 + self._random() / 4)
 
     def failed(self, now: float, retry_after: float = 0.0) -> None:
-        """The documents were asked for in vain; the server wants to be left alone for so many seconds."""
+        """Handle a failed fetch. The server asks for no requests for that many seconds."""
         self._not_before = now + backoff(self._failures, max(RETRY, retry_after), self._random())
         self._failures += 1
 
@@ -137,7 +137,7 @@ class SyncState:
     def _takes(self, version: Version) -> bool:
         if self.board is None:
             return True
-        if self._told is not None and self._told.epoch != version.epoch and self._short < PATIENCE:
+        if self._told is not None and self._told.epoch != version.epoch and self._short < MAX_SHORT_ANSWERS:
             return False
         return version.follows(self.board.version)
 
@@ -174,7 +174,7 @@ class SyncState:
 
 
 def _led(board: Board, epoch: str, step: VersionedDelta) -> Board | None:
-    """The board that `step` leads to from `board`; None if it does not begin there."""
+    """The board that `step` leads to from `board`; None if it begins elsewhere."""
     held = board.version
     if held.epoch != epoch or not step.since <= held.number < step.number:
         return None
@@ -187,7 +187,7 @@ def _led(board: Board, epoch: str, step: VersionedDelta) -> Board | None:
 
 
 def _joined(first: _Waiting | None, second: _Waiting) -> _Waiting:
-    """The two as one; the second alone if it does not lead on from the first, or if that is too much."""
+    """Both deltas as one; the second alone if it does not follow the first, or if both are too large."""
     if (
         first is None
         or first.epoch != second.epoch
@@ -200,7 +200,7 @@ def _joined(first: _Waiting | None, second: _Waiting) -> _Waiting:
 
 
 def _spread(data: bytes) -> float:
-    """Seconds, from the data of a `reset`."""
+    """The seconds in the data of a `reset`."""
     try:
         spread = float(orjson.loads(data)["spread"])
     except (KeyError, TypeError, ValueError):

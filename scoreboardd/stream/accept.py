@@ -1,10 +1,9 @@
-"""The public listener's door: a browser that asks for the stream is let in here, everybody else is shown to aiohttp.
+"""The fast path of the public listener: a plain request for the stream becomes a stream without aiohttp.
 
-When ten thousand browsers come back at once, what aiohttp makes before a handler is asked (a parser, a task, a request,
-the way through middlewares and router) is most of what it costs to let one in. So a connection whose first words are a
-plain request for the stream, of notices or of deltas, becomes a stream at once. This is a short cut and no second HTTP
-server: a request that is in any way more than plain, or that is to be refused, goes to aiohttp unread, and the answer
-is aiohttp's.
+When ten thousand browsers return at once, most of the cost of a stream is what aiohttp creates before a handler runs: a
+parser, a task, a request, the way through middlewares and the router. So a connection whose first bytes are one plain
+request for the stream, of notices or of deltas, becomes a stream at once. This is a short cut and no second HTTP
+server: a request that is in any way more complex, or that is refused, goes to aiohttp unread, which answers it.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from scoreboardd.model import Version
 from scoreboardd.stream.endpoint import LAST_ID_PARAMETERS, PATH, StreamEndpoint, StreamRequest
 
 MAX_REQUEST_HEAD_BYTES = 8 * 1024
-"Bytes of a request that are looked at."
+"A longer request goes to aiohttp."
 
 BEGINNING = b"GET %s" % PATH.encode()
 
@@ -43,26 +42,26 @@ _PARAMETERS = {
 
 
 class FastAcceptFactory:
-    """Makes the protocol of each new connection. `patience` is how many seconds one may say nothing."""
+    """Makes the protocol of each new connection. A connection may send nothing for `idle_timeout` seconds."""
 
-    def __init__(self, streams: StreamEndpoint, aiohttp: Callable[[], RequestHandler], *, patience: float) -> None:
+    def __init__(self, streams: StreamEndpoint, aiohttp: Callable[[], RequestHandler], *, idle_timeout: float) -> None:
         self.streams = streams
         self.aiohttp = aiohttp
-        self._patience = patience
+        self._idle_timeout = idle_timeout
         self.silent: dict[FastAcceptProtocol, float] = {}
-        "Who says nothing, and until when it may."
+        "Connections that have sent nothing, and until when they may."
         self._watching = False
 
     def __call__(self) -> "FastAcceptProtocol":
         return FastAcceptProtocol(self)
 
     def watch(self, door: "FastAcceptProtocol") -> None:
-        self.silent[door] = asyncio.get_running_loop().time() + self._patience
+        self.silent[door] = asyncio.get_running_loop().time() + self._idle_timeout
         if not self._watching:
             self._look()
 
     def end_oldest(self) -> bool:
-        """Close the connection that has sent nothing for the longest time. False if all have sent something."""
+        """Close the connection that has sent nothing for the longest time. Returns False if there is none."""
         while self.silent:
             door = next(iter(self.silent))
             del self.silent[door]
@@ -72,7 +71,7 @@ class FastAcceptFactory:
         return False
 
     def _look(self) -> None:
-        # Now and then for all: a timer each would cost more than to let in those who do speak.
+        # One timer for all: a timer each would cost more than accepting the clients that do send.
         loop = asyncio.get_running_loop()
         now = loop.time()
         for door in [door for door, deadline in self.silent.items() if deadline <= now]:
@@ -81,11 +80,11 @@ class FastAcceptFactory:
                 door.transport.abort()
         self._watching = bool(self.silent)
         if self._watching:
-            loop.call_later(self._patience / 8, self._look)
+            loop.call_later(self._idle_timeout / 8, self._look)
 
 
 class FastAcceptProtocol(asyncio.Protocol):
-    """A connection that has said nothing yet; or one of aiohttp's that asked for a stream, and may say no more."""
+    """A connection that has sent nothing yet, or one that aiohttp serves and that asked for a stream."""
 
     __slots__ = ("_doorway", "_handler", "transport")
 
@@ -103,7 +102,7 @@ class FastAcceptProtocol(asyncio.Protocol):
             return
         doorway, transport = self._doorway, self.transport
         doorway.silent.pop(self, None)
-        request = _plain(data)
+        request = _parse_plain_request(data)
         if request is not None and doorway.streams.accept(transport, *request):
             return
         handler = doorway.aiohttp()
@@ -136,8 +135,9 @@ class FastAcceptProtocol(asyncio.Protocol):
             self._handler.connection_lost(exc)
 
 
-def _plain(data: bytes) -> tuple[StreamRequest, dict[str, str]] | None:
-    """What a plain request asks for, and its header fields that concern a stream, by name in lower case."""
+def _parse_plain_request(data: bytes) -> tuple[StreamRequest, dict[str, str]] | None:
+    """What a plain request asks for, and its header fields that matter to a stream, by name in lower case. None if the
+    request is not plain."""
     match = _PLAIN.fullmatch(data) if len(data) <= MAX_REQUEST_HEAD_BYTES else None
     if match is None:
         return None
@@ -164,7 +164,7 @@ def _plain(data: bytes) -> tuple[StreamRequest, dict[str, str]] | None:
 
 
 def _parameters(query: str) -> dict[str, str] | None:
-    """None unless each is a known one, well formed, and there once."""
+    """The parameters of the query. None if one is unknown, malformed or repeated."""
     said: dict[str, str] = {}
     for parameter in query.split("&"):
         name, _, value = parameter.partition("=")

@@ -1,11 +1,11 @@
-"""The broadcaster: all streams of this node, whatever they are told.
+"""The broadcaster: all streams of this node.
 
-- Who is told the same bytes is in one feed (see `topic`): there is one of notices, and one of the deltas of everyone's
-  boards and of each division's that somebody follows; of each there is another for bodies in chunks. Each tells its
-  clients in a task of its own, so that no feed waits for another. Those of deltas come and go with their clients.
-- What there is room for counts over all of them, by address too.
-- Heartbeats go to clients that nothing was written to for `heartbeat`, and a client that lags and takes nothing for
-  `stall_timeout` is cut off; one timer serves all.
+- Clients that get the same bytes are in one topic (see `topic`). There is one topic of notices, one of the deltas of
+  everyone's boards, and one for each division that a client follows; each of them once more for bodies in chunks. Each
+  topic sends in a task of its own, so that no topic waits for another. Topics of deltas exist while they have clients.
+- The limits of clients, in all and by address, hold over all topics.
+- A client that got nothing for `heartbeat` seconds gets a heartbeat. A client that lags and takes nothing for
+  `stall_timeout` seconds is disconnected. One timer serves all.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from scoreboardd.telemetry.metrics import Metrics
 
 
 class Full(Exception):
-    """No room for another client."""
+    """There is no room for another client."""
 
 
 class Broadcaster:
-    """`run` does the sending. `queue` is how many frames may wait for a client that lags."""
+    """`run` sends what is published. `queue` is how many frames may wait for a client that lags."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Broadcaster:
         self._per_address: dict[str, int] = {}
         self._notices = {chunked: self._topic(chunked) for chunked in (False, True)}
         self._deltas: dict[tuple[int | None, bool], Topic] = {}
-        "By division, None is everyone, and by whether in chunks."
+        "By division, where None stands for everyone, and by whether the bodies are in chunks."
         self._waiting_update = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -57,7 +57,7 @@ class Broadcaster:
 
     @property
     def following(self) -> int:
-        """Clients that are told deltas."""
+        """Number of clients that get deltas."""
         return sum(map(len, self._deltas.values()))
 
     @property
@@ -85,7 +85,7 @@ class Broadcaster:
         return self._notices[chunked]
 
     def deltas(self, division_id: int | None, *, chunked: bool) -> Topic:
-        """The feed of a division's deltas, to be joined at once: one that nobody is in does not last."""
+        """The topic of a division's deltas, to be joined at once: a topic without clients is removed."""
         key = division_id, chunked
         topic = self._deltas.get(key)
         if topic is None:
@@ -101,7 +101,7 @@ class Broadcaster:
     # Coming and going
 
     def admit(self, address: str) -> None:
-        """Raises `Full` if a client from `address` may not join now."""
+        """Raise `Full` if a client from `address` may not join now."""
         if not self.has_room(address):
             self._metrics.dropped.labels("limit").inc()
             raise Full
@@ -141,8 +141,8 @@ class Broadcaster:
     # Telling
 
     def publish(self, notice: Update, deltas: Callable[[int | None], Update | None]) -> None:
-        """Tell everyone who is not there yet: `notice`, or what `deltas` has for a division, None if that is no more.
-        Returns at once."""
+        """Send `notice` to the topics of notices, and `deltas(division_id)` to those of deltas; None means that the
+        division does not exist any more. Returns at once."""
         for topic in self._notices.values():
             topic.publish(notice)
         for (division_id, chunked), topic in list(self._deltas.items()):
@@ -151,11 +151,11 @@ class Broadcaster:
             elif update := deltas(division_id):
                 topic.publish(update)
             else:
-                topic.close()  # whoever comes back is told why
+                topic.close()  # a client that returns gets an error that says why
         self._waiting_update.set()
 
     async def run(self) -> None:
-        """Send what is told, and heartbeats, and cut off who stalls, until cancelled."""
+        """Send updates and heartbeats, and disconnect stalled clients, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after())
             while True:
@@ -175,7 +175,7 @@ class Broadcaster:
                 await topic.send_heartbeats(asyncio.get_running_loop().time() - self._heartbeat)
 
     async def drain(self, seconds: float) -> None:
-        """Admit nobody, and end all streams within `seconds`, spread over them so that the browsers return spread."""
+        """Admit no clients, and end all streams spread over `seconds`, so that browsers do not return all at once."""
         self._draining = True
         loop = asyncio.get_running_loop()
         # The last tenth is for the bytes of the last ones to get out.

@@ -1,15 +1,15 @@
-"""What a feed of deltas says: the steps that a client has missed, or that it has to fetch the board again.
+"""What a topic of deltas sends: the deltas that a client has missed, or that it has to fetch the board again.
 
-- The steps are in the ring of the edition served (see `board.delta_log`), the same on every node: a `delta` event each.
-- Whoever has missed more of them than may wait for a client gets them as one, merged. Nothing in a delta is relative
-  (see `board.delta`), so that one may begin before the version that the client has: the number of steps that are merged
-  is a power of two, or all there are. So a version has a handful of merged deltas at most, whatever strangers say they
-  have; to make all of them takes twice as long as the largest, and that takes 4 ms for a ring of 50 KB (256 plain
-  solves), and two to six times as long for one as full as it gets.
-- `reset` is for those to whose version the ring does not reach back, or that name one from another epoch or one that
-  this node has not reached. Its `spread` is the number of seconds over which they are to spread the fetches: what it
-  takes to send the leaderboards to all who follow deltas here, at `REFETCH_BYTES_PER_SECOND`, but no more than
-  `MAX_SPREAD_SECONDS`.
+- The deltas are in the delta log of the snapshot served (see `board.delta_log`), the same on every node. Each is one
+  `delta` event.
+- A client that has missed more deltas than may wait for it gets them merged into one. Nothing in a delta is relative
+  (see `board.delta`), so a merged delta may begin before the version that the client has. The number of merged deltas
+  is a power of two, or all there are. So a version has only a few merged deltas, whatever versions clients claim to
+  have. Making all of them takes twice as long as making the largest: 4 ms for a log of 50 KB (256 plain solves), and
+  two to six times as long for a full log.
+- `reset` goes to clients whose version is before the log, of another epoch, or not reached by this node. Its `spread`
+  is the number of seconds over which clients spread their fetches: the time to send the leaderboards to all clients of
+  deltas of this node at `REFETCH_BYTES_PER_SECOND`, at most `MAX_SPREAD_SECONDS`.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,15 @@ from scoreboardd.stream.topic import Frame
 from scoreboardd.system.compression import plain
 
 REFETCH_BYTES_PER_SECOND = 100_000_000
-"Bytes a second, of boards that are fetched: most of what a link of 1 Gbit/s carries."
+"Most of what a link of 1 Gbit/s carries."
 MAX_SPREAD_SECONDS = 60.0
-"Seconds."
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
 class DeltaUpdates:
-    """What an edition is news of to the feeds of deltas. `most` is how many steps a client gets one by one, `clients()`
-    counts those who follow deltas."""
+    """The updates of one snapshot, by division. `most` is how many deltas a client gets one by one; `clients()` is the
+    number of clients of deltas."""
 
     def __init__(self, snapshot: Snapshot, *, most: int, clients: Callable[[], int]) -> None:
         self.snapshot = snapshot
@@ -46,7 +45,7 @@ class DeltaUpdates:
         self._waiting_update: dict[int | None, DeltaUpdate] = {}
 
     def update_for(self, division_id: int | None) -> "DeltaUpdate":
-        """To those who follow a division, or everyone if that is None."""
+        """The update for the clients of a division; None stands for everyone."""
         update_for = self._waiting_update.get(division_id)
         if update_for is None:
             update_for = self._waiting_update[division_id] = DeltaUpdate(
@@ -56,7 +55,7 @@ class DeltaUpdates:
 
 
 class DeltaUpdate:
-    """What gets those who hold the boards of one division, or of everyone, to the version of an edition."""
+    """What leads clients that hold the boards of one division, or of everyone, to the version of a snapshot."""
 
     lossless = True
 
@@ -67,10 +66,10 @@ class DeltaUpdate:
         self._most = most
         self._clients = clients
         self._made: dict[int, Frame] = {}
-        "By the number of the version that it leads from."
+        "By the number of the version that the update leads from."
 
     def since(self, last_sent: Version | None) -> Frame:
-        """From the version a client was last told of; None if it was told of none. It may be one that is not known."""
+        """The update from the version that a client was last sent, which may be unknown; None if it was sent none."""
         entries = (
             self._delta_log.after(last_sent.number)
             if last_sent is not None and last_sent.epoch == self.version.epoch
@@ -117,18 +116,18 @@ class DeltaUpdate:
 
     @cached_property
     def _size(self) -> int:
-        """Bytes of the leaderboards, compressed, that whoever starts over fetches."""
+        """Bytes of the compressed leaderboards that a client fetches after a reset."""
         names = (leaderboard_key(owner, self._division_id) for owner in ParticipantKind)
         return sum(len(frames) for name in names for frames in self._snapshot.documents.get(name, ()))
 
 
 def spread(clients: int, size: int) -> float:
-    """Seconds over which so many clients should fetch `size` bytes each."""
+    """Seconds over which that number of clients should fetch `size` bytes each."""
     return round(min(MAX_SPREAD_SECONDS, clients * size / REFETCH_BYTES_PER_SECOND), 1)
 
 
 def merged(entries: tuple[DeltaLogEntry, ...]) -> DeltaLogEntry:
-    """All of them, of which there is one at least, as one."""
+    """One or more deltas, as one."""
     deltas = [VersionedDelta.parse(entry.data) for entry in entries]
     while len(deltas) > 1:
         # In pairs, and pairs of pairs: one by one, all there is so far would be copied for each.

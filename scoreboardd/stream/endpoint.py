@@ -1,6 +1,7 @@
-"""`GET /api/scoreboard/stream` (contract §6): greet a client, tell it what it missed, hand it to the broadcaster.
+"""`GET /api/scoreboard/stream` (protocol §6): greets a client, sends what it missed, and passes it to the broadcaster.
 
-With `?deltas=1` it is told what changes in the boards of everyone, or of a division, and without it that they changed.
+With `?deltas=1` a client gets what changes in the boards of everyone, or of a division; without it, notices that they
+changed.
 """
 
 import asyncio
@@ -34,25 +35,25 @@ HEADERS = {
     "Connection": "close",  # on HTTP/1.0 the body has no other end
 }
 LAST_ID_PARAMETERS = ("last_event_id", "lastEventId")
-"Of the query: ours, and what polyfills of EventSource send."
+"Parameters of the query: ours, and the one that polyfills of EventSource send."
 
 
 class StreamRequest(NamedTuple):
-    """What a stream is asked for."""
+    """What a client asks for."""
 
     deltas: bool = False
-    "Rather than notices."
+    "Deltas instead of notices."
     division_id: int | None = None
-    "Whose deltas; None is everyone."
+    "The division of the deltas; None stands for everyone."
     last: Version | None = None
-    "The version that the client was told of last, as it says; None if it says none."
+    "The version that the client was sent last, as it says; None if it names none."
     chunked: bool = False
-    "The body is in chunks."
+    "The client takes a body in chunks."
 
 
 @dataclass(frozen=True)
 class Notice:
-    """An event that says that there is a version, and what it was made for.
+    """An event that announces a version and what changed.
 
     It names divisions only to clients that were told of `previous`, the version told before. Who has missed that may
     have missed changes in other divisions.
@@ -78,7 +79,7 @@ class Notice:
 
 
 class StreamEndpoint:
-    """`retry_min` and `retry_max`, in seconds, bound how long a browser waits before it connects again."""
+    """`retry_min` and `retry_max`, in seconds, bound how long a browser waits before it reconnects."""
 
     def __init__(
         self,
@@ -97,11 +98,11 @@ class StreamEndpoint:
         self.origins = cors.Origins(cors_origins)
         self._last_sent: DeltaUpdates | None = None
         self._version: Version | None = None
-        "The version that clients were told of last, by a notice or a greeting, and the one before:"
+        "The version that clients were sent last, by a notice or a greeting, and the one before:"
         self._previous: Version | None = None
 
     def publish(self, version: Version, event: ChangeEvent) -> None:
-        """Tell everyone of `version`, which is served, and of what it was made for; returns at once."""
+        """Announce `version`, which is served, with the event that caused it. Returns at once."""
         update_for = self._deltas().update_for
         self._note(version)
         notice = Notice(version, event, self._previous)
@@ -133,7 +134,7 @@ class StreamEndpoint:
         return hijack.Hijacked()
 
     def _asked(self, request: web.Request) -> StreamRequest | web.Response:
-        """What a request asks for, or the answer if that cannot be had."""
+        """What a request asks for, or the answer that refuses it."""
         chunked = request.version >= HttpVersion11
         last = Version.parse(request.headers.get("Last-Event-ID", ""))
         if not request.rel_url.raw_query_string:
@@ -154,7 +155,7 @@ class StreamEndpoint:
         return StreamRequest(said == ["1"], division_id, last or _last_of(request.query), chunked)
 
     def accept(self, transport: asyncio.Transport, asked: StreamRequest, fields: Mapping[str, str]) -> bool:
-        """Make a stream of a connection that asked for one with these header fields, and for nothing else.
+        """Make a stream of a connection whose request has only these header fields.
 
         False, and nothing done, if there is no room or no such division: `get` knows how to refuse.
         """
@@ -176,7 +177,7 @@ class StreamEndpoint:
         return self._broadcaster.notices(chunked=asked.chunked)
 
     def _deltas(self) -> DeltaUpdates:
-        """Of the edition served; there has to be one."""
+        """The updates of the snapshot served, which must exist."""
         snapshot = self._cache.snapshot
         assert snapshot is not None
         if self._last_sent is None or self._last_sent.snapshot is not snapshot:
@@ -218,12 +219,12 @@ def ready_block(version: Version | None, retry_ms: int) -> bytes:
 
 @lru_cache(maxsize=2)
 def _resume(version: Version) -> Frame:
-    """What tells a client that comes back that it has missed something; the same for all of them."""
+    """Tells a client that returns that it has missed something; the same for all such clients."""
     return scoreboard_frame(version, ChangeEvent("all", "resume", now_rfc3339()))
 
 
 def _last_of(query: MultiMapping[str]) -> Version | None:
-    """What the query says; a parameter that is there twice says nothing."""
+    """The last id in the query. A parameter that occurs twice is ignored."""
     values = [values[0] for name in LAST_ID_PARAMETERS if len(values := query.getall(name, [])) == 1]
     return next(filter(None, map(Version.parse, values)), None)
 

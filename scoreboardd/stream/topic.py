@@ -1,18 +1,18 @@
-"""A feed: streams that are told the same thing, ten thousand of them, none of which can slow another.
+"""A topic: streams that receive the same events, ten thousand of them, none of which can delay another.
 
-- What is told is built once for all who were last told of the same version, and shared. Nearly all clients are in step:
-  they were told the last news, and their transports hold nothing. To tell them the next is one send() each, past the
-  transport, and nothing of theirs is looked at: at ten thousand, fetching what is known of a client costs as much as
-  all the rest that is not the kernel's.
-- All others (newcomers, those that lag, those whose connection is still aiohttp's) are told one by one, and fall into
-  step when they can. Only a client that lags has anything in its queue. The queue is bounded: when it is full, what
-  waits gives way to what leads from the version that the client was given to the newest.
-- A client that lags and takes nothing for too long is cut off. What counts as taking is the kernel's accepting bytes,
-  so a reader that stopped is found once its window and our send buffer (`SEND_BUFFER_BYTES`) are full.
-- All clients of a feed speak the same HTTP: to those of HTTP/1.1 a frame is a chunk of the body (`chunked`), whose head
-  is part of the shared bytes; those of HTTP/1.0 are in a feed of their own, whose frames are bare.
-- The fan-out goes in slices and lets the loop turn between them. News that comes while it is under way does not break
-  it off, or the last slices might starve; of what waits for it, only the newest is told.
+- An event is rendered once for all subscribers that were last sent the same version, and shared. Nearly all subscribers
+  are *synced*: they were sent the last event, and their transports hold no bytes. The next event costs one send() for
+  each of them, past the transport, and nothing else of them is read: at ten thousand, reading what is known of a
+  subscriber costs as much as all other work outside the kernel.
+- All others (new ones, those that lag, those whose connection is still aiohttp's) are served one by one, and become
+  synced when they can. Only a subscriber that lags has a queue. The queue is bounded: when it is full, one event that
+  leads from the version the subscriber was given to the newest replaces the queued ones.
+- A subscriber that lags and takes nothing for too long is disconnected. Taking means that the kernel accepts bytes, so
+  a reader that stopped is found once its window and our send buffer (`SEND_BUFFER_BYTES`) are full.
+- All subscribers of a topic speak the same HTTP. With HTTP/1.1 a frame is a chunk of the body (`chunked`), whose head
+  is part of the shared bytes. Subscribers with HTTP/1.0 have a topic of their own, whose frames have no such head.
+- A fan-out works in batches and lets the loop turn between them. An update that comes meanwhile does not interrupt it,
+  or the last batches might starve. Of several waiting updates only the newest is sent.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from scoreboardd.telemetry.metrics import Metrics
 T = TypeVar("T")
 
 SEND_BATCH = 256
-"Clients written to between two turns of the loop: about 2 ms of work."
+"Subscribers written to between two turns of the loop: about 2 ms of work."
 SEND_BUFFER_BYTES = 64 * 1024
-"Bytes the kernel may hold for a client that does not read; the kernel doubles it for its own bookkeeping."
+"What the kernel may hold for a client that does not read. The kernel doubles it for its own bookkeeping."
 PING = b": ping\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 PROBE_SECONDS = 1.0
-"A client that sends no more, and has not reset the connection after so long, still listens."
+"A client that has closed its sending side, and does not reset the connection within this time, still listens."
 
 
 def chunk(payload: bytes) -> bytes:
@@ -46,7 +46,7 @@ def chunk(payload: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Frame:
-    """One event as it goes over the wire, or several; whoever gets it has been told of `version`."""
+    """One or several events as they go over the wire. A client that gets them has been sent `version`."""
 
     version: Version
     payload: bytes
@@ -54,26 +54,26 @@ class Frame:
 
     @cached_property
     def chunk(self) -> bytes:
-        """The payload as a chunk, made once for all."""
+        """The payload as a chunk, rendered once for all subscribers."""
         return chunk(self.payload)
 
 
 class Update(Protocol):
-    """What a feed tells clients that have not reached `version`."""
+    """What a topic sends to subscribers that have not reached `version`."""
 
     @property
     def version(self) -> Version: ...
 
     @property
     def lossless(self) -> bool:
-        """It says all that earlier news would have said, to whoever has not been told that."""
+        """Whether it also contains all earlier updates that a subscriber has missed."""
 
     def since(self, last_sent: Version | None) -> Frame:
-        """What a client gets that was last told of `last_sent`, which `version` follows."""
+        """What a subscriber gets that was last sent `last_sent`, which `version` follows."""
 
 
 class Subscriber(asyncio.Protocol):
-    """One stream: the protocol of a transport that was taken over from the HTTP server after the request."""
+    """One stream: the protocol of a transport that was taken from the HTTP server after the request."""
 
     __slots__ = (
         "address",
@@ -94,24 +94,24 @@ class Subscriber(asyncio.Protocol):
         self.transport = transport
         self.address = address
         self.passable = False
-        "The transport is its own, and may be passed by while it holds nothing."
+        "The transport is its own, so that we may send past it while it holds no bytes."
         self.socket: socket.socket | None = None
-        "The way past it, from when it first falls into step on; borrowed, for the transport to close."
+        "The socket to send past the transport with, once it was synced. The transport closes it."
         self.version: Version | None = None
-        "The last version that its transport was given; while in step, the feed knows."
+        "The last version given to its transport; while it is synced, the topic knows."
         self.sent_at = 0.0
-        "When something was last written to it, and to it alone."
+        "When something was last written to it alone."
         self.blocked = False
         "Its transport holds bytes that the kernel has not taken."
         self.buffered = 0
-        "How many, when last looked at; and when that was last less than before:"
+        "How many bytes, at the last check; and when they last became fewer:"
         self.progress_at = 0.0
         self.queue: deque[Frame] | None = None
-        "What waits for the transport; None as long as it never lagged."
+        "What waits for the transport; None if it never lagged."
 
     @property
     def last_sent(self) -> Version | None:
-        """The version it will have been told of once it has taken what waits."""
+        """The version that it will have been sent once it has taken what waits."""
         return self.queue[-1].version if self.queue else self.version
 
     def write(self, data: bytes | memoryview, now: float) -> None:
@@ -120,7 +120,7 @@ class Subscriber(asyncio.Protocol):
 
     @property
     def has_left(self) -> bool:
-        """It answered what was written to it with a reset."""
+        """Whether the client has reset the connection."""
         sock = self.transport.get_extra_info("socket")
         return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
@@ -160,8 +160,8 @@ class Subscriber(asyncio.Protocol):
 
 
 class Topic:
-    """`leave(client, stalled)` is called when the stream of one has ended, or is given up; `queue` is how many frames
-    may wait for one; `chunked` says that the bodies of its clients are."""
+    """`leave(subscriber, stalled)` is called when a stream has ended or is given up. `queue` is how many frames may
+    wait for a subscriber; `chunked`: the bodies are in chunks."""
 
     def __init__(
         self, metrics: Metrics, *, queue: int, leave: Callable[[Subscriber, bool], None], chunked: bool = False
@@ -175,13 +175,13 @@ class Topic:
         self._synced: dict[Callable[[bytes], int], Subscriber] = {}
         self._others: dict[Subscriber, None] = {}
         self._last_sent: Version | None = None
-        "What those in step were told last, and when:"
+        "What the synced subscribers were sent last, and when:"
         self._last_sent_at = 0.0
         self._publishing = False
         "A fan-out is under way."
         self._lagging: dict[Subscriber, None] = {}
         self._waiting_update: Update | None = None
-        "The newest that is not yet fanned out."
+        "The newest update that is not fanned out yet."
 
     def __len__(self) -> int:
         return len(self._synced) + len(self._others)
@@ -236,7 +236,7 @@ class Topic:
         self._lagging.pop(subscriber, None)
 
     def end(self, subscriber: Subscriber) -> None:
-        """End its stream after what its transport holds, and tell it nothing more."""
+        """End a stream after the bytes that its transport holds."""
         self._mark_unsynced(subscriber)
         self._others.pop(subscriber, None)
         subscriber.queue = None
@@ -245,20 +245,20 @@ class Topic:
         subscriber.transport.close()
 
     def close(self) -> None:
-        """End all its streams."""
+        """End all streams of the topic."""
         for subscriber in [*self._synced.values(), *self._others]:
             self.end(subscriber)
 
     # Telling
 
     def publish(self, update: Update) -> None:
-        """Have the next `fan_out` tell everyone who is not there yet."""
+        """Make the next `fan_out` send `update` to all subscribers that have not reached it."""
         if self._waiting_update is not None and not update.lossless:
             self._metrics.dropped.labels("coalesced").inc(len(self))
         self._waiting_update = update
 
     async def fan_out(self) -> None:
-        """Tell all that there is to tell; if that is being done already, leave it to whoever does."""
+        """Send the waiting updates, unless another call is doing so."""
         if self._publishing:
             return
         self._publishing = True
@@ -304,7 +304,7 @@ class Topic:
         return sent
 
     def _offer(self, subscriber: Subscriber, update: Update, now: float) -> int:
-        """How many events went to its transport."""
+        """Returns the number of events that went to its transport."""
         if not subscriber.blocked:
             frame = update.since(subscriber.version)
             subscriber.version = frame.version
@@ -328,7 +328,7 @@ class Topic:
         self._synced[subscriber.socket.send] = subscriber
 
     def _mark_unsynced(self, subscriber: Subscriber) -> bool:
-        """Whether it was in step."""
+        """Returns whether it was synced."""
         return subscriber.socket is not None and self._synced.pop(subscriber.socket.send, None) is not None
 
     def lags(self, subscriber: Subscriber) -> None:
@@ -341,7 +341,7 @@ class Topic:
             self._lagging[subscriber] = None
 
     def caught_up(self, subscriber: Subscriber) -> None:
-        """Its transport is empty again: give it what waits, as one write."""
+        """Its transport is empty again: write what waits, at once."""
         self._lagging.pop(subscriber, None)
         if subscriber.queue:
             waiting, subscriber.queue = subscriber.queue, None
@@ -352,7 +352,7 @@ class Topic:
     # Looking after them
 
     async def send_heartbeats(self, quiet_since: float) -> None:
-        """To clients that nothing was written to after `quiet_since`, in the loop's time."""
+        """Send one to each subscriber that got nothing after `quiet_since`, in the loop's time."""
         quiet = [subscriber for subscriber in self._others if subscriber.sent_at <= quiet_since]
         if self._last_sent_at <= quiet_since:
             quiet += [subscriber for subscriber in self._synced.values() if subscriber.sent_at <= quiet_since]
@@ -370,7 +370,7 @@ class Topic:
             await asyncio.sleep(0)
 
     def cut_off_stalled(self, timeout: float) -> None:
-        """Clients that lag, and have taken nothing for `timeout` seconds."""
+        """Disconnect subscribers that lag and have taken nothing for `timeout` seconds."""
         now = asyncio.get_running_loop().time()
         for subscriber in list(self._lagging):
             buffered = subscriber.transport.get_write_buffer_size()

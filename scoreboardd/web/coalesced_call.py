@@ -31,7 +31,7 @@ class CoalescedCall(Generic[T]):
         async with self._turn:
             if not result.done():
                 if self._next is result:
-                    self._next = None  # whoever calls from now on has come too late for this run
+                    self._next = None  # later callers get the next run
                 try:
                     result.set_result(await self._work())
                 except Exception as error:  # noqa: BLE001  raised below, in everyone's task

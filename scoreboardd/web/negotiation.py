@@ -21,7 +21,7 @@ def coding(accepted: str) -> str:
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
-    """Weakly: whoever has the document in another coding has the document."""
+    """Compares weakly: a client that has the document in another coding has the document."""
     if if_none_match is None:
         return False
     tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve
 from scoreboardd.client.board import Board
 from scoreboardd.client.events import StreamEvent
-from scoreboardd.client.sync_state import GRACE, JITTER, PATIENCE, SyncState
+from scoreboardd.client.sync_state import GRACE, JITTER, MAX_SHORT_ANSWERS, SyncState
 from scoreboardd.model import Version
 from scoreboardd.render import text as document_text
 from tests.client.views import step, view
@@ -239,7 +239,7 @@ class TestAnswers:
 
     def test_what_nobody_has_is_given_up(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 5), 0.0)
-        for _ in range(PATIENCE):
+        for _ in range(MAX_SHORT_ANSWERS):
             keeper.fetched(board(2, "b"), 0.0)
             assert keeper.due < math.inf
         keeper.fetched(board(2, "b"), 0.0)
@@ -250,7 +250,7 @@ class TestAnswers:
         keeper = SyncState(random=lambda: 1.0)
         for _ in range(100):
             keeper.fetched(None, 0.0)
-            assert 0.0 < keeper.due <= PATIENCE / 2
+            assert 0.0 < keeper.due <= MAX_SHORT_ANSWERS / 2
 
     def test_who_fails_is_left_alone_whatever_is_told(self, keeper: SyncState):
         keeper.hear(event("scoreboard", 2), 0.0)

@@ -145,7 +145,7 @@ async def listening(
         bound = socket.create_server(("127.0.0.1", 0), backlog=1024)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
         assert runner.server is not None
-        doorway = runner.server if door is None else FastAcceptFactory(door, runner.server, patience=idle)
+        doorway = runner.server if door is None else FastAcceptFactory(door, runner.server, idle_timeout=idle)
         server = await asyncio.get_running_loop().create_server(doorway, sock=bound)
         stack.callback(server.close)
         listener = Listener(bound.getsockname(), runner)
