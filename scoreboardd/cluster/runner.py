@@ -5,6 +5,7 @@ one task group, and its result comes back as an input.
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -126,7 +127,8 @@ class Runner:
     def _feed(self, received: c.Input) -> None:
         coordinator, loop = self.coordinator, asyncio.get_running_loop()
         actions = coordinator.handle(received, loop.time())
-        log.debug("coordinator", input=received, actions=actions)
+        if logging.getLogger("scoreboardd.cluster").isEnabledFor(logging.DEBUG):
+            log.debug("coordinator", input=repr(received), actions=list(map(repr, actions)))
         for action in actions:
             self._perform(action)
         if self._timer is not None:
