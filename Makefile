@@ -6,8 +6,13 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
+PURE := tests/test_model.py tests/test_config.py tests/test_dsn.py tests/test_docs.py tests/test_compression.py \
+	tests/board tests/cluster/test_coordinator.py tests/cluster/test_wire.py tests/cluster/test_debug_log.py \
+	tests/backends/test_value_layout.py tests/builder/test_channel.py tests/builder/test_ledger.py \
+	tests/builder/test_incremental_writer.py tests/client/test_backoff.py tests/client/test_board.py \
+	tests/client/test_events.py tests/client/test_sync_state.py tests/web/test_address.py tests/web/test_delta_updates.py
 
-.PHONY: help demo test simulate chaos bench lint types lock clean
+.PHONY: help demo check test simulate chaos bench lint types lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -15,7 +20,10 @@ help: ## this list
 demo: $(READY) ## a simulated contest on real servers; NODES=3 for a cluster, Ctrl-C ends it
 	@exec .venv/bin/scoreboardd demo $(if $(NODES),--nodes $(NODES)) $(ARGS)
 
-test: $(READY) ## the test suite, against real servers, three at a time since they mostly wait; ARGS="-n0 -k config" one by one
+check: lint types ## lint, types and the tests that need no server, in seconds
+	.venv/bin/python -m pytest -q -n 2 $(PURE)
+
+test: $(READY) ## the test suite, against real servers; ARGS="-n0 -k config" one by one, EFFORT=5 with five times the examples
 	.venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 simulate: $(READY) ## clusters in virtual time, a seed each; SEEDS=100000 FIRST=0
