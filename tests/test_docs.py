@@ -164,7 +164,7 @@ def test_the_protocol_has_every_metric():
 @pytest.mark.parametrize(
     ("find", "text"),
     [
-        (_unresolved_sections, "as contract §9.9 says"),
+        (_unresolved_sections, "as protocol §9.9 says"),
         (_unresolved_sections, "as it says (§77)"),
         (_unresolved_invariants, "so that it holds (I7)"),
         (_unresolved_files, "see `docs/nothing.md`"),

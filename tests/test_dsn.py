@@ -174,7 +174,7 @@ async def everywhere(url: str) -> list[str]:
             pass
     await store.aclose()
     settings = Settings.model_validate({"postgres": {"dsn": url}})
-    said += await migrate(settings, triggers=False, undo=False, dry_run=True, say=lambda line: None)
+    said += await migrate(settings, triggers=False, undo=False, dry_run=True, report=lambda line: None)
     return [*said, str(by_source.value), str(by_store.value), str(by_bus.value)]
 
 

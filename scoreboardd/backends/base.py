@@ -236,7 +236,7 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A version is committed. Only its number is on the wire (contract §4): the store knows the rest."""
+    """A version is committed. Only its number is on the wire (protocol §4): the store knows the rest."""
 
     number: int
     event: ChangeEvent

@@ -1,4 +1,4 @@
-"""What a cluster's keys and channels are called (contract §4), with its prefix in front."""
+"""What a cluster's keys and channels are called (protocol §4), with its prefix in front."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,7 @@
-"""What the documents of contract §5 have in common: their names.
+"""The names of the documents of protocol §5.
 
 A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division. Two kinds
-of an edition's documents are not in the contract: what leads from the versions before to this one (see `ring`), and
-which divisions there are.
+of documents are not served at a path of their own: the delta logs (see `delta_log`), and the list of divisions.
 """
 
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ BUCKET: Micros = 10 * 60 * 1_000_000
 
 
 class ParticipantKind(StrEnum):
-    """Whose board: every document exists once per user and once per team."""
+    """Users or teams: each board exists once for users and once for teams."""
 
     USERS = "users"
     TEAMS = "teams"
@@ -45,7 +44,7 @@ DIVISIONS = "scoreboard:divisions"
 
 
 def document_names(divisions: Iterable[int]) -> list[str]:
-    """The names of every document of an edition with these divisions."""
+    """The names of all documents of a snapshot with these divisions."""
     boards = (None, *divisions)
     return [
         *(

@@ -1,6 +1,6 @@
 """Dynamic points: a challenge is worth less the more teams have it.
 
-The formula is the smctf platform's (contract §5), a parabola from `initial` at no solve down to `minimum` when every
+The formula is the smctf platform's (protocol §5), a parabola from `initial` at no solve down to `minimum` when every
 competing team has it, as popularised by CTFd's dynamic challenges.
 """
 

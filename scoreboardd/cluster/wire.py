@@ -1,4 +1,4 @@
-"""What is said on the bus, as bytes: three channels of small JSON objects (contract §3 and §4).
+"""What is said on the bus, as bytes: three channels of small JSON objects (protocol §3 and §4).
 
 `scoreboard.events` and `scoreboard.rebuilt` are read and written by platforms and tools too. `scoreboard.building` is
 the daemon's own, written by the scripts beside this file: `{"state": "begun" | "confirmed" | "abandoned", "epoch": …,

@@ -1,4 +1,4 @@
-"""The metrics of contract §7. Each `Metrics` has its own registry, so that a process may hold several daemons."""
+"""The metrics of protocol §7. Each `Metrics` has its own registry, so that a process may hold several daemons."""
 
 from prometheus_client import (
     CollectorRegistry,

@@ -1,4 +1,4 @@
-"""The four documents (contract §5), from memory: no request reaches Redis or Postgres.
+"""The four documents (protocol §5), from memory: no request reaches Redis or PostgreSQL.
 
 A timeline cut to a `window` depends on the time as well, so it is made on demand, from the documents this node serves:
 see `windows`.
@@ -47,7 +47,7 @@ class DocumentEndpoint:
         self.windows = Windows(metrics)
         self._write_timeout = write_timeout
         self._described: tuple[Snapshot | None, CIMultiDict[str]] = (None, CIMultiDict())
-        "The header fields that all documents of an edition have."
+        "The snapshot, and the header fields that all its documents have."
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         make_key, owner = PATHS[errors.path_of(request)]
@@ -71,7 +71,7 @@ class DocumentEndpoint:
         if window is None or since is None:
             if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
                 return web.Response(status=304, headers=headers)
-            # No await before this: it is of the edition that the header describes.
+            # No await before this, so that the body is of the snapshot that the headers describe.
             body = self._cache.encoded_document(name)
             coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
             return await self._answer(request, headers, coding, await body.encode(coding))

@@ -1,4 +1,4 @@
-"""`POST /api/leaderboard/rebuild` (contract §7): a scheduler or an organiser asks for a rebuild.
+"""`POST /api/leaderboard/rebuild` (protocol §7): a scheduler or an organiser asks for a rebuild.
 
 The request travels over the bus like any change, so any node may be the one that rebuilds, and all who ask at the same
 time share one rebuild.

@@ -1,6 +1,6 @@
 """The Postgres backend: a whole cluster on the platform's own database, and the tier that outlives Redis.
 
-All of it is one table, `leaderboard_cache` (contract §7, made by `scoreboardd migrate`), found by the search_path:
+All of it is one table, `leaderboard_cache` (protocol §7, made by `scoreboardd migrate`), found by the search_path:
 
 - the lease: key `leaderboard:rebuild:lock`; `epoch` and `version` are those last given out, `payload` is the server
   that gave them out, `building_token` has the lease until `building_until`;

@@ -38,7 +38,7 @@ READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_
 
 
 def channel(names: Names, name: str) -> str:
-    """Returns the Postgres channel: `scoreboard.events` is `scoreboard_events` here (contract §7)."""
+    """Returns the Postgres channel: `scoreboard.events` is `scoreboard_events` here (protocol §7)."""
     return names.channel(name.replace(".", "_"))
 
 

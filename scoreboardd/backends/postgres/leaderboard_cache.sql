@@ -1,4 +1,4 @@
--- The one table of scoreboardd's own (contract §7): documents, and the lease by which one node builds.
+-- The one table of scoreboardd's own (protocol §7): documents, and the lease by which one node builds.
 CREATE TABLE leaderboard_cache (
     cache_key      text PRIMARY KEY,
     payload        bytea,

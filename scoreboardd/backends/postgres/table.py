@@ -1,4 +1,4 @@
-"""The table that is ours (contract §7), and whether the one that is there is it.
+"""The table that is ours (protocol §7), and whether the one that is there is it.
 
 It is in the schema in which our role would make it, the first of its search_path. A `leaderboard_cache` of the
 platform's, further on in that path, is not read or written.
