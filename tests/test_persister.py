@@ -258,7 +258,7 @@ class TestKeeping:
         node.serve(FIVE)
         await persisted.connection.execute("ALTER TABLE leaderboard_cache RENAME TO elsewhere")
         async with running(node.persister.run()):
-            await until(lambda: [line for line in logs if line["event"].startswith("cannot keep")], "it is told")
+            await until(lambda: [line for line in logs if line["event"].startswith("cannot persist")], "it is told")
             await until(lambda: builder.keeps >= 4, "it tries on")
             await persisted.connection.execute("ALTER TABLE elsewhere RENAME TO leaderboard_cache")
             await until(lambda: _is(persisted, FIVE), "it is kept at last")

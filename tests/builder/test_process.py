@@ -485,8 +485,12 @@ class TestTheChild:
 
         monkeypatch.setattr(process, "Channel", Channel)
         async with running(BuilderProcess(**options)) as builder:
-            await builder.load(None)
-        assert not garbage
+            while garbage:
+                with suppress(BuilderError):  # what waits for an answer fails with the child
+                    await builder.load(None)
+            await until(lambda: builder.problem is None, "a child answers")
+            with suppress(BuilderError):
+                await builder.load(None)
 
     async def test_without_a_database_there_is_only_our_own_time(self, options):
         options["source"]["dsn"] = f"postgresql://127.0.0.1:{free_port()}/ctf"

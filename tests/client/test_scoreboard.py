@@ -285,7 +285,7 @@ class TestOutages:
     async def test_who_takes_too_long_to_answer_is_asked_again(
         self, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(http, "COMMAND_TIMEOUT_SECONDS", 0.1)
+        monkeypatch.setattr(http, "ANSWER", 0.1)
         monkeypatch.setattr(sync_state, "RETRY", 0.1)
         server.answering.clear()
         async with Scoreboard(url) as client:
