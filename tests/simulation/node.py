@@ -673,7 +673,10 @@ class Node:
             # Nothing to count from, but what is committed.
             built.complete = is_new or not (asked.solves or asked.announced or asked.again)
             cluster.missed |= built.complete and cluster.to_come > 0
-            return Base(database, database, database, asked.version, asked.version, cluster.interruptions)
+            owed = 0 if built.complete else asked.solves + asked.again
+            return Base(
+                database, database, database, asked.version, asked.version, cluster.interruptions, -owed, now + OWED
+            )
         full = base.whole_version
         built.full = asked.full or full.epoch != asked.version.epoch
         if head.metadata is None:
