@@ -161,6 +161,8 @@ class Cluster:
         "Changes that are no solves."
         self.hidden: list[int] = []
         "Changes that a reader of what is new does not see."
+        self.forged = False
+        "Somebody has published what no node did, or has repeated it."
         self._forged: Version | None = None
         "The last version that somebody made up."
         self.to_come = 0
@@ -428,6 +430,7 @@ class Cluster:
             self._forged = Version(base.epoch, max(1, base.number + random.choice((-2, -1, 0, 1, 1, 2, 1000, 10**15))))
             return self._forged
 
+        self.forged = True
         if self.bus.latest and random.random() < 0.5:
             self.bus.publish(random.choice(self.bus.latest))
             return
