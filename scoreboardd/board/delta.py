@@ -12,18 +12,31 @@ On the wire (`VersionedDelta`) it is JSON, empty parts left out:
     {"from": 41, "version": 42,
      "challenges": {"put": [{"id", "title", "category", "points"}…], "drop": [id…], "points": [[id, points]…]},
      "users": {"put": [[id, name]…], "drop": [id…],
-               "solves": [[id, challenge id, "solved at", 0 | 1 for first blood]…], "unsolves": [[id, challenge id]…]},
+               "solves": [[id, challenge id, "solved at", 0 | 1 for first blood]…], "unsolves": [[id, challenge id]…],
+               "adjustments": [[id, [["at", points]…]]…]},
      "teams": {…the same…}}
+
+A solve and an adjustment have their sequence number at their end, where the platform has such numbers.
 """
 
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import orjson
 
-from scoreboardd.board.leaderboards import Challenge, Entry, Leaderboards, Solve, integer, parse_challenges, string
+from scoreboardd.board.leaderboards import (
+    Adjustment,
+    Adjustments,
+    Challenge,
+    Entry,
+    Leaderboards,
+    Solve,
+    integer,
+    parse_challenges,
+    string,
+)
 
 _NUMBERS = re.compile(rb'\{"from":([0-9]+),"version":([0-9]+)[,}]')
 
@@ -44,6 +57,8 @@ class Owners:
     drop: Set[int] = frozenset()
     solves: Mapping[tuple[int, int], Solve | None] = field(default_factory=dict)
     "By owner and challenge; None for one that is no more."
+    adjustments: Mapping[int, Adjustments] = field(default_factory=dict)
+    "All adjustments of each owner that has others than before."
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +138,18 @@ def diff(a: Leaderboards, b: Leaderboards) -> Delta:
 def _diff_owners(a: dict[int, Entry], b: dict[int, Entry], gone: Set[int]) -> Owners:
     put: dict[int, str] = {}
     solves: dict[tuple[int, int], Solve | None] = {}
+    adjustments: dict[int, Adjustments] = {}
     for id, new in b.items():
         old = a.get(id)
         if old is None or old.name != new.name:
             put[id] = new.name
+        if new.adjustments != (old.adjustments if old is not None else ()):
+            adjustments[id] = new.adjustments
         had = old.solves if old is not None else {}
         if had != new.solves:
             solves |= {(id, c): solve for c, solve in new.solves.items() if had.get(c) != solve}
             solves |= {(id, c): None for c in had if c not in new.solves and c not in gone}
-    return Owners(put, a.keys() - b.keys(), solves)
+    return Owners(put, a.keys() - b.keys(), solves, adjustments)
 
 
 def apply(delta: Delta, view: Leaderboards) -> Leaderboards:
@@ -139,8 +157,11 @@ def apply(delta: Delta, view: Leaderboards) -> Leaderboards:
     its = delta.challenges
     challenges = {id: listed for id, listed in view.challenges.items() if id not in its.drop} | dict(its.put)
     challenges |= {id: challenges[id]._replace(points=points) for id, points in its.points.items()}
-    return Leaderboards(
-        challenges, _apply_owners(delta.users, view.users, its.drop), _apply_owners(delta.teams, view.teams, its.drop)
+    return replace(
+        view,
+        challenges=challenges,
+        users=_apply_owners(delta.users, view.users, its.drop),
+        teams=_apply_owners(delta.teams, view.teams, its.drop),
     )
 
 
@@ -148,10 +169,11 @@ def _apply_owners(delta: Owners, owners: dict[int, Entry], gone: Set[int]) -> di
     now = {id: entry for id, entry in owners.items() if id not in delta.drop}
     if gone:
         now = {
-            id: Entry(entry.name, {c: solve for c, solve in entry.solves.items() if c not in gone})
+            id: replace(entry, solves={c: solve for c, solve in entry.solves.items() if c not in gone})
             for id, entry in now.items()
         }
-    now |= {id: Entry(name, now[id].solves if id in now else {}) for id, name in delta.put.items()}
+    now |= {id: replace(now[id], name=name) if id in now else Entry(name, {}) for id, name in delta.put.items()}
+    now |= {id: replace(now[id], adjustments=adjustments) for id, adjustments in delta.adjustments.items()}
     touched: dict[int, dict[int, Solve]] = {}
     for (id, challenge_id), solve in delta.solves.items():
         if id not in touched:
@@ -160,7 +182,7 @@ def _apply_owners(delta: Owners, owners: dict[int, Entry], gone: Set[int]) -> di
             touched[id].pop(challenge_id, None)
         else:
             touched[id][challenge_id] = solve
-    return now | {id: Entry(now[id].name, solves) for id, solves in touched.items()}
+    return now | {id: replace(now[id], solves=solves) for id, solves in touched.items()}
 
 
 def compose(first: Delta, second: Delta) -> Delta:
@@ -185,7 +207,8 @@ def _compose_owners(a: Owners, b: Owners, gone: Set[int]) -> Owners:
     solves.update(b.solves)
     put = {id: name for id, name in a.put.items() if id not in b.drop}
     put.update(b.put)
-    return Owners(put, a.drop | b.drop, solves)
+    adjustments = {id: its for id, its in a.adjustments.items() if id not in b.drop} | dict(b.adjustments)
+    return Owners(put, a.drop | b.drop, solves, adjustments)
 
 
 def _owners_dict(owners: Owners) -> dict[str, Any]:
@@ -194,20 +217,36 @@ def _owners_dict(owners: Owners) -> dict[str, Any]:
         {
             "put": [list(item) for item in sorted(owners.put.items())],
             "drop": sorted(owners.drop),
-            "solves": [[*cell, solve.at, int(solve.first_blood)] for cell, solve in solves if solve is not None],
+            "solves": [[*cell, solve.at, int(solve.first_blood), *_sequence(solve)] for cell, solve in solves if solve],
             "unsolves": [list(cell) for cell, solve in solves if solve is None],
+            "adjustments": [
+                [id, [[each.at, each.points, *_sequence(each)] for each in its]]
+                for id, its in sorted(owners.adjustments.items())
+            ],
         }
     )
 
 
+def _sequence(row: Solve | Adjustment) -> tuple[int, ...]:
+    return () if row.sequence is None else (row.sequence,)
+
+
 def _owners(said: Mapping[str, Any]) -> Owners:
     solves: dict[tuple[int, int], Solve | None] = {
-        (integer(id), integer(challenge_id)): Solve(string(at), _FIRST_BLOOD[integer(first_blood)])
-        for id, challenge_id, at, first_blood in said.get("solves", [])
+        (integer(id), integer(challenge_id)): Solve(
+            string(at), _FIRST_BLOOD[integer(first_blood)], *map(integer, sequence)
+        )
+        for id, challenge_id, at, first_blood, *sequence in said.get("solves", [])
     }
     solves.update({(integer(id), integer(challenge_id)): None for id, challenge_id in said.get("unsolves", [])})
     put = {integer(id): string(name) for id, name in said.get("put", [])}
-    return Owners(put, frozenset(map(integer, said.get("drop", []))), solves)
+    adjustments = {
+        integer(id): tuple(
+            Adjustment(string(at), integer(points), *map(integer, sequence)) for at, points, *sequence in its
+        )
+        for id, its in said.get("adjustments", [])
+    }
+    return Owners(put, frozenset(map(integer, said.get("drop", []))), solves, adjustments)
 
 
 _FIRST_BLOOD = {0: False, 1: True}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from scoreboardd.board.document_names import ParticipantKind
+from scoreboardd.board.order import Order
 
 
 class Challenge(NamedTuple):
@@ -22,14 +23,28 @@ class Solve(NamedTuple):
 
     at: str
     first_blood: bool
+    sequence: int | None = None
+    "The number of the row, where the platform breaks ties by it."
+
+
+class Adjustment(NamedTuple):
+    """Points that no challenge gives: an award, or the cost of a hint. `at` and `sequence` as in `Solve`."""
+
+    at: str
+    points: int
+    sequence: int | None = None
+
+
+Adjustments = tuple[Adjustment, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A user or team, and its solves by the id of the challenge."""
+    """A user or team, its solves by the id of the challenge, and its adjustments by time."""
 
     name: str
     solves: dict[int, Solve]
+    adjustments: Adjustments = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,8 @@ class Leaderboards:
     challenges: dict[int, Challenge]
     users: dict[int, Entry]
     teams: dict[int, Entry]
+    order: Order = Order.STATIC
+    "How equal scores are ordered."
 
     def of(self, owner: ParticipantKind) -> dict[int, Entry]:
         return self.users if owner is ParticipantKind.USERS else self.teams
@@ -58,9 +75,20 @@ def parse_challenges(challenges: list[dict[str, Any]]) -> dict[int, Challenge]:
 def parse_solves(solves: list[dict[str, Any]]) -> dict[int, Solve]:
     """The solves of an entry, by the id of the challenge. Raises `KeyError` or `TypeError` likewise."""
     return {
-        integer(solve["challenge_id"]): Solve(string(solve["solved_at"]), boolean(solve["is_first_blood"]))
+        integer(solve["challenge_id"]): Solve(
+            string(solve["solved_at"]), boolean(solve["is_first_blood"]), _sequence(solve)
+        )
         for solve in solves
     }
+
+
+def parse_adjustments(adjustments: list[dict[str, Any]]) -> Adjustments:
+    """The adjustments of an entry. Raises `KeyError` or `TypeError` likewise."""
+    return tuple(Adjustment(string(each["at"]), integer(each["points"]), _sequence(each)) for each in adjustments)
+
+
+def _sequence(fields: dict[str, Any]) -> int | None:
+    return integer(fields["sequence"]) if "sequence" in fields else None
 
 
 def integer(value: Any) -> int:
@@ -85,10 +113,33 @@ def boolean(value: Any) -> bool:
 
 def ranked(leaderboards: Leaderboards, owner: ParticipantKind) -> list[tuple[int, Entry, int]]:
     """The id, entry and score of each user or team, in the order of the documents."""
+    challenges, order = leaderboards.challenges, leaderboards.order
     rows = [
-        (id, entry, sum(leaderboards.challenges[challenge_id].points for challenge_id in entry.solves))
+        (
+            id,
+            entry,
+            sum(challenges[challenge_id].points for challenge_id in entry.solves)
+            + sum(adjustment.points for adjustment in entry.adjustments),
+        )
         for id, entry in leaderboards.of(owner).items()
     ]
     # Python compares str by code point, which for valid Unicode is the order of the UTF-8 bytes.
-    rows.sort(key=lambda row: (-row[2], row[1].name if owner is ParticipantKind.TEAMS else "", row[0]))
+    by_name = owner is ParticipantKind.TEAMS and order is not Order.LAST_ROW
+    rows.sort(key=lambda row: (-row[2], _last(row[1], challenges, order), row[1].name if by_name else "", row[0]))
     return rows
+
+
+def _last(entry: Entry, challenges: dict[int, Challenge], order: Order) -> tuple[str, int]:
+    """What breaks a tie: the time of the last row that counts, and the highest sequence number of all that count."""
+    if order is Order.STATIC:
+        return "", 0
+    counted: list[Solve | Adjustment] = [solve for id, solve in entry.solves.items() if challenges[id].points]
+    if order is Order.LAST_ROW:
+        counted += [adjustment for adjustment in entry.adjustments if adjustment.points]
+        return _sortable(counted), max((each.sequence or 0 for each in counted), default=-(2**62))
+    return _sortable(counted), 0
+
+
+def _sortable(rows: list[Solve | Adjustment]) -> str:
+    """The latest time of `rows`, as text that sorts as the time does; "" if there are none."""
+    return max((each.at[:-1] for each in rows), default="")

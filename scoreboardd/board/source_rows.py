@@ -15,11 +15,20 @@ from numpy.typing import NDArray
 
 from scoreboardd.board.times import Micros
 
-#: One correct submission. The same user may appear with the same challenge more than once, in any order.
 SOLVE = np.dtype([("user_id", np.int64), ("challenge_id", np.int64), ("at", np.int64), ("first_blood", np.bool_)])
+"One correct submission. The same user may appear with the same challenge more than once, in any order."
+OWNED_SOLVE = np.dtype([("sequence", np.int64), ("team_id", np.int64), *((n, SOLVE[n]) for n in SOLVE.names or ())])
+"One on a platform that stores the team at the time of solving. `sequence` is the number of the row."
+ADJUSTMENT = np.dtype([(name, np.int64) for name in ("sequence", "user_id", "team_id", "at", "points")])
+"Points that no challenge gives: an award, or the cost of a hint, which is negative."
+
+NO_ID = np.iinfo(np.int64).min
+"The id in an array where a row has none."
 
 Solves = NDArray[Any]
-"An array of `SOLVE`."
+"An array of `SOLVE` or `OWNED_SOLVE`."
+Adjustments = NDArray[Any]
+"An array of `ADJUSTMENT`."
 Ids = NDArray[np.int64]
 
 
@@ -43,6 +52,8 @@ class UserRow(NamedTuple):
     id: int
     name: str
     team_id: int | None = None
+    division_id: int | None = None
+    "None: that of the team."
 
 
 class DivisionRow(NamedTuple):
@@ -65,6 +76,11 @@ class Roster:
         """In order."""
         return np.array(sorted(user.id for user in self.users), np.int64)
 
+    @cached_property
+    def team_ids(self) -> Ids:
+        """In order."""
+        return np.array(sorted(team.id for team in self.teams), np.int64)
+
     @property
     def division_ids(self) -> tuple[int, ...]:
         return tuple(division.id for division in self.divisions)
@@ -79,6 +95,8 @@ class Roster:
 class SourceRows:
     roster: Roster
     solves: Solves
+    adjustments: Adjustments | None = None
+    "None on a platform without adjustments."
 
 
 def solves_of(records: Iterable[tuple[int, int, Micros, bool]]) -> Solves:
@@ -91,7 +109,8 @@ def find(wanted: Ids, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
     if not len(ids):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
     span = int(ids[-1]) - int(ids[0]) + 1
-    if span >= 4 * len(wanted):
+    # NO_ID minus the first id leaves the range of 64 bits, so it is not looked up in a table.
+    if span >= 4 * len(wanted) or (len(wanted) and int(wanted.min()) == NO_ID):
         place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
         return place, ids[place] == wanted
     # Ids that are not far between, of which many are wanted: looked up in a table, in a tenth of the time.
@@ -103,10 +122,13 @@ def find(wanted: Ids, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
 
 
 def released(roster: Roster, solves: Solves) -> Roster:
-    """The roster without the inactive challenges that none of its users has solved."""
+    """The roster without the inactive challenges that none of its users and teams has solved."""
     inactive = np.array([challenge.id for challenge in roster.challenges if not challenge.active], np.int64)
     if not len(inactive):
         return roster
     solves = solves[np.isin(solves["challenge_id"], inactive)]
-    solved = set(solves["challenge_id"][find(solves["user_id"], roster.user_ids)[1]].tolist())
+    is_shown = find(solves["user_id"], roster.user_ids)[1]
+    if solves.dtype == OWNED_SOLVE:
+        is_shown |= find(solves["team_id"], roster.team_ids)[1]
+    solved = set(solves["challenge_id"][is_shown].tolist())
     return replace(roster, challenges=[each for each in roster.challenges if each.active or each.id in solved])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoreboardd.board.scoreboard import Deltas, ScoreboardState
+from scoreboardd.board.scoreboard import Addition, Deltas, ScoreboardState
 from scoreboardd.builder.ledger import MEMORY_SECONDS, Ledger
 from scoreboardd.builder.messages import Build
 from scoreboardd.builder.timings import Timings
@@ -122,7 +122,7 @@ class IncrementalLoader:
             return None
         self._ledger.read(increment.added, self._clock())
         with timings.timed("build"):
-            deltas = await asyncio.to_thread(scoreboard.add, increment.solves)
+            deltas = await asyncio.to_thread(scoreboard.add, Addition(increment.solves))
         loaded = self._finish(scoreboard, increment.cursor, increment.as_of, len(increment.solves), timings)
         complete = not self._is_owed()
         return replace(loaded, findings=increment.findings, change_set=ChangeSet(since, deltas), complete=complete)

@@ -47,7 +47,6 @@ from scoreboardd.board.source_rows import (
     Solves,
     SourceRows,
     TeamRow,
-    UserRow,
     find,
     released,
 )
@@ -71,7 +70,7 @@ _COLUMNS = {
     "challenges": ChallengeRow._fields,
     "divisions": DivisionRow._fields,
     "teams": TeamRow._fields,
-    "users": UserRow._fields,
+    "users": ("id", "name", "team_id"),
 }
 "The columns that the queries of the roster return."
 

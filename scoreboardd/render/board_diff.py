@@ -36,10 +36,9 @@ def between(old: Boards, new: Boards) -> Delta:
     leaderboard."""
     entries_of_both = [_differing(old[owner], new[owner]) for owner in ParticipantKind]
     challenges_of_both = [opening_challenges(plain(boards[ParticipantKind.TEAMS][0].frame)) for boards in (old, new)]
-    before, after = (
-        Leaderboards(challenges, *(side[number] for side in entries_of_both))
-        for number, challenges in enumerate(challenges_of_both)
-    )
+    (old_users, new_users), (old_teams, new_teams) = entries_of_both
+    before = Leaderboards(challenges_of_both[0], old_users, old_teams)
+    after = Leaderboards(challenges_of_both[1], new_users, new_teams)
     return delta.diff(before, after)
 
 

@@ -1,8 +1,8 @@
 """A document as a sequence of compressed segments. A change replaces only the segments that it touches.
 
-- The rows of a document are in the order of their keys, (sort_key, index). A *change* adds to the counts of a row: the
-  row exists while its `count` is above zero. A change by nothing means that the row's text differs now. So a new
-  document is made by changing an empty one; there is no second way to make one.
+- The rows of a document are in the order of their keys: the fields of their dtype up to `index`. A *change* adds to the
+  fields behind it: the row exists while its `count` is above zero. A change by nothing means that the row's text
+  differs now. So a new document is made by changing an empty one; there is no second way to make one.
 - Rows are split into chunks at boundaries that depend only on their own keys (`RowRenderer.chunk_boundaries`): this is
   content-defined chunking. So equal documents have equal chunks, whatever happened before, and nothing is rebalanced.
 - A chunk is immutable and shared by all versions that contain it. Its text is kept as a zstd frame. The concatenation
@@ -22,8 +22,22 @@ from scoreboardd.board.contest import Bools, Ints, grouped
 from scoreboardd.system.compression import DIGEST_BYTES, LEVEL, digest_of_digests, frame_digest
 
 ROW = np.dtype([("sort_key", np.int64), ("index", np.int64), ("points", np.int64), ("count", np.int64)])
+TIED_ROW = np.dtype(
+    [
+        ("sort_key", np.int64),
+        ("last_at", np.int64),
+        ("last_sequence", np.int64),
+        ("index", np.int64),
+        ("points", np.int64),
+        ("count", np.int64),
+    ]
+)
+"A row of a leaderboard on which equal scores are ordered by time."
+ADJUSTED_ROW = np.dtype([*((name, np.int64) for name in (*(ROW.names or ()), "solves"))])
+"A row of a timeline in which not all points are of solves."
 Rows = NDArray[Any]
-"An array of `ROW`; the rows of a chunk are in order."
+"An array of one of these dtypes; the rows of a chunk are in order."
+Key = tuple[int, ...]
 
 CHUNKS_PER_RENDER = 32
 "Enough to make calls of numpy worthwhile, few enough to stay in the processor's cache."
@@ -51,7 +65,7 @@ class Chunk(Segment):
         super().__init__(text, compressor)
         # As bytes: copying and joining arrays of records takes numpy ten times as long.
         self.rows = rows.tobytes()
-        self.first = _key(rows)
+        self.first = _first_key(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +130,24 @@ class RowRenderer(Protocol):
         """The text of each run of rows; `starts` says where each run begins. The text of a row begins with a comma."""
 
 
-def row_changes(sort_key: Ints, index: Ints, points: Any = 0, count: Any = 0) -> Rows:
-    """Changes to as many rows, given as columns."""
-    made = np.empty(len(index), ROW)
-    made["sort_key"], made["index"], made["points"], made["count"] = sort_key, index, points, count
+def row_changes(dtype: "np.dtype[np.void]", index: Ints, **columns: Any) -> Rows:
+    """Changes to as many rows as `index` has. Columns that are not given are 0."""
+    made = np.zeros(len(index), dtype)
+    made["index"] = index
+    for name, values in columns.items():
+        made[name] = values
     return made
 
 
 class ChunkedDocument:
-    """The rows of one document, as chunks."""
+    """The rows of one document, as chunks; all rows have the dtype `row`."""
 
-    def __init__(self, renderer: RowRenderer, compressor: zstandard.ZstdCompressor) -> None:
+    def __init__(
+        self, renderer: RowRenderer, compressor: zstandard.ZstdCompressor, row: "np.dtype[np.void]" = ROW
+    ) -> None:
         self._renderer = renderer
+        self._row = row
+        self._key = key_fields(row)
         self._compressor = compressor
         # A change replaces both and never modifies them, because documents keep them.
         self.chunks: list[Chunk] = []
@@ -143,12 +163,12 @@ class ChunkedDocument:
         runs = self._touched(change)
         if not runs:
             return
-        rows = _present(_summed(_joined(self.chunks[start:end] for start, end in runs), change))
+        rows = _present(_summed(self._joined(self.chunks[start:end] for start, end in runs), change))
         start, end = runs[0]
-        if start == 0 < end < len(self.chunks) and not (len(rows) and _key(rows) < self.chunks[end].first):
+        if start == 0 < end < len(self.chunks) and not (len(rows) and _first_key(rows) < self.chunks[end].first):
             # The next chunk has become the first of the document, and its text has a comma too many.
             runs[0] = start, end + 1
-            rows = np.concatenate([_joined([self.chunks[end : end + 1]]), rows])
+            rows = np.concatenate([self._joined([self.chunks[end : end + 1]]), rows])
         # All at once, wherever they belong: the few chunks of one run are too few for numpy.
         made = [*self._rendered(rows, first=start == 0)]
 
@@ -171,7 +191,7 @@ class ChunkedDocument:
         """The runs of neighbouring chunks that these changes touch, as (start, end)."""
         if len(self.chunks) <= 1:
             return [(0, len(self.chunks))] if len(changed) else []
-        keys = list(zip(changed["sort_key"].tolist(), changed["index"].tolist(), strict=True))
+        keys: list[Key] = list(zip(*(changed[name].tolist() for name in self._key), strict=True))
         runs: list[tuple[int, int]] = []
         taken = 0
         while taken < len(keys):
@@ -185,7 +205,10 @@ class ChunkedDocument:
             taken = bisect_left(keys, self.chunks[end].first) if end < len(self.chunks) else len(keys)
         return runs
 
-    def _place(self, key: tuple[int, int]) -> int:
+    def _joined(self, runs: Iterable[list[Chunk]]) -> Rows:
+        return np.frombuffer(b"".join([chunk.rows for chunks in runs for chunk in chunks]), self._row)
+
+    def _place(self, key: Key) -> int:
         """The position of the chunk that has, or would have, the row of this key."""
         return bisect_right(self.chunks, key, lo=1, key=_first) - 1
 
@@ -205,17 +228,18 @@ class ChunkedDocument:
                 first = False
 
 
-def _first(chunk: Chunk) -> tuple[int, int]:
+def key_fields(row: "np.dtype[np.void]") -> tuple[str, ...]:
+    """The names of the fields that order such rows."""
+    names = row.names or ()
+    return names[: names.index("index") + 1]
+
+
+def _first(chunk: Chunk) -> Key:
     return chunk.first
 
 
-def _key(rows: Rows) -> tuple[int, int]:
-    sort_key, index, *_ = rows.item(0)
-    return sort_key, index
-
-
-def _joined(runs: Iterable[list[Chunk]]) -> Rows:
-    return np.frombuffer(b"".join([chunk.rows for chunks in runs for chunk in chunks]), ROW)
+def _first_key(rows: Rows) -> Key:
+    return tuple(rows.item(0)[: len(key_fields(rows.dtype))])
 
 
 def _summed(*changed: Rows) -> Rows:
@@ -229,18 +253,21 @@ def _summed(*changed: Rows) -> Rows:
         return rows
     first, again, of = grouped(keys)
     summed = rows.take(first)  # seven times as fast as rows[first]
-    for name in ("points", "count"):
+    for name in (rows.dtype.names or ())[len(key_fields(rows.dtype)) :]:
         np.add.at(summed[name], of, rows[name].take(again))
     return summed
 
 
 def _numbered(rows: Rows) -> Ints:
-    """One number for both parts of each row's key, in the same order; not negative."""
-    sort_key, index = rows["sort_key"], rows["index"]
-    low, indexes = int(sort_key.min()), int(index.max()) + 1
-    if (int(sort_key.max()) - low + 1) * indexes >= 2**63:
-        low, sort_key = 0, np.unique(sort_key, return_inverse=True)[1]
-    return np.asarray((sort_key - low) * indexes + index)
+    """One number for each row's key, in the same order; not negative."""
+    first, *others = key_fields(rows.dtype)
+    number: Ints = rows[first] - rows[first].min()
+    for name in others:
+        values: Ints = rows[name] - rows[name].min()
+        if (int(number.max()) + 1) * (int(values.max()) + 1) >= 2**63:
+            number, values = (np.unique(each, return_inverse=True)[1] for each in (number, values))
+        number = number * (values.max() + 1) + values
+    return number
 
 
 def _present(rows: Rows) -> Rows:

@@ -5,6 +5,7 @@ is shorter. Then the NUL bytes, which JSON never contains, are removed. Names, w
 are.
 """
 
+from collections.abc import Iterator
 from datetime import date
 from itertools import pairwise
 from typing import Any
@@ -48,10 +49,14 @@ class EntryRenderer:
         self._labels = _labels(participants)
         openings = _table([text.SOLVE % c.id for c in contest.challenges] or [b""])
         lanes = [("opening", openings.dtype), ("date", "S11"), ("clock", "S8"), ("ms", "S4"), ("us", "S3")]
-        closings = _table(list(text.SOLVE_ENDS))
-        self._blank = np.zeros(2 * len(openings), [*lanes, ("closing", closings.dtype)])
+        has_sequence = participants.sequence is not None
+        closings = _table(list(text.SEQUENCED_SOLVE_ENDS if has_sequence else text.SOLVE_ENDS))
+        lanes += [("closing", closings.dtype), *([("sequence", "S20"), ("end", "S1")] if has_sequence else [])]
+        self._blank = np.zeros(2 * len(openings), lanes)
         "The text of a solve of each challenge, without and with first blood, still without its time."
         self._blank["opening"], self._blank["closing"] = openings.repeat(2), np.tile(closings, len(openings))
+        if has_sequence:
+            self._blank["end"] = text.SOLVE_END
 
     def chunk_boundaries(self, rows: Rows) -> Bools:
         return _is_boundary(self._participants.ids.take(rows["index"]), 0, ENTRIES)
@@ -65,6 +70,8 @@ class EntryRenderer:
         for label, score, (start, end) in zip(labels, scores, pairwise([0, *ends.tolist()]), strict=True):
             # The comma before the first is left out.
             parts += (text.ENTRY % (label, score), solves_text[start * width + 1 : end * width], text.ENTRY_END)
+        for place, adjustments in self._adjustments(rows["index"]):
+            parts[3 * place + 2] = adjustments
         return [
             b"".join(parts[3 * start : 3 * end]).replace(b"\0", b"") for start, end in pairwise([*starts, len(rows)])
         ]
@@ -87,7 +94,20 @@ class EntryRenderer:
         solves["clock"] = _CLOCK.take(second)
         solves["ms"] = _MILLIS.take(np.where(us == 0, ms + 1000, ms))
         solves["us"] = _MICROS.take(us)
+        if self._participants.sequence is not None:
+            sequence = self._participants.sequence.reshape(shape).take(index, axis=0).ravel()
+            solves["sequence"] = sequence.take(solved).astype("S20")
         return solves, ends
+
+    def _adjustments(self, index: Ints) -> Iterator[tuple[int, bytes]]:
+        """The end of the entry of each of these owners that has adjustments, with the owner's place in `index`."""
+        adjustments = self._participants.adjustments
+        if not len(adjustments):
+            return
+        starts, ends = (np.searchsorted(adjustments["index"], index, side) for side in ("left", "right"))
+        for place in np.flatnonzero(starts < ends).tolist():
+            its = adjustments[starts[place] : ends[place]].tolist()
+            yield place, text.entry_end((rfc3339(at), points, sequence) for _, at, sequence, points in its)
 
 
 class BucketRenderer:
@@ -110,7 +130,8 @@ class BucketRenderer:
         parts[0::4] = stamps.take(sort_key).tolist()
         parts[1::4] = self._labels.take(rows["index"]).tolist()
         parts[2::4] = points_texts.take(points).tolist()
-        parts[3::4] = self._counts.take(rows["count"]).tolist()
+        solves = rows["solves" if "solves" in (rows.dtype.names or ()) else "count"]
+        parts[3::4] = self._counts.take(solves).tolist()
         return [b"".join(parts[4 * start : 4 * end]) for start, end in pairwise([*starts, len(rows)])]
 
 

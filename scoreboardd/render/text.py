@@ -17,10 +17,13 @@ import orjson
 
 from scoreboardd.board.document_names import ParticipantKind
 from scoreboardd.board.leaderboards import (
+    Adjustment,
     Challenge,
     Entry,
     Leaderboards,
+    Solve,
     integer,
+    parse_adjustments,
     parse_challenges,
     parse_solves,
     ranked,
@@ -36,6 +39,9 @@ SOLVE = b',{"challenge_id":%d,"solved_at":"'
 "Followed by the time without its Z. The comma before the first solve is left out."
 SOLVE_ENDS = (b'Z","is_first_blood":false}', b'Z","is_first_blood":true}')
 "Without and with first blood."
+SEQUENCED_SOLVE_ENDS = tuple(end.replace(b"}", b',"sequence":') for end in SOLVE_ENDS)
+"Those on a platform with sequence numbers. Followed by the number and `SOLVE_END`."
+SOLVE_END = b"}"
 
 # A timeline: rows of a bucket of time and an owner.
 TIMELINE = b'{"submissions":['
@@ -49,10 +55,12 @@ END = b"]}"
 
 _OPENING = re.compile(rb'\{"challenges":(\[.*?\]),"entries":\[', re.DOTALL)
 _ENTRY = re.compile(
-    rb'\{"(?:user|team)_id":(-?\d+),"(?:username|team_name)":("(?:[^"\\]|\\.)*"),"score":-?\d+,"solves":(\[[^\]]*\])\}'
+    rb'\{"(?:user|team)_id":(-?\d+),"(?:username|team_name)":("(?:[^"\\]|\\.)*"),"score":-?\d+,"solves":(\[[^\]]*\])'
+    rb'(?:,"adjustments":(\[[^\]]*\]))?\}'
 )
 _FIRST_BUCKET = re.compile(rb'\{"submissions":\[\{"timestamp":"([^"]+)"')
 _SOLVED_AT = b'"solved_at":"'
+_ADJUSTED_AT = b'{"at":"'
 _CHALLENGE_ID = b'"challenge_id":'
 _POINTS = b'"points":'
 
@@ -60,6 +68,15 @@ _POINTS = b'"points":'
 def label(kind: ParticipantKind, id: int, name: str) -> bytes:
     """The fields that name a user or a team."""
     return b'"%b":%d,"%b":%b' % (kind.id_field.encode(), id, kind.name_field.encode(), orjson.dumps(name))
+
+
+def entry_end(adjustments: Iterable[tuple[str, int, int]]) -> bytes:
+    """The end of an entry with adjustments, each given as time, points and sequence number."""
+    texts = (
+        b'{"at":"%b","points":%d,"sequence":%d}' % (at.encode(), points, sequence)
+        for at, points, sequence in adjustments
+    )
+    return b'],"adjustments":[%b]}' % b",".join(texts)
 
 
 def leaderboard_opening(challenges: list[dict[str, Any]]) -> bytes:
@@ -90,9 +107,15 @@ def _leaderboard(boards: Leaderboards, kind: ParticipantKind) -> bytes:
                     kind.name_field: entry.name,
                     "score": points,
                     "solves": [
-                        {"challenge_id": challenge_id, "solved_at": solve.at, "is_first_blood": solve.first_blood}
+                        {
+                            "challenge_id": challenge_id,
+                            "solved_at": solve.at,
+                            "is_first_blood": solve.first_blood,
+                            **_sequence(solve),
+                        }
                         for challenge_id, solve in sorted(entry.solves.items())
                     ],
+                    **_adjustments(entry),
                 }
                 for id, entry, points in ranked(boards, kind)
             ],
@@ -100,12 +123,26 @@ def _leaderboard(boards: Leaderboards, kind: ParticipantKind) -> bytes:
     )
 
 
+def _sequence(row: Solve | Adjustment) -> dict[str, int]:
+    return {} if row.sequence is None else {"sequence": row.sequence}
+
+
+def _adjustments(entry: Entry) -> dict[str, Any]:
+    if not entry.adjustments:
+        return {}
+    return {"adjustments": [{"at": each.at, "points": each.points, **_sequence(each)} for each in entry.adjustments]}
+
+
 def parse_leaderboards(users: bytes | memoryview, teams: bytes | memoryview) -> Leaderboards:
     """The facts in two leaderboards of one version. Raises `KeyError`, `TypeError` or `ValueError` if the texts are
     not leaderboards."""
     documents = {ParticipantKind.USERS: orjson.loads(users), ParticipantKind.TEAMS: orjson.loads(teams)}
     challenges = parse_challenges(documents[ParticipantKind.TEAMS]["challenges"])
-    return Leaderboards(challenges, *(_entries(document, kind, challenges) for kind, document in documents.items()))
+    return Leaderboards(
+        challenges,
+        users=_entries(documents[ParticipantKind.USERS], ParticipantKind.USERS, challenges),
+        teams=_entries(documents[ParticipantKind.TEAMS], ParticipantKind.TEAMS, challenges),
+    )
 
 
 def _entries(document: Any, kind: ParticipantKind, challenges: dict[int, Challenge]) -> dict[int, Entry]:
@@ -114,7 +151,8 @@ def _entries(document: Any, kind: ParticipantKind, challenges: dict[int, Challen
         solves = parse_solves(entry["solves"])
         if not solves.keys() <= challenges.keys():
             raise ValueError("a solve of an unknown challenge")
-        entries[integer(entry[kind.id_field])] = Entry(string(entry[kind.name_field]), solves)
+        adjustments = parse_adjustments(entry.get("adjustments", []))
+        entries[integer(entry[kind.id_field])] = Entry(string(entry[kind.name_field]), solves, adjustments)
     return entries
 
 
@@ -126,9 +164,12 @@ class EntryText(NamedTuple):
 
     name: bytes
     solves: bytes
+    adjustments: bytes
+    "Empty if it has none."
 
     def parsed(self) -> Entry:
-        return Entry(orjson.loads(self.name), parse_solves(orjson.loads(self.solves)))
+        adjustments = parse_adjustments(orjson.loads(self.adjustments or b"[]"))
+        return Entry(orjson.loads(self.name), parse_solves(orjson.loads(self.solves)), adjustments)
 
 
 def opening_challenges(text: bytes) -> dict[int, Challenge]:
@@ -141,32 +182,42 @@ def opening_challenges(text: bytes) -> dict[int, Challenge]:
 
 def find_entries(text: bytes) -> Iterator[tuple[int, EntryText]]:
     """The complete entries in a part of a leaderboard, by the id of their owner."""
-    return ((int(id), EntryText(name, solves)) for id, name, solves in _ENTRY.findall(text))
+    return ((int(id), EntryText(*texts)) for id, *texts in _ENTRY.findall(text))
 
 
-class SolveText(NamedTuple):
+class DatedRow(NamedTuple):
+    """A solve or an adjustment."""
+
     at: str
     owner_id: int
-    challenge_id: int
+    challenge_id: int | None
+    "None for an adjustment."
+    points: int
+    "Of an adjustment; 0 for a solve."
 
 
-def find_solves(time_prefix: str, kind: ParticipantKind, chunks: Iterable[bytes]) -> Iterator[SolveText]:
-    """The solves whose time begins with `time_prefix`. `chunks` are the text of the entries of a leaderboard."""
+def find_rows(time_prefix: str, kind: ParticipantKind, chunks: Iterable[bytes]) -> Iterator[DatedRow]:
+    """The solves and adjustments whose time begins with `time_prefix`. `chunks` are the text of the entries of a
+    leaderboard."""
     entry = b'{"%s":' % kind.id_field.encode()
-    wanted = _SOLVED_AT + time_prefix.encode()
     text = b""
     for chunk in chain(chunks, [entry]):
         text += chunk
         complete = text.rfind(entry)  # the entry that begins there may continue in the next chunk
-        at = text.find(wanted, 0, complete)
-        while at >= 0:
-            start = at + len(_SOLVED_AT)
-            yield SolveText(
-                text[start : text.index(b'"', start)].decode(),
-                _number(text, text.rindex(entry, 0, at) + len(entry)),
-                _number(text, text.rindex(_CHALLENGE_ID, 0, at) + len(_CHALLENGE_ID)),
-            )
-            at = text.find(wanted, start, complete)
+        for field in (_SOLVED_AT, _ADJUSTED_AT):
+            wanted = field + time_prefix.encode()
+            at = text.find(wanted, 0, complete)
+            while at >= 0:
+                start = at + len(field)
+                owner_id = _number(text, text.rindex(entry, 0, at) + len(entry))
+                end = text.index(b'"', start)
+                if field is _SOLVED_AT:
+                    challenge_id = _number(text, text.rindex(_CHALLENGE_ID, 0, at) + len(_CHALLENGE_ID))
+                    yield DatedRow(text[start:end].decode(), owner_id, challenge_id, 0)
+                else:
+                    points = _number(text, text.index(_POINTS, end) + len(_POINTS))
+                    yield DatedRow(text[start:end].decode(), owner_id, None, points)
+                at = text.find(wanted, start, complete)
         text = text[max(complete, 0) :]
 
 

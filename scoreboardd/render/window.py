@@ -16,42 +16,47 @@ from scoreboardd.board.times import Micros, micros, rfc3339
 from scoreboardd.render import text
 
 
-class WindowSolve(NamedTuple):
+class WindowRow(NamedTuple):
+    """A solve or an adjustment."""
+
     at: Micros
     owner_id: int
     points: int
-    "What the challenge is worth now."
+    "What it is worth now."
+    is_solve: bool
 
 
 def bucket_of(at: Micros) -> Micros:
     return at - at % BUCKET
 
 
-def solves_in(bucket: Micros, kind: ParticipantKind, leaderboard: Iterable[bytes]) -> list[WindowSolve]:
-    """The solves of the ten minutes that begin at `bucket`, a multiple of `BUCKET`."""
+def rows_in(bucket: Micros, kind: ParticipantKind, leaderboard: Iterable[bytes]) -> list[WindowRow]:
+    """The solves and adjustments of the ten minutes that begin at `bucket`, a multiple of `BUCKET`."""
     chunks = iter(leaderboard)
     points, rest = text.challenge_points(chunks)
     # Times of the same ten minutes have all but the last digit of the minutes in common.
     ten_minutes = rfc3339(bucket)[:15]
     return [
-        WindowSolve(micros(solve.at), solve.owner_id, points[solve.challenge_id])
-        for solve in text.find_solves(ten_minutes, kind, chain([rest], chunks))
+        WindowRow(micros(row.at), row.owner_id, row.points, is_solve=False)
+        if row.challenge_id is None
+        else WindowRow(micros(row.at), row.owner_id, points[row.challenge_id], is_solve=True)
+        for row in text.find_rows(ten_minutes, kind, chain([rest], chunks))
     ]
 
 
 def timeline(
-    since: Micros, kind: ParticipantKind, whole: Iterable[bytes], solves: Iterable[WindowSolve]
+    since: Micros, kind: ParticipantKind, whole: Iterable[bytes], rows_of_bucket: Iterable[WindowRow]
 ) -> Iterator[bytes]:
-    """The text of the timeline of the solves at or after `since`, in chunks. `whole` is the timeline of all solves,
-    `solves` are those of the bucket that `since` is in."""
+    """The text of the timeline of what happened at or after `since`, in chunks. `whole` is the whole timeline,
+    `rows_of_bucket` are the solves and adjustments of the bucket that `since` is in."""
     left: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for solve in solves:
-        if solve.at >= since:
-            left[solve.owner_id][0] += solve.points
-            left[solve.owner_id][1] += 1
+    for row in rows_of_bucket:
+        if row.at >= since:
+            left[row.owner_id][0] += row.points
+            left[row.owner_id][1] += row.is_solve
     bucket = bucket_of(since)
     rows, rest = _rows_of(rfc3339(bucket).encode(), rfc3339(bucket + BUCKET).encode(), whole)
-    counted = [text.with_sums(row, *left[owner]) for row in rows if (owner := text.bucket_owner(row, kind)) in left]
+    counted = [text.with_sums(each, *left[owner]) for each in rows if (owner := text.bucket_owner(each, kind)) in left]
     first = next(rest)
     yield text.TIMELINE + b",".join(counted) + (b"," if counted and first.startswith(text.BUCKET) else b"")
     yield first

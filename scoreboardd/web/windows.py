@@ -93,7 +93,7 @@ class Windows:
         self._kept: OrderedDict[tuple[Board, int, str], Cut] = OrderedDict()
         self.cuts: set[Cut] = set()
         "Those kept, and those that clients still wait for or read."
-        self._solves: OrderedDict[tuple[Board, Micros], list[window.WindowSolve]] = OrderedDict()
+        self._solves: OrderedDict[tuple[Board, Micros], list[window.WindowRow]] = OrderedDict()
         "Only the thread uses it."
         self._seldom = LogThrottle()
 
@@ -190,7 +190,7 @@ class Windows:
         bucket = window.bucket_of(cut.since)
         solves = self._solves.get((cut.board, bucket))
         if solves is None:
-            solves = window.solves_in(bucket, owner, text_of(leaderboard_key(owner, division_id)))
+            solves = window.rows_in(bucket, owner, text_of(leaderboard_key(owner, division_id)))
             self._solves[cut.board, bucket] = solves
             if len(self._solves) > CUTS:
                 self._solves.popitem(last=False)

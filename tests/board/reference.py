@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from scoreboardd.board.document_names import BUCKET, ParticipantKind, leaderboard_key, timeline_key
-from scoreboardd.board.scoring import challenge_points
+from scoreboardd.board.rules.smctf import challenge_points
 from scoreboardd.board.source_rows import ChallengeRow, Roster, SourceRows, TeamRow, UserRow
 from scoreboardd.board.times import Micros, rfc3339
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scoreboardd.board import delta
 from scoreboardd.board.document_names import DIVISIONS, ParticipantKind, leaderboard_key
 from scoreboardd.board.leaderboards import Leaderboards
-from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.board.scoreboard import Addition, ScoreboardState
 from scoreboardd.board.source_rows import ChallengeRow, Roster, SourceRows, TeamRow, UserRow, solves_of
 from scoreboardd.render import chunked_document, rows
 from scoreboardd.render import text as document_text
@@ -50,7 +50,7 @@ def test_solves_may_come_in_any_order_in_any_portions_and_twice(data: st.DataObj
         upto = done + data.draw(st.integers(1, 5))
         again = max(0, done - data.draw(st.integers(0, 5)))
         before = views(scoreboard)
-        changed = scoreboard.add(solves_of(solves[again:upto]))
+        changed = scoreboard.add(Addition(solves_of(solves[again:upto])))
         assert changed == {id: delta.diff(before[id], view) for id, view in views(scoreboard).items()}
         done = upto
         known = SourceRows(rows.roster, solves_of(solves[:done]))
@@ -72,7 +72,7 @@ def test_a_version_stays_as_it_is_when_there_is_a_newer_one():
     scoreboard = ScoreboardState(SourceRows(contest(30), solves_of([(n, 1, n, False) for n in range(1, 20)])))
     before, texts = scoreboard.documents, plain(scoreboard)
     for n in range(1, 31):
-        scoreboard.add(solves_of([(n, 2, n * 10**9, False)]))
+        scoreboard.add(Addition(solves_of([(n, 2, n * 10**9, False)])))
     assert plain(scoreboard) != texts
     assert {name: b"".join(before[name].text()) for name in texts} == texts
 
@@ -83,7 +83,7 @@ def test_what_a_solve_does_not_touch_is_shared(monkeypatch: pytest.MonkeyPatch):
     solves = [(n, c, n * 10**9, False) for n in range(1, 21) for c in (1, 2)]
     scoreboard = ScoreboardState(SourceRows(roster, solves_of(solves)))
     before = scoreboard.documents
-    scoreboard.add(solves_of([(200, 5, 10**12, False)]))
+    scoreboard.add(Addition(solves_of([(200, 5, 10**12, False)])))
     for name, document in scoreboard.documents.items():
         assert len(set(document) - set(before[name])) < 12, name
         assert len(document) > 8 or name == DIVISIONS
@@ -102,7 +102,7 @@ def test_equal_digests_are_equal_documents():
     solves = [(n, 1, n * 10**9, False) for n in range(1, 30)]
     one, same = (ScoreboardState(SourceRows(contest(30), solves_of(solves))) for _ in range(2))
     assert one.digest == same.digest
-    same.add(solves_of([(30, 1, 0, False)]))
+    same.add(Addition(solves_of([(30, 1, 0, False)])))
     assert one.digest != same.digest
 
 

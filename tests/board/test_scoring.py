@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoreboardd.board.scoring import challenge_points
+from scoreboardd.board.rules.smctf import challenge_points
 from tests import oracle
 from tests.contests import MOST_POINTS
 

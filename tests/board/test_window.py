@@ -19,7 +19,7 @@ def chunks(text: bytes, size: int) -> Iterator[bytes]:
 
 
 def cut(owner: ParticipantKind, leaderboard: bytes, timeline: bytes, since: int, size: int) -> bytes:
-    solves = window.solves_in(window.bucket_of(since), owner, chunks(leaderboard, size))
+    solves = window.rows_in(window.bucket_of(since), owner, chunks(leaderboard, size))
     return b"".join(window.timeline(since, owner, chunks(timeline, size), solves))
 
 

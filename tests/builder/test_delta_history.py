@@ -12,7 +12,7 @@ from scoreboardd.board.delta import VersionedDelta
 from scoreboardd.board.delta_log import MAX_DELTA_BYTES, DeltaLog
 from scoreboardd.board.document_names import ParticipantKind, delta_log_key, leaderboard_key
 from scoreboardd.board.leaderboards import Leaderboards
-from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.board.scoreboard import Addition, ScoreboardState
 from scoreboardd.board.source_rows import SourceRows, solves_of
 from scoreboardd.builder.delta_history import DeltaHistory
 from scoreboardd.builder.loader import ChangeSet, LoadResult
@@ -67,7 +67,7 @@ class Node:
             old = {tuple(solve) for solve in known.solves.tolist()}
             if old <= {tuple(solve) for solve in rows.solves.tolist()}:
                 since = scoreboard.digest
-                news = ChangeSet(since, scoreboard.add(rows.solves))
+                news = ChangeSet(since, scoreboard.add(Addition(rows.solves)))
                 self.kept = rows, scoreboard
                 return LoadResult(scoreboard, 1.0, {}, scoreboard.digest, news)
         self.kept = rows, ScoreboardState(rows)

@@ -656,13 +656,13 @@ async def test_all_codings_of_a_window_are_the_same_text_and_have_the_same_tag(c
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The thread that cuts waits for this before each cut."""
-    go_on, real = threading.Event(), windows.window.solves_in
+    go_on, real = threading.Event(), windows.window.rows_in
 
     def held(bucket: int, owner: ParticipantKind, leaderboard: Iterator[bytes]) -> Any:
         go_on.wait()
         return real(bucket, owner, leaderboard)
 
-    monkeypatch.setattr(windows.window, "solves_in", held)
+    monkeypatch.setattr(windows.window, "rows_in", held)
     yield go_on
     go_on.set()
 
@@ -723,8 +723,8 @@ async def test_few_windows_wait_and_the_rest_are_asked_to_come_back(clock: Time,
 async def test_windows_that_begin_in_one_bucket_read_the_leaderboard_once(
     clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, read = windows.window.solves_in, []
-    monkeypatch.setattr(windows.window, "solves_in", lambda *about: read.append(about) or real(*about))
+    real, read = windows.window.rows_in, []
+    monkeypatch.setattr(windows.window, "rows_in", lambda *about: read.append(about) or real(*about))
     clock.now = START + timedelta(hours=5)
     async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
