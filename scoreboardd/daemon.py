@@ -13,6 +13,7 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
+from scoreboardd.platforms.factory import SourceOptions
 from scoreboardd.stream import hijack
 from scoreboardd.stream.accept import FastAcceptFactory
 from scoreboardd.stream.broadcaster import Broadcaster
@@ -79,7 +81,7 @@ class Daemon:
         self.public_address: tuple[str, int] | None = None
         self.admin_address: tuple[str, int] | None = None
 
-        rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
+        rebuild, sse = settings.rebuild, settings.sse
         backend = backend_of(settings)
         # With the PostgreSQL backend the documents are there anyway.
         persist = settings.cache.persist and backend.persisted
@@ -91,12 +93,7 @@ class Daemon:
         self.metrics.clock_ahead.set_function(lambda: self.clock.ahead)
         self.backend = open_cluster_backend(settings)
         self.builder = BuilderProcess(
-            source={
-                "dsn": postgres.dsn.get_secret_value(),
-                "platform": settings.source.kind,
-                "statement_timeout": postgres.statement_timeout,
-                "timezone": settings.source.timezone,
-            },
+            source=asdict(SourceOptions.of(settings)),
             document_store=document_store_options(settings),
             persister=PERSISTER.document_store_options(settings) if persist else None,
             clock=self.clock,

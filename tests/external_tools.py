@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-DEBIAN_PACKAGES = {"node": "nodejs", "openssl": "openssl", "promtool": "prometheus", "systemd-analyze": "systemd"}
+DEBIAN_PACKAGES = {
+    "mariadbd": "mariadb-server",
+    "node": "nodejs",
+    "openssl": "openssl",
+    "promtool": "prometheus",
+    "systemd-analyze": "systemd",
+}
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 

@@ -61,7 +61,15 @@ def test_the_defaults_are_the_contract_s() -> None:
             "encoding": "identity",
         },
         "postgres": {"dsn": "postgresql://127.0.0.1/ctf", "dsn_file": "", "statement_timeout": 30},
-        "source": {"kind": "smctf", "timezone": "UTC"},
+        "source": {
+            "kind": "smctf",
+            "dsn": "",
+            "dsn_file": "",
+            "poll": 2.0,
+            "freeze": "sealed",
+            "ties": "platform",
+            "timezone": "UTC",
+        },
         "rebuild": {
             "debounce": 0.3,
             "max_wait": 2.0,
@@ -257,7 +265,35 @@ class TestSecrets:
             "[redis]\nencoding = 'gzip'",
             "redis.encoding: should be 'identity' or 'zstd'; the default is \"identity\"",
         ),
-        ("[source]\nkind = 'ctfd'", "source.kind: no such source; write one of: smctf"),
+        (
+            "[source]\nkind = 'rctf'",
+            "source.kind: no such platform; write one of ctfd, smctf, or the path of a folder of your own",
+        ),
+        (
+            "[source]\nkind = '/nowhere/at/all'",
+            "source.kind: /nowhere/at/all is not a folder; name the folder that holds platform.toml and the .sql files",
+        ),
+        (
+            "[source]\ndsn = 'mysql://u:p@localhost/db'",
+            "source: smctf cannot be read from mysql; write a URL for postgresql into source.dsn",
+        ),
+        (
+            "[source]\nkind = 'ctfd'\ndsn = 'mysql+pymysql://u:p@localhost/db'",
+            "source.dsn: the scheme names a driver; write mysql://… without the part from the +",
+        ),
+        (
+            "[source]\nkind = 'ctfd'\ndsn = 'sqlite:///relative.db'",
+            "source.dsn: not the path of a file; write sqlite:////absolute/path/of/the.db",
+        ),
+        (
+            "[source]\nkind = 'ctfd'\ndsn = 'mysql://u:p@localhost/'",
+            "source.dsn: no host or no database in it; write mysql://user:password@host:3306/database",
+        ),
+        (
+            "[source]\nkind = 'ctfd'\ndsn = 'oracle://secret@localhost/x'",
+            "source.dsn: not a URL of a known database; write postgresql://user:password@host:5432/database, "
+            "mysql://user:password@host:3306/database or sqlite:////path",
+        ),
         (
             "[rebuild]\nmax_wait = 0.2",
             "rebuild.max_wait: below rebuild.debounce; raise it, or lower debounce",

@@ -16,7 +16,8 @@ from scoreboardd.config import ConfigError, Settings, load
 from scoreboardd.demo.servers import free_port
 from scoreboardd.migrate import migrate
 from scoreboardd.platforms import check
-from scoreboardd.platforms.postgres import PostgresSource, SourceError
+from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import SourceError
 from scoreboardd.postgres import dsn
 from tests.external_tools import require
 

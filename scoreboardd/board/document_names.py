@@ -1,7 +1,7 @@
 """The names of the documents of protocol §5.
 
-A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division. Two kinds
-of documents are not served at a path of their own: the delta logs (see `delta_log`), and the list of divisions.
+A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division. These
+documents are not served at a path of their own: the delta logs (see `delta_log`), the list of divisions, the settings.
 """
 
 from collections.abc import Iterable
@@ -42,6 +42,9 @@ def delta_log_key(division_id: int | None = None) -> str:
 DIVISIONS = "scoreboard:divisions"
 '`[{"id", "name"}…]`, by id.'
 
+SETTINGS = "scoreboard:settings"
+"What clients have to know of the contest's settings: a JSON object."
+
 
 def document_names(divisions: Iterable[int]) -> list[str]:
     """The names of all documents of a snapshot with these divisions."""
@@ -55,6 +58,7 @@ def document_names(divisions: Iterable[int]) -> list[str]:
         ),
         *map(delta_log_key, boards),
         DIVISIONS,
+        SETTINGS,
     ]
 
 

@@ -82,9 +82,14 @@ class ScoreboardState:
     @property
     def digest(self) -> str:
         """A hash over all documents: equal digests mean equal documents. The reverse holds for equal zstd libraries."""
-        digest = blake2b(digest_size=DIGEST_BYTES)
-        for name, document in self.documents.items():
-            digest.update(b"%d:%b" % (len(document.digests), name.encode()))
-            digest.update(document.opening.digest)
-            digest.update(document.digests)
-        return digest.hexdigest()
+        return digest_of_documents(self.documents)
+
+
+def digest_of_documents(documents: Mapping[str, Document]) -> str:
+    """A hash over all `documents`: equal digests mean equal documents. The reverse holds for equal zstd libraries."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for name, document in documents.items():
+        digest.update(b"%d:%b" % (len(document.digests), name.encode()))
+        digest.update(document.opening.digest)
+        digest.update(document.digests)
+    return digest.hexdigest()

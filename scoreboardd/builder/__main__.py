@@ -17,6 +17,7 @@ import uvloop
 from scoreboardd.backends.base import Damaged, StoredSnapshot, Unavailable
 from scoreboardd.backends.factory import open_document_store
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
+from scoreboardd.board.rules import with_ties
 from scoreboardd.builder.channel import Channel
 from scoreboardd.builder.incremental_writer import IncrementalWriter
 from scoreboardd.builder.messages import (
@@ -31,6 +32,8 @@ from scoreboardd.builder.messages import (
     Persisted,
     Ping,
     Pong,
+    Probe,
+    Probed,
     ReadClock,
     Request,
     Restore,
@@ -38,7 +41,9 @@ from scoreboardd.builder.messages import (
 )
 from scoreboardd.builder.service import BuilderService
 from scoreboardd.builder.shared_documents import Manifest, MemfdFile, SharedDocuments, pack
-from scoreboardd.platforms.postgres import PostgresSource, SourceError
+from scoreboardd.platforms.factory import SourceOptions, open_source
+from scoreboardd.platforms.platform import load_platform
+from scoreboardd.platforms.source import SourceError
 from scoreboardd.telemetry import logs
 
 Served = tuple[AnswerBody, tuple[MemfdFile, Manifest] | None]
@@ -51,10 +56,15 @@ async def serve(channel: Channel) -> None:
     if first is None:
         return
     options = orjson.loads(first[0])
+    source = SourceOptions(**options["source"])
+    platform = load_platform(source.platform)
     builder = BuilderService(
-        PostgresSource(**options["source"]),
+        open_source(source),
+        with_ties(platform.rules, source.ties),
         open_document_store(**options["document_store"]),
         PostgresDocumentStore(**options["persister"]) if options["persister"] else None,
+        seal=source.freeze == "sealed",
+        always_quiet=platform.reader == "snapshots",
     )
     writer = IncrementalWriter()
     async with asyncio.TaskGroup() as tasks:
@@ -108,6 +118,8 @@ async def _answer(
             return Persisted(await builder.persist(version, metadata, frames, quiet=quiet)), None
         case Ping():
             return Pong(), None
+        case Probe():
+            return Probed(await builder.is_changed()), None
         case ReadClock():
             return Clock(await builder.clock()), None
 

@@ -97,10 +97,10 @@ def _extended(
 
 
 def _boards(loaded: LoadResult) -> dict[Division, Boards]:
-    documents = loaded.scoreboard.documents
+    documents = loaded.documents
     return {
         division: {owner: documents[leaderboard_key(owner, division)].segments for owner in ParticipantKind}
-        for division in (None, *loaded.scoreboard.roster.division_ids)
+        for division in (None, *loaded.divisions)
     }
 
 

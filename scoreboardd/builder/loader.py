@@ -12,19 +12,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from scoreboardd.board.scoreboard import Addition, Deltas, ScoreboardState
+from scoreboardd.board.document_names import SETTINGS
+from scoreboardd.board.rules import Rules
+from scoreboardd.board.scoreboard import Addition, Deltas, ScoreboardState, digest_of_documents
 from scoreboardd.builder.ledger import MEMORY_SECONDS, Ledger
 from scoreboardd.builder.messages import Build
+from scoreboardd.builder.published_settings import settings_text
 from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
 from scoreboardd.platforms.findings import Finding
-from scoreboardd.platforms.postgres import Cursor, PostgresSource
+from scoreboardd.platforms.settings import ContestSettings
+from scoreboardd.platforms.source import Cursor, FullRead, Increment, Source
+from scoreboardd.render.chunked_document import Document
 
 RECENT_SECONDS = 2.0
 "Within this time a solve is normally announced."
@@ -47,9 +52,8 @@ class CommittedSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """The scoreboard as it was at `as_of`, Unix time in seconds."""
+    """The boards as they were at `as_of`, Unix time in seconds."""
 
-    scoreboard: ScoreboardState
     as_of: float
     rows: dict[str, int]
     "Number of rows by table; of the solves, only those that were read."
@@ -57,19 +61,32 @@ class LoadResult:
     "Of the documents."
     findings: list[Finding] = field(default_factory=list)
     "What is wrong with some of the rows."
+    documents: Mapping[str, Document] = field(default_factory=dict)
+    "By name, without the delta logs."
+    divisions: tuple[int, ...] = ()
     change_set: ChangeSet | None = None
     "None after a full read."
     complete: bool = True
     "All that was announced was found."
     full: int = 0
     "Number of this loader's last build with a full read."
+    settings: ContestSettings = field(default_factory=ContestSettings)
+    full_read: FullRead | None = None
+    "The last full read."
 
 
 class IncrementalLoader:
     """For one task at a time. `clock` returns seconds and never goes back."""
 
-    def __init__(self, source: PostgresSource, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: Source,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        rules: Rules = Rules(),  # noqa: B008  immutable
+    ) -> None:
         self._source = source
+        self._rules = rules
         self._clock = clock
         self._scoreboard: ScoreboardState | None = None
         "None at first and after a failure: then only a full read is possible."
@@ -89,7 +106,8 @@ class IncrementalLoader:
         loaded = None
         if self._may_load_increment(request, committed):
             loaded = await self._load_increment(timings)
-        loaded = loaded or await self._load_full(timings, request, committed)
+        if not isinstance(loaded, LoadResult):
+            loaded = await self._load_full(timings, request, committed, loaded)
         self._last_build = request.version
         assert self._last_full_build is not None
         return replace(loaded, full=self._last_full_build.number)
@@ -107,7 +125,7 @@ class IncrementalLoader:
             return self._last_build is not None and request.version.number <= self._last_build.number + 1
         return committed.full <= self._last_full_build.number
 
-    async def _load_increment(self, timings: Timings) -> LoadResult | None:
+    async def _load_increment(self, timings: Timings) -> LoadResult | FullRead | None:
         # A failure below leaves the scoreboard in an unknown state, so it is given up first.
         scoreboard, self._scoreboard = self._scoreboard, None
         if scoreboard is None or self._last_read is None:
@@ -115,31 +133,42 @@ class IncrementalLoader:
         cursor, since = self._last_read
         with timings.timed("read"):
             increment = await self._source.read_since(cursor)
-        if increment is None:
-            return None
+        if increment is None or isinstance(increment, FullRead):
+            return increment
         if increment.added < self._ledger.owed(self._clock()):
             await self._source.aclose()  # the connection may lead to the wrong server
             return None
         self._ledger.read(increment.added, self._clock())
         with timings.timed("build"):
-            deltas = await asyncio.to_thread(scoreboard.add, Addition(increment.solves))
-        loaded = self._finish(scoreboard, increment.cursor, increment.as_of, len(increment.solves), timings)
+            addition = Addition(increment.solves, increment.adjustments, increment.challenges)
+            deltas = await asyncio.to_thread(scoreboard.add, addition)
+        loaded = self._finish(scoreboard, increment, len(increment.solves), timings)
         complete = not self._is_owed()
         return replace(loaded, findings=increment.findings, change_set=ChangeSet(since, deltas), complete=complete)
 
-    async def _load_full(self, timings: Timings, request: Build, committed: CommittedSnapshot | None) -> LoadResult:
+    async def _load_full(
+        self, timings: Timings, request: Build, committed: CommittedSnapshot | None, read: FullRead | None
+    ) -> LoadResult:
+        """`read` is everything, if it has been read for this request already."""
         self._scoreboard = None  # before another is made: memory has room for one
         last = self._last_read
-        with timings.timed("read"):
-            rows, as_of, cursor, findings, is_current = await self._source.read(last[0] if last else None)
+        if read is None:
+            with timings.timed("read"):
+                read = await self._source.read(last[0] if last else None)
+        rows = read.rows
         with timings.timed("build"):
-            scoreboard = await asyncio.to_thread(ScoreboardState, rows)
-        loaded = self._finish(scoreboard, cursor, as_of, len(rows.solves), timings)
+            scoreboard = await asyncio.to_thread(ScoreboardState, rows, self._rules)
+        loaded = self._finish(scoreboard, read, len(rows.solves), timings)
         self._last_full_build = request.version
-        recent = int(np.count_nonzero(rows.solves["at"] > (as_of - RECENT_SECONDS) * 1e6))
+        recent = int(np.count_nonzero(rows.solves["at"] > (read.as_of - RECENT_SECONDS) * 1e6))
         is_new = committed is None or loaded.digest != committed.digest
-        self._settle_announcements(cursor, loaded.digest, last, request, recent, is_new=is_new)
-        return replace(loaded, findings=findings, complete=is_current and not self._is_owed())
+        self._settle_announcements(read.cursor, loaded.digest, last, request, recent, is_new=is_new)
+        return replace(
+            loaded,
+            findings=read.findings,
+            complete=read.is_current and not self._is_owed(),
+            full_read=read,
+        )
 
     def _settle_announcements(
         self,
@@ -165,8 +194,8 @@ class IncrementalLoader:
         else:
             before, since = last
             added = cursor.solves - before.solves
-            is_changed = cursor.roster != before.roster or (added <= 0 and digest != since)
-            if cursor.evidence.relations != before.evidence.relations or (is_changed and is_new and added <= 0):
+            is_changed = cursor.facts != before.facts or (added <= 0 and digest != since)
+            if cursor.tables != before.tables or (is_changed and is_new and added <= 0):
                 # Rows were replaced, changed or removed, so their number does not show what was announced.
                 self._ledger.clear()
             else:
@@ -184,10 +213,19 @@ class IncrementalLoader:
         return self._ledger.owed(now) > 0 or now < self._change_owed_until
 
     def _finish(
-        self, scoreboard: ScoreboardState, cursor: Cursor, as_of: float, solves: int, timings: Timings
+        self, scoreboard: ScoreboardState, read: FullRead | Increment, solves: int, timings: Timings
     ) -> LoadResult:
+        settings = Document.of(settings_text(read.settings, self._rules, sealed=False))
+        documents = {**scoreboard.documents, SETTINGS: settings}
         with timings.timed("render"):
-            digest = scoreboard.digest
-        self._scoreboard, self._last_read = scoreboard, (cursor, digest)
+            digest = digest_of_documents(documents)
+        self._scoreboard, self._last_read = scoreboard, (read.cursor, digest)
         rows = {name: len(getattr(scoreboard.roster, name)) for name in ("challenges", "teams", "users")}
-        return LoadResult(scoreboard, as_of, rows | {"solves": solves}, digest)
+        return LoadResult(
+            read.as_of,
+            rows | {"solves": solves},
+            digest,
+            settings=read.settings,
+            documents=documents,
+            divisions=scoreboard.roster.division_ids,
+        )

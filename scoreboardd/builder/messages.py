@@ -71,13 +71,20 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask the platform's database whether anything differs from the last read."""
+
+    op: Literal["probe"] = "probe"
+
+
+@dataclass(frozen=True, slots=True)
 class ReadClock:
     """Ask the platform's database for the time."""
 
     op: Literal["clock"] = "clock"
 
 
-RequestBody = Annotated[Build | Load | Restore | Persist | Ping | ReadClock, Field(discriminator="op")]
+RequestBody = Annotated[Build | Load | Restore | Persist | Ping | Probe | ReadClock, Field(discriminator="op")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,8 @@ class BuildResult:
     "The committed version that has the same documents; None if the documents were staged."
     findings: list[Finding] = field(default_factory=list)
     "What is wrong with some of the rows."
+    changes_at: float | None = None
+    "Unix time in seconds at which the board changes by itself; None if it does not."
     op: Literal["build"] = "build"
 
 
@@ -131,6 +140,12 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    is_changed: bool
+    op: Literal["probe"] = "probe"
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
     reading: ClockReading
     op: Literal["clock"] = "clock"
@@ -152,7 +167,7 @@ class Failure:
         return cls(part, text)
 
 
-AnswerBody = Annotated[BuildResult | Stored | Persisted | Pong | Clock | Failure, Field(discriminator="op")]
+AnswerBody = Annotated[BuildResult | Stored | Persisted | Pong | Probed | Clock | Failure, Field(discriminator="op")]
 
 
 @dataclass(frozen=True, slots=True)

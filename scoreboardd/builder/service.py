@@ -14,12 +14,17 @@ from dataclasses import replace
 
 from scoreboardd.backends.base import DocumentStore, Head, Lease, SnapshotMetadata, StoredSnapshot
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
+from scoreboardd.board.document_names import SETTINGS
+from scoreboardd.board.rules import Rules
+from scoreboardd.board.scoreboard import digest_of_documents
 from scoreboardd.builder.delta_history import DeltaHistory
-from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader
+from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadResult
 from scoreboardd.builder.messages import Build, BuildResult
+from scoreboardd.builder.published_settings import settings_text
+from scoreboardd.builder.seal import Seal
 from scoreboardd.builder.timings import Timings
 from scoreboardd.model import Version
-from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import Source
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.clock import ClockReading
 
@@ -29,10 +34,22 @@ class BuilderService:
     persisted."""
 
     def __init__(
-        self, source: PostgresSource, document_store: DocumentStore, persister: PostgresDocumentStore | None
+        self,
+        source: Source,
+        rules: Rules,
+        document_store: DocumentStore,
+        persister: PostgresDocumentStore | None,
+        *,
+        seal: bool,
+        always_quiet: bool,
     ) -> None:
+        """`seal`: the boards of a freeze stay as they were at its moment. `always_quiet`: equal documents are never
+        committed again, whatever was announced."""
         self._source = source
-        self._loader = IncrementalLoader(source)
+        self._rules = rules
+        self._loader = IncrementalLoader(source, rules=rules)
+        self._seal = Seal(document_store, rules) if seal else None
+        self._always_quiet = always_quiet
         self._document_store = document_store
         self._delta_history = DeltaHistory(document_store)
         self._persister = persister
@@ -49,11 +66,11 @@ class BuilderService:
         loaded = await self._loader.load(
             timings, request, CommittedSnapshot(committed.digest, committed.full) if committed else None
         )
-        scoreboard = loaded.scoreboard
+        loaded = await self._sealed(loaded, head)
         metadata = SnapshotMetadata(
             loaded.digest,
             loaded.as_of,
-            scoreboard.roster.division_ids,
+            loaded.divisions,
             full=loaded.full,
             complete=loaded.complete,
         )
@@ -62,17 +79,40 @@ class BuilderService:
             timings.seconds,
             loaded.rows,
             loaded.change_set is None,
-            scoreboard.size,
+            sum(document.size for document in loaded.documents.values()),
             findings=loaded.findings,
+            changes_at=loaded.settings.changes_at,
         )
         with timings.timed("commit"):
-            if request.quiet and head.version and _is_committed(request.version, metadata, head):
+            if (
+                (request.quiet or self._always_quiet)
+                and head.version
+                and _is_committed(request.version, metadata, head)
+            ):
                 self._delta_history.renew(head.version, loaded)
                 return replace(result, unchanged=head.version), None
             logs = await self._delta_history.delta_logs(request.version, loaded, head.version)
-            documents = {**scoreboard.documents, **logs}
+            documents = {**loaded.documents, **logs}
             staged_bytes, values = await self._document_store.stage(Lease(token, request.version), documents)
         return replace(result, metadata=replace(metadata, documents=values), staged_bytes=staged_bytes), documents
+
+    async def _sealed(self, loaded: LoadResult, head: Head) -> LoadResult:
+        """`loaded`, or the boards of a freeze in its place."""
+        if self._seal is None or not loaded.settings.is_frozen:
+            return loaded
+        read = loaded.full_read or await self._source.read()  # an increment leaves out what the seal needs
+        boards = await self._seal.boards(read, head)
+        settings = Document.of(settings_text(loaded.settings, self._rules, sealed=True))
+        documents = {**boards.documents, SETTINGS: settings}
+        return replace(
+            loaded,
+            documents=documents,
+            divisions=boards.divisions,
+            digest=digest_of_documents(documents),
+            change_set=None,
+            # Whether something was announced and not found would tell that something has happened.
+            complete=True,
+        )
 
     async def load(self, have: Version | None) -> StoredSnapshot:
         return await self._document_store.load(have)
@@ -87,6 +127,9 @@ class BuilderService:
         """True if the persisted copy is now this version, or a newer one."""
         assert self._persister is not None
         return await self._persister.persist(version, metadata, documents, quiet=quiet)
+
+    async def is_changed(self) -> bool:
+        return await self._source.is_changed()
 
     async def clock(self) -> ClockReading:
         return await self._source.clock()

@@ -55,6 +55,7 @@ VARIABLES = {_variable(place): place for place in KEYS}
 CREDENTIALS: dict[Place, str] = {
     ("redis", "url"): "redis-url",
     ("postgres", "dsn"): "postgres-dsn",
+    ("source", "dsn"): "source-dsn",
     ("rebuild", "token"): "rebuild-token",
 }
 "The names of the systemd credentials, by the secret that each sets."

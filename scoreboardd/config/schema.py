@@ -6,7 +6,6 @@ in seconds.
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
@@ -22,6 +21,9 @@ from pydantic import (
 )
 
 from scoreboardd.backends.factory import BACKENDS
+from scoreboardd.platforms.engines.dsn import source_dsn_problem
+from scoreboardd.platforms.engines.factory import engine_of
+from scoreboardd.platforms.platform import load_platform
 from scoreboardd.postgres import dsn
 
 # --- validators ------------------------------------------------------------------------------------
@@ -120,10 +122,14 @@ def _token(secret: SecretStr) -> SecretStr:
 
 
 def _source_kind(value: str) -> str:
-    known = sorted(folder.name for folder in (Path(__file__).parents[1] / "platforms").glob("[a-z]*/"))
-    if value not in known:
-        raise ValueError(f"no such source; write one of: {', '.join(known)}")
+    load_platform(value)  # raises a `ValueError` for a person
     return value
+
+
+def _source_dsn(secret: SecretStr) -> SecretStr:
+    if (problem := source_dsn_problem(secret.get_secret_value())) is not None:
+        raise ValueError(problem)
+    return secret
 
 
 def _timezone(value: str) -> str:
@@ -188,9 +194,18 @@ class Postgres(Section):
 
 
 class Source(Section):
-    """The platform whose tables are read. `timezone` applies to times that are stored without a zone."""
+    """The platform whose tables are read. `timezone` applies to times that are stored without a zone.
+
+    After loading, `dsn` also holds a value from `dsn_file` or a systemd credential; empty, it is `postgres.dsn`. `poll`
+    is in seconds, 0 for never; it applies to platforms with a `probe.sql`.
+    """
 
     kind: Annotated[str, AfterValidator(_source_kind)] = "smctf"
+    dsn: Annotated[SecretStr, AfterValidator(_source_dsn)] = SecretStr("")
+    dsn_file: str = ""
+    poll: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 2.0
+    freeze: Literal["sealed", "platform"] = "sealed"
+    ties: Literal["platform", "time"] = "platform"
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
 
 
@@ -270,6 +285,19 @@ class Settings(Section):
     sse: Sse = Sse()
     log: Log = Log()
     coordination: Coordination = Coordination()
+
+    @field_validator("source")
+    @classmethod
+    def _engine_fits_platform(cls, source: Source, info: ValidationInfo) -> Source:
+        postgres = info.data.get("postgres")
+        platform = load_platform(source.kind)
+        url = source.dsn.get_secret_value() or (postgres and postgres.dsn.get_secret_value())
+        if url and (engine := engine_of(url)) not in platform.engines:
+            raise ValueError(
+                f"{source.kind} cannot be read from {engine}; write a URL for {' or '.join(platform.engines)} into "
+                "source.dsn"
+            )
+        return source
 
     @field_validator("coordination")
     @classmethod

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from scoreboardd.platforms.columns import FALSE_WORDS, TRUE_WORDS, Tables, inspect
-from scoreboardd.platforms.postgres import PostgresSource, SourceError, explain, requirements
+from scoreboardd.platforms.postgres import PostgresSource, explain, requirements
+from scoreboardd.platforms.source import SourceError
 from scoreboardd.postgres.connection import FAILURES, connect_for_transactions, transaction
 
 _TABLE = """

@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import asyncpg
 import numpy as np
@@ -53,7 +53,8 @@ from scoreboardd.board.source_rows import (
 from scoreboardd.platforms.columns import INTEGERS, ColumnError, Tables, inspect
 from scoreboardd.platforms.decoding import EARLIEST, LATEST, Decoder, codec_of, unpacked
 from scoreboardd.platforms.evidence import Evidence, evidence
-from scoreboardd.platforms.findings import MAX_EXAMPLES, Finding, Findings
+from scoreboardd.platforms.findings import MAX_EXAMPLES, Findings
+from scoreboardd.platforms.source import Cursor, FullRead, Increment, SourceError
 from scoreboardd.platforms.tail import RECORD, TAIL_SOLVES, Tail
 from scoreboardd.postgres import connection
 from scoreboardd.postgres.connection import FAILURES, connect_for_transactions, transaction
@@ -123,12 +124,8 @@ GROUP BY top.oid, top.relkind
 """
 
 
-class SourceError(Exception):
-    """The database could not be read. The text is one line: what failed, where, and how to fix it."""
-
-
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class PostgresCursor:
     """The state of the database at a read, from which `read_since` continues."""
 
     evidence: Evidence
@@ -144,34 +141,15 @@ class Cursor:
     is_ordered: bool = True
     "False once a whole read has found a new solve below the tail, until a later one finds new solves only above it."
 
+    @property
+    def facts(self) -> Roster:
+        """Differs if anything but the solves differs."""
+        return self.roster
 
-class FullRead(NamedTuple):
-    """Everything that the source reads, from one snapshot."""
-
-    rows: SourceRows
-    as_of: float
-    "Unix time in seconds, by the database's clock, just before the snapshot was taken."
-    cursor: Cursor
-    "The argument for the next `read_since`."
-    findings: list[Finding]
-    "All problems in the data."
-    is_current: bool = True
-    "False if the server is a standby that did not replay in time what it had received."
-
-
-class Increment(NamedTuple):
-    """What is new since an earlier read."""
-
-    solves: Solves
-    "The new solves, and some that were read before."
-    added: int
-    "How many of the solves are new."
-    as_of: float
-    "As in `FullRead`."
-    cursor: Cursor
-    "The argument for the next `read_since`."
-    findings: list[Finding]
-    "The problems of the solves and of the roster, if it was read."
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Differs if the rows of a table were replaced as a whole."""
+        return self.evidence.relations
 
 
 class PostgresSource:
@@ -205,6 +183,7 @@ class PostgresSource:
 
         Raises `SourceError`.
         """
+        assert before is None or isinstance(before, PostgresCursor)
         try:
             # The counters are read before the snapshot, so that the next read does not miss what is written in between.
             connection, evidence = await self._observe()
@@ -219,7 +198,7 @@ class PostgresSource:
                 await self._find_hidden_tables(connection, roster, solves, findings)
                 tail, is_ordered = await self._tail(connection, evidence, count, before)
             listed = released(roster, solves)
-            cursor = Cursor(evidence, roster, listed, count, tail, is_ordered)
+            cursor = PostgresCursor(evidence, roster, listed, count, tail, is_ordered)
             return FullRead(SourceRows(listed, solves), as_of, cursor, findings.all, is_current)
         except ColumnError as error:
             raise SourceError(str(error)) from error
@@ -232,6 +211,7 @@ class PostgresSource:
 
         Raises `SourceError`.
         """
+        assert isinstance(cursor, PostgresCursor)
         try:
             connection, now = await self._observe()
             then, tail = cursor.evidence, cursor.tail
@@ -253,6 +233,10 @@ class PostgresSource:
         except FAILURES as error:
             await self.aclose()
             raise SourceError(explain(error, self._platform, self._dsn)) from error
+
+    async def is_changed(self) -> bool:
+        """Return False: changes are announced."""
+        return False
 
     async def clock(self) -> clock.ClockReading:
         """Measure the database's clock on a new connection, which allows this during a read. Raises `SourceError`."""
@@ -373,7 +357,7 @@ class PostgresSource:
         findings.add("submissions", problem, rows=bad - len(ids))
 
     async def _tail(
-        self, connection: Any, now: Evidence, count: int, before: Cursor | None
+        self, connection: Any, now: Evidence, count: int, before: PostgresCursor | None
     ) -> tuple[Tail | None, bool]:
         """Return the tail of the `count` solves, and whether their ids are ordered (`Cursor.is_ordered`).
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.board.source_rows import SourceRows
+from scoreboardd.builder.loader import LoadResult
 from scoreboardd.system import compression as zstd
 from scoreboardd.system.compression import Frames
 from tests import oracle
@@ -16,7 +17,7 @@ def rendered(rows: SourceRows) -> dict[str, bytes]:
     return plain(ScoreboardState(rows))
 
 
-def plain(scoreboard: ScoreboardState) -> dict[str, bytes]:
+def plain(scoreboard: ScoreboardState | LoadResult) -> dict[str, bytes]:
     return {name: b"".join(document.text()) for name, document in scoreboard.documents.items() if _is_board(name)}
 
 

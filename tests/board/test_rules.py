@@ -13,7 +13,7 @@ from scoreboardd.board.document_names import ParticipantKind, leaderboard_key, t
 from scoreboardd.board.leaderboards import Leaderboards
 from scoreboardd.board.order import Listing, Order
 from scoreboardd.board.rules import Rules
-from scoreboardd.board.rules.ctfd import dynamic_points
+from scoreboardd.board.rules.ctfd import DynamicPoints
 from scoreboardd.board.scoreboard import Addition, ScoreboardState
 from scoreboardd.board.source_rows import (
     ADJUSTMENT,
@@ -204,11 +204,9 @@ def test_what_is_added_makes_the_documents_of_all(rows: SourceRows, rules: Rules
     ],
 )
 def test_dynamic_challenges_of_ctfd_fall_as_documented(function: str, expected: dict[int, int]):
-    found = {n: dynamic_points(function, initial=500, minimum=100, decay=20, solves=n) for n in expected}
-    assert found == expected
-    assert dynamic_points(function, initial=500, minimum=100, decay=0, solves=2) == (
-        500 if function == "linear" else 100
-    )
+    rule = DynamicPoints(function, initial=500, minimum=100, decay=20)
+    assert {n: rule.after(n) for n in expected} == expected
+    assert rule._replace(decay=0).after(2) == (500 if function == "linear" else 100)
 
 
 @given(contests(), st.sampled_from(ParticipantKind), st.sampled_from([1, MINUTE, 5 * MINUTE, 12 * MINUTE]))

@@ -39,7 +39,7 @@ class Shelf:
     def put(self, version: Version, made: LoadResult, documents: dict[str, bytes]) -> None:
         if self.stored.head.version and self.stored.head.version.epoch != version.epoch:
             self.views.clear()
-        metadata = SnapshotMetadata(made.digest, made.as_of, made.scoreboard.roster.division_ids)
+        metadata = SnapshotMetadata(made.digest, made.as_of, made.divisions)
         self.stored = StoredSnapshot(Head(version, metadata), list(documents.items()))
         self.views[version.number] = {
             id: document_text.parse_leaderboards(
@@ -51,6 +51,17 @@ class Shelf:
     def delta_log(self, division: int | None = None) -> DeltaLog:
         assert self.stored.documents is not None
         return DeltaLog.parse(plain(dict(self.stored.documents)[delta_log_key(division)]))
+
+
+def loaded(scoreboard: ScoreboardState, change_set: ChangeSet | None) -> LoadResult:
+    return LoadResult(
+        1.0,
+        {},
+        scoreboard.digest,
+        documents=scoreboard.documents,
+        divisions=scoreboard.roster.division_ids,
+        change_set=change_set,
+    )
 
 
 class Node:
@@ -69,14 +80,14 @@ class Node:
                 since = scoreboard.digest
                 news = ChangeSet(since, scoreboard.add(Addition(rows.solves)))
                 self.kept = rows, scoreboard
-                return LoadResult(scoreboard, 1.0, {}, scoreboard.digest, news)
+                return loaded(scoreboard, news)
         self.kept = rows, ScoreboardState(rows)
-        return LoadResult(self.kept[1], 1.0, {}, self.kept[1].digest)
+        return loaded(self.kept[1], None)
 
     async def build(self, version: Version, rows: SourceRows, *, commit: bool = True) -> LoadResult:
         made = self.load(rows)
         delta_logs = await self.delta_history.delta_logs(version, made, self.shelf.stored.head.version)
-        documents = {**made.scoreboard.documents, **delta_logs}
+        documents = {**made.documents, **delta_logs}
         if commit:
             self.shelf.put(version, made, {name: b"".join(each.frames()) for name, each in documents.items()})
         return made

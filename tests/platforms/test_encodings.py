@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from scoreboardd.platforms import check
-from scoreboardd.platforms.postgres import FullRead, PostgresSource
+from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import FullRead
 from tests.contests import SCHEMA_SQL
 
 Open = Callable[[str], Any]

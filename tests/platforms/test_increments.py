@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from scoreboardd.platforms import postgres, tail
-from scoreboardd.platforms.postgres import FullRead, Increment, PostgresSource
+from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import FullRead, Increment
 from tests.contests import EPOCH, MICROSECOND, START, insert
 from tests.platforms.conftest import Role
 from tests.platforms.test_postgres import CONTEST

@@ -12,7 +12,8 @@ from scoreboardd.backends.base import Unavailable
 from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.platforms import check
-from scoreboardd.platforms.postgres import PostgresSource, SourceError
+from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import SourceError
 from tests.contests import START, insert
 from tests.more_servers import PgBouncer
 from tests.platforms.test_postgres import CONTEST, ROSTER, SOLVES

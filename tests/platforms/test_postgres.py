@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from scoreboardd.board.source_rows import ChallengeRow, DivisionRow, Roster, TeamRow, UserRow
 from scoreboardd.demo.servers import free_port
-from scoreboardd.platforms.postgres import PostgresSource, SourceError
+from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import SourceError
 from scoreboardd.postgres import connection
 from tests import oracle
 from tests.board.expected import expected, parsed, rendered
@@ -81,7 +82,8 @@ async def test_what_is_read_makes_the_oracle_s_documents(admin, database, make_s
     await insert(admin, tables)
     before = time.time()
     source = make_source(database)
-    rows, as_of, *_ = await source.read()
+    read = await source.read()
+    rows, as_of = read.rows, read.as_of
     assert before <= as_of <= time.time()
     assert parsed(rendered(rows)) == expected(tables)
     await source.aclose()
@@ -102,7 +104,7 @@ async def test_nulls_are_harmless(admin, database: str, make_source):
             (1, 1, 1, NULL, NULL, '2026-02-27 18:00Z'), (2, 1, 1, true, NULL, NULL),
             (3, 1, 2, true, NULL, '2026-02-27 18:00Z');
     """)
-    rows, *_ = await make_source(database).read()
+    rows = (await make_source(database).read()).rows
     assert rows.roster.teams == [TeamRow(1, "")]
     assert rows.roster.users == [UserRow(1, "")]
     assert rows.roster.challenges == [ChallengeRow(1, "", "", 0, 0), ChallengeRow(2, "c", "web", 300, 300)]
@@ -123,12 +125,12 @@ async def test_a_commit_during_the_read_is_not_seen(admin, platform: str, source
         await writer.execute("UPDATE users SET username = 'changed'")
         await writer.execute("INSERT INTO divisions VALUES (2, 'new')")
         await transaction.commit()
-        rows, *_ = await reading
+        rows = (await reading).rows
     finally:
         writer.terminate()
     assert rows.roster == ROSTER
     assert rows.solves.tolist() == SOLVES
-    rows, *_ = await source.read()
+    rows = (await source.read()).rows
     assert rows.roster.users == [UserRow(1, "changed", 1)]
     assert rows.roster.divisions == [DivisionRow(1, "open"), DivisionRow(2, "new")]
     assert min(rows.solves["at"]) < AT
@@ -162,7 +164,7 @@ class TestTheConnection:
         await until(lambda: _none(admin), "the connection is cut")
         with suppress(SourceError):  # it may not know yet that it was cut
             await source.read()
-        rows, *_ = await source.read()
+        rows = (await source.read()).rows
         assert rows.roster == ROSTER
         assert rows.solves.tolist() == SOLVES
 
@@ -220,7 +222,7 @@ class TestWhatIsWrong:
             ("id, name", "divisions"),
         ]:
             await admin.execute(f"GRANT SELECT ({columns}) ON {table} TO {role.name}")
-        rows, *_ = await make_source(role.dsn).read()
+        rows = (await make_source(role.dsn).read()).rows
         assert rows.roster == ROSTER
         assert rows.solves.tolist() == SOLVES
 

@@ -8,7 +8,8 @@ import pytest
 from scoreboardd.board.source_rows import ChallengeRow, DivisionRow, TeamRow, UserRow
 from scoreboardd.platforms import check
 from scoreboardd.platforms.findings import Finding
-from scoreboardd.platforms.postgres import FullRead, PostgresSource, SourceError
+from scoreboardd.platforms.postgres import PostgresSource
+from scoreboardd.platforms.source import FullRead, SourceError
 from tests.contests import EPOCH, MICROSECOND, START, insert
 from tests.platforms.test_postgres import AT, CONTEST, ROSTER, SOLVES
 

@@ -5,7 +5,7 @@ and computes all challenges at once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,3 +38,8 @@ class Rules:
     "The name of the module here that computes the points of challenges."
     order: Order = Order.STATIC
     listing: Listing = Listing.ALL
+
+
+def with_ties(rules: Rules, ties: str) -> Rules:
+    """Return `rules` with the order that `source.ties` asks for: "platform", or "time" for whoever was first."""
+    return replace(rules, order=Order.LAST_SOLVE) if ties == "time" else rules

@@ -1,0 +1,1 @@
+SELECT id, name, NULL, NULL FROM people WHERE is_public = true
