@@ -80,6 +80,8 @@ class Base:
     balance: int = 0
     "Solves that were found by the last build and not announced yet; below zero, announced and not found, until:"
     until: float = 0.0
+    forgot: bool = False
+    "An announcement was lost, or forgotten before its solve was found."
 
 
 class Node:
@@ -700,9 +702,9 @@ class Node:
             built.content = cluster.visible_since(base.whole_seen, database)
         balance = min(balance + new - asked.solves, new)
         built.complete = balance >= 0 and not (asked.announced and built.digest == str(built.content))
-        if base.interruptions != cluster.interruptions or (base.balance < 0 and now >= base.until):
-            # A solve whose announcement was lost, or forgotten, may stand for one that is still to come.
-            cluster.missed |= built.complete and cluster.to_come > 0
+        forgot = base.forgot or base.interruptions != cluster.interruptions or (base.balance < 0 and now >= base.until)
+        # A solve whose announcement was lost, or forgotten, may stand for one that is still to come.
+        cluster.missed |= forgot and built.complete and cluster.to_come > 0
         return Base(
             built.content,
             database,
@@ -712,6 +714,7 @@ class Node:
             cluster.interruptions,
             balance,
             base.until if base.balance < 0 and now < base.until else now + OWED,
+            forgot,
         )
 
     def _hidden(self, content: int) -> bool:
