@@ -556,6 +556,8 @@ class Coordinator:
             case Begun(version):
                 if version.number <= self._numbers.get(version.epoch, 0):
                     return  # old
+                if self._numbers and version.epoch not in self._numbers and self._serves_epoch(version.epoch):
+                    return  # the store gives out numbers of a later epoch than the documents that it was taken back to
                 self._remember_number(version)
                 self._latest_begun = version
                 if self._in_order and not self._is_unasked(version):
@@ -575,6 +577,9 @@ class Coordinator:
                 # Only the number is on the wire. The build it ends is the last one that began, if we heard it begin.
                 ended = self._latest_begun if self._latest_begun and self._latest_begun.number == number else None
                 self._refresh_needed |= ended is None or (ended != self.lease and ended.follows(self.served))
+
+    def _serves_epoch(self, epoch: str) -> bool:
+        return self.served is not None and self.served.epoch == epoch
 
     def _with_untold(self, message: Rebuilt) -> Rebuilt:
         """`message`, for what the announcement before it was for as well, if that version is not served yet: both are

@@ -232,6 +232,17 @@ class TestBegun:
         loser(MessageReceived(Begun(v(1, "f"))))
         assert loser.coordinator.wake == pytest.approx(10.2 + TIMING.lock_ttl)
 
+    def test_of_the_served_epoch_after_the_store_began_another_covers_nothing(self):
+        """The store was taken back to documents of an old epoch, and gives out numbers of a new one: a message of the
+        old epoch is repeated from long ago."""
+        node = Machine()
+        node(SubscriptionStarted(v(1, "f")))
+        node(Loaded(v(2), confirmed=2, full=1, given=v(1, "f")))
+        node(ChangeReported(SOLVE))
+        node(MessageReceived(Begun(v(1))))
+        node(Loaded(v(2), confirmed=2, full=1, given=v(1, "f")))
+        assert node.coordinator.contained == 0
+
     def test_of_our_own_build_may_come_before_the_answer(self, node: Machine):
         node(ChangeReported(SOLVE))
         node.wake()

@@ -46,7 +46,7 @@ WITHIN = {
         "covers what was heard after the build began": range(50),
         "does not give back what an abandoned build covered": range(150, 200),
         "never looks after a dead holder": range(550, 600),
-        "hears what is old": range(550, 600),
+        "hears what is old": range(650, 700),
         "does not see that the store went back": range(1150, 1200),
         "believes the bus": range(50),
         "looks once for what was announced": range(850, 900),
