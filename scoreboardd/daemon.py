@@ -28,6 +28,7 @@ from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
 from scoreboardd.platforms.factory import SourceOptions
+from scoreboardd.platforms.platform import load_platform
 from scoreboardd.stream import hijack
 from scoreboardd.stream.accept import FastAcceptFactory
 from scoreboardd.stream.broadcaster import Broadcaster
@@ -43,7 +44,7 @@ from scoreboardd.web.admin import Admin
 from scoreboardd.web.connection_limit import ConnectionLimit
 from scoreboardd.web.documents import DocumentEndpoint
 from scoreboardd.web.frontend import Frontend
-from scoreboardd.web.info import InfoEndpoint
+from scoreboardd.web.info import DEFAULT_NAME, InfoEndpoint
 from scoreboardd.web.rebuild import RebuildEndpoint
 
 IDLE = 15.0
@@ -134,6 +135,7 @@ class Daemon:
             announce=self.streams.publish,
             metrics=self.metrics,
             build_timeout=rebuild.timeout,
+            poll=settings.source.poll if load_platform(settings.source.kind).reader == "snapshots" else 0.0,
         )
         self.persister = (
             SnapshotPersister(
@@ -165,6 +167,7 @@ class Daemon:
                     for work in (
                         self.builder.run(),
                         self.runner.run(),
+                        self.runner.probe.run(),
                         *([self.persister.run()] if self.persister else []),
                         self.broadcaster.run(),
                         self._measure_lag(),
@@ -230,7 +233,7 @@ class Daemon:
                 token=settings.rebuild.token.get_secret_value(),
                 timeout=settings.rebuild.timeout,
             ),
-            InfoEndpoint(self.cache, name=settings.server.name),
+            InfoEndpoint(self.cache, name="" if settings.server.name == DEFAULT_NAME else settings.server.name),
             Frontend(settings.server.name) if settings.server.page else None,
         )
 

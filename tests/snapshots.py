@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from scoreboardd.board.delta_log import DeltaLog
-from scoreboardd.board.document_names import delta_log_key, document_names
+from scoreboardd.board.document_names import SETTINGS, delta_log_key, document_names
 from scoreboardd.builder.shared_documents import Manifest, MemfdFile, SharedDocuments, pack
 from scoreboardd.model import Snapshot, Version
 from scoreboardd.system.compression import Frames, compressed
@@ -39,7 +39,13 @@ def snapshot(
 def edition_of(version: Version, tables: Tables) -> Snapshot:
     """What the real path makes of these tables."""
     rows = to_rows(tables)
-    return Snapshot(version, time.time(), rows.roster.division_ids, str(version), shared_documents(rendered(rows)))
+    return Snapshot(
+        version,
+        time.time(),
+        rows.roster.division_ids,
+        str(version),
+        shared_documents({**rendered(rows), SETTINGS: b"{}"}),
+    )
 
 
 def joined(documents: Mapping[str, Frames]) -> dict[str, bytes]:

@@ -71,8 +71,10 @@ class LoadResult:
     full: int = 0
     "Number of this loader's last build with a full read."
     settings: ContestSettings = field(default_factory=ContestSettings)
+    is_full: bool = True
+    "Everything was read."
     full_read: FullRead | None = None
-    "The last full read."
+    "What a full read found."
 
 
 class IncrementalLoader:
@@ -105,7 +107,7 @@ class IncrementalLoader:
         self._ledger.announced(request.solves, self._clock())
         loaded = None
         if self._may_load_increment(request, committed):
-            loaded = await self._load_increment(timings)
+            loaded = await self._load_increment(timings, request, committed)
         if not isinstance(loaded, LoadResult):
             loaded = await self._load_full(timings, request, committed, loaded)
         self._last_build = request.version
@@ -114,8 +116,7 @@ class IncrementalLoader:
 
     def _may_load_increment(self, request: Build, committed: CommittedSnapshot | None) -> bool:
         if (
-            request.full
-            or request.announced
+            (not self._source.is_exact and (request.full or request.announced))
             or self._last_full_build is None
             or self._last_full_build.epoch != request.version.epoch
         ):
@@ -125,26 +126,33 @@ class IncrementalLoader:
             return self._last_build is not None and request.version.number <= self._last_build.number + 1
         return committed.full <= self._last_full_build.number
 
-    async def _load_increment(self, timings: Timings) -> LoadResult | FullRead | None:
+    async def _load_increment(
+        self, timings: Timings, request: Build, committed: CommittedSnapshot | None
+    ) -> LoadResult | FullRead | None:
+        """The result; or what was read, if it cannot be added; or None if everything must be read."""
         # A failure below leaves the scoreboard in an unknown state, so it is given up first.
         scoreboard, self._scoreboard = self._scoreboard, None
-        if scoreboard is None or self._last_read is None:
+        last = self._last_read
+        if scoreboard is None or last is None:
             return None
-        cursor, since = self._last_read
+        cursor, since = last
         with timings.timed("read"):
             increment = await self._source.read_since(cursor)
         if increment is None or isinstance(increment, FullRead):
             return increment
-        if increment.added < self._ledger.owed(self._clock()):
-            await self._source.aclose()  # the connection may lead to the wrong server
-            return None
-        self._ledger.read(increment.added, self._clock())
+        if not self._source.is_exact:
+            if increment.added < self._ledger.owed(self._clock()):
+                await self._source.aclose()  # the connection may lead to the wrong server
+                return None
+            self._ledger.read(increment.added, self._clock())
         with timings.timed("build"):
             addition = Addition(increment.solves, increment.adjustments, increment.challenges)
             deltas = await asyncio.to_thread(scoreboard.add, addition)
         loaded = self._finish(scoreboard, increment, len(increment.solves), timings)
-        complete = not self._is_owed()
-        return replace(loaded, findings=increment.findings, change_set=ChangeSet(since, deltas), complete=complete)
+        loaded = replace(loaded, findings=increment.findings, change_set=ChangeSet(since, deltas))
+        if increment.read is not None:
+            return self._settled(loaded, increment.read, last, request, committed)
+        return replace(loaded, complete=not self._is_owed(), is_full=False)
 
     async def _load_full(
         self, timings: Timings, request: Build, committed: CommittedSnapshot | None, read: FullRead | None
@@ -155,20 +163,25 @@ class IncrementalLoader:
         if read is None:
             with timings.timed("read"):
                 read = await self._source.read(last[0] if last else None)
-        rows = read.rows
         with timings.timed("build"):
-            scoreboard = await asyncio.to_thread(ScoreboardState, rows, self._rules)
-        loaded = self._finish(scoreboard, read, len(rows.solves), timings)
+            scoreboard = await asyncio.to_thread(ScoreboardState, read.rows, self._rules)
+        loaded = self._finish(scoreboard, read, len(read.rows.solves), timings)
+        return self._settled(replace(loaded, findings=read.findings), read, last, request, committed)
+
+    def _settled(
+        self,
+        loaded: LoadResult,
+        read: FullRead,
+        last: tuple[Cursor, str] | None,
+        request: Build,
+        committed: CommittedSnapshot | None,
+    ) -> LoadResult:
+        """`loaded`, which `read` led to, and whether it has all that was announced. `last` is what was known before."""
         self._last_full_build = request.version
-        recent = int(np.count_nonzero(rows.solves["at"] > (read.as_of - RECENT_SECONDS) * 1e6))
+        recent = int(np.count_nonzero(read.rows.solves["at"] > (read.as_of - RECENT_SECONDS) * 1e6))
         is_new = committed is None or loaded.digest != committed.digest
         self._settle_announcements(read.cursor, loaded.digest, last, request, recent, is_new=is_new)
-        return replace(
-            loaded,
-            findings=read.findings,
-            complete=read.is_current and not self._is_owed(),
-            full_read=read,
-        )
+        return replace(loaded, complete=read.is_current and not self._is_owed(), full_read=read)
 
     def _settle_announcements(
         self,

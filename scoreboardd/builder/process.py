@@ -31,6 +31,8 @@ from scoreboardd.builder.messages import (
     Persist,
     Persisted,
     Ping,
+    Probe,
+    Probed,
     ReadClock,
     Request,
     RequestBody,
@@ -58,6 +60,7 @@ CLOCK_SECONDS = 60.0
 CLOCK_RETRY = Backoff(1.0, 8.0)
 "The same, while the database does not answer."
 CLOCK_TIMEOUT_SECONDS = 5.0
+PROBE_TIMEOUT_SECONDS = 15.0
 RESTART_SECONDS = 0.2
 "Between the death of a child and the start of the next."
 # For glibc. Arrays of megabytes come and go: they are cut from one heap, whose free end is kept for those to come. What
@@ -244,6 +247,15 @@ class BuilderProcess:
             raise BuilderError("store", f"documents not persisted within {LOAD_TIMEOUT_SECONDS:g} s") from error
         assert isinstance(answer, Persisted)
         return answer.done
+
+    async def is_changed(self) -> bool:
+        """Whether the platform's database differs from the last read. Raises `BuilderError`."""
+        try:
+            answer, _ = await self._ask(Probe(), PROBE_TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise BuilderError("source", f"no answer within {PROBE_TIMEOUT_SECONDS:g} s") from error
+        assert isinstance(answer, Probed)
+        return answer.is_changed
 
     async def _stored(self, request: Load | Restore) -> tuple[Head, Snapshot | None]:
         try:

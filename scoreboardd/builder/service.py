@@ -78,7 +78,7 @@ class BuilderService:
             metadata,
             timings.seconds,
             loaded.rows,
-            loaded.change_set is None,
+            loaded.is_full,
             sum(document.size for document in loaded.documents.values()),
             findings=loaded.findings,
             changes_at=loaded.settings.changes_at,
@@ -100,8 +100,8 @@ class BuilderService:
         """`loaded`, or the boards of a freeze in its place."""
         if self._seal is None or not loaded.settings.is_frozen:
             return loaded
-        read = loaded.full_read or await self._source.read()  # an increment leaves out what the seal needs
-        boards = await self._seal.boards(read, head)
+        assert loaded.full_read is not None  # a platform with a freeze is read as a whole each time
+        boards = await self._seal.boards(loaded.full_read, head)
         settings = Document.of(settings_text(loaded.settings, self._rules, sealed=True))
         documents = {**boards.documents, SETTINGS: settings}
         return replace(

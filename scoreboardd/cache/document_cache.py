@@ -6,11 +6,15 @@ is encoded at most once a version, when it is first asked for, in a thread: zlib
 
 import asyncio
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+import orjson
+
+from scoreboardd.board.document_names import SETTINGS
+from scoreboardd.board.times import micros
 from scoreboardd.model import Snapshot, Version
 from scoreboardd.system.clock import Clock, bounded
 from scoreboardd.system.compression import Frames, beginning, compressed, plain
@@ -83,6 +87,8 @@ class DocumentCache:
         self._in_doubt = True
         "This node is cut off from the bus, or its builds fail."
         self._encoded_documents: dict[str, EncodedDocument] = {}
+        self.settings: Mapping[str, Any] = {}
+        "What clients have to know of the contest's settings."
 
     @property
     def version(self) -> Version | None:
@@ -94,10 +100,21 @@ class DocumentCache:
         return max(0.0, self.clock.now() - self.as_of)
 
     @property
+    def is_public(self) -> bool:
+        """Whether everybody may see the boards."""
+        return bool(self.settings.get("visibility", "public") == "public")
+
+    @property
+    def _is_sealed(self) -> bool:
+        """Whether the boards are those of a freeze, and nothing may tell that anything has happened since."""
+        return bool(self.settings.get("sealed"))
+
+    @property
     def stale(self) -> bool:
         """Whether the documents may be out of date. The persisted copy always may, until the store has answered."""
         is_copy = self.tier is CacheTier.POSTGRES and self._store is not CacheTier.POSTGRES
-        return self._outdated or is_copy or (self._in_doubt and self.age > self._stale_after)
+        is_outdated = self._outdated and not self._is_sealed
+        return is_outdated or is_copy or (self._in_doubt and self.age > self._stale_after)
 
     def update(self, *, confirmed: bool, outdated: bool, in_doubt: bool) -> None:
         """What the cluster says of the snapshot. `confirmed`: a build that began after this node joined has made it, or
@@ -113,7 +130,8 @@ class DocumentCache:
             return False
         self.snapshot = snapshot
         self.tier = tier
-        self.as_of = bounded(snapshot.as_of)
+        self.settings = orjson.loads(plain(snapshot.documents[SETTINGS]))
+        self.as_of = self._as_of(snapshot.as_of)
         self._encoded_documents = {name: EncodedDocument(body) for name, body in snapshot.documents.items()}
         return True
 
@@ -143,8 +161,13 @@ class DocumentCache:
     def confirm(self, as_of: float) -> None:
         """The store says that the documents were true at `as_of`. A time in the future counts as now, so that it cannot
         make the documents look fresh for ever."""
-        as_of = bounded(as_of)
+        as_of = self._as_of(as_of)
         self.as_of = max(self.as_of, min(as_of, self.clock.now()) if self.clock.known else as_of)
+
+    def _as_of(self, as_of: float) -> float:
+        """`as_of` within the years that documents can express; the moment of the freeze for sealed boards."""
+        frozen_at = self.settings.get("frozen_at")
+        return micros(frozen_at) / 1_000_000 if self._is_sealed and frozen_at else bounded(as_of)
 
     def encoded_document(self, name: str) -> EncodedDocument:
         """A document of the snapshot. Raises `KeyError` if there is none of that name."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from scoreboardd.backends.base import Busy, Changed, ClusterBackend, Lease, Message, Subscribed, Unavailable
+from scoreboardd.backends.base import Begun, Busy, Changed, ClusterBackend, Lease, Message, Subscribed, Unavailable
 from scoreboardd.builder.messages import Build, BuildResult
 from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.cache.document_cache import DocumentCache
@@ -20,6 +20,7 @@ from scoreboardd.cluster import coordinator as c
 from scoreboardd.cluster.bus import Bus
 from scoreboardd.cluster.echoes import Echoes
 from scoreboardd.cluster.health import Health
+from scoreboardd.cluster.probe import Probe
 from scoreboardd.cluster.reporter import Reporter
 from scoreboardd.model import ChangeEvent, Snapshot, Version
 from scoreboardd.system.compression import Frames
@@ -30,7 +31,7 @@ log = structlog.stdlib.get_logger("scoreboardd.cluster")
 
 class Runner:
     """`announce(version, event)` is called with every version that `cache` serves from now on. `build_timeout` is in
-    seconds."""
+    seconds, and so is `poll` (see `Probe`)."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Runner:
         announce: Callable[[Version, ChangeEvent], None],
         metrics: Metrics,
         build_timeout: float,
+        poll: float = 0.0,
     ) -> None:
         self.coordinator = coordinator
         self.health = Health()
@@ -54,6 +56,9 @@ class Runner:
         self._reporter = Reporter(metrics, self.health)
         self._echoes = Echoes(backend)
 
+        self.is_builder = False
+        "No other node has taken the lock since this one did."
+        self.probe = Probe(builder, cache.clock, poll=poll, is_builder=lambda: self.is_builder, publish=self.request)
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
         self._token = secrets.token_hex(16)
@@ -122,6 +127,8 @@ class Runner:
                 self._feed(c.ChangeReported(event, requested=id is not None))
                 self._echoes.received(message, self.coordinator.changes)
             case _:
+                if isinstance(message, Begun) and (self._lease is None or message.version != self._lease.version):
+                    self.is_builder = False
                 self._feed(c.MessageReceived(message))
 
     def _feed(self, received: c.Input) -> None:
@@ -206,6 +213,7 @@ class Runner:
         self._reporter.lock_acquired()
         self._token = secrets.token_hex(16)
         self._lease = answer
+        self.is_builder = True
         self._feed(c.LockAcquired(answer.version))
 
     async def _build(self, request: Build) -> None:
@@ -218,6 +226,7 @@ class Runner:
             return
         result, _ = self._built
         self._reporter.built(result)
+        self.probe.built(result.changes_at)
         complete = result.metadata.complete
         self._feed(c.Built(complete) if result.unchanged is None else c.Unchanged(result.unchanged, complete))
 

@@ -155,6 +155,8 @@ class PostgresCursor:
 class PostgresSource:
     """Reads a platform's database. Only `clock` may be called while another call is in progress."""
 
+    is_exact = False
+
     def __init__(self, dsn: str, platform: str, *, statement_timeout: float, timezone: str = "UTC") -> None:
         """`platform` is the value of source.kind; `statement_timeout` is in seconds.
 

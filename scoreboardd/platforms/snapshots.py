@@ -54,6 +54,8 @@ class SnapshotCursor:
 class SnapshotSource:
     """Reads the platform's database at `dsn`, a URL of one of the platform's engines."""
 
+    is_exact = True
+
     def __init__(self, dsn: str, platform: Platform, *, statement_timeout: float) -> None:
         self._platform = platform
         self._engine: Engine = open_engine(dsn, statement_timeout_seconds=statement_timeout)
@@ -78,7 +80,7 @@ class SnapshotSource:
         """Read everything, and return only what is new if all the rest is as at `cursor`. Raises `SourceError`."""
         read = await self.read()
         assert isinstance(cursor, SnapshotCursor)
-        return _increment(cursor.rows, read) or read
+        return _increment(cursor, read) or read
 
     async def is_changed(self) -> bool:
         """Return whether the probe finds anything else than at the last read or probe. Raises `SourceError`."""
@@ -104,9 +106,10 @@ class SnapshotSource:
             raise SourceError(str(error)) from error
 
 
-def _increment(before: SourceRows, read: FullRead) -> Increment | None:
-    """Return what `read` adds to `before`. None if anything was removed or changed but the points of challenges."""
-    rows = read.rows
+def _increment(cursor: SnapshotCursor, read: FullRead) -> Increment | None:
+    """Return what `read` adds to the rows of `cursor`. None if anything else has changed than the points of
+    challenges."""
+    before, rows = cursor.rows, read.rows
     old, new = before.roster, rows.roster
     same_challenges = [each._replace(initial=0) for each in old.challenges] == [
         each._replace(initial=0) for each in new.challenges
@@ -123,13 +126,14 @@ def _increment(before: SourceRows, read: FullRead) -> Increment | None:
             return None
     return Increment(
         solves,
-        len(solves),
+        read.cursor.solves - cursor.solves,
         read.as_of,
         read.cursor,
         read.findings,
         read.settings,
         adjustments,
         new.challenges if old.challenges != new.challenges else None,
+        read,
     )
 
 

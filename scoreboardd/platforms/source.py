@@ -69,10 +69,15 @@ class Increment(NamedTuple):
     "The new adjustments; None if there are none, or the platform has none."
     challenges: list[ChallengeRow] | None = None
     "All challenges, if some have other points; None if none has."
+    read: FullRead | None = None
+    "Everything, if it was read to find what is new."
 
 
 class Source(Protocol):
     """Reads a platform's database. Only `clock` and `is_changed` may be called while another call is in progress."""
+
+    is_exact: bool
+    "Whether `read_since` misses nothing that `read` would find."
 
     async def read(self, before: Cursor | None = None) -> FullRead:
         """Read everything. `before` is the cursor of the full read before this one. Raises `SourceError`."""

@@ -154,6 +154,11 @@ class Broadcaster:
                 topic.close()  # a client that returns gets an error that says why
         self._waiting_update.set()
 
+    def close(self) -> None:
+        """End all streams."""
+        for topic in self._topics():
+            topic.close()
+
     async def run(self) -> None:
         """Send updates and heartbeats, and disconnect stalled clients, until cancelled."""
         async with asyncio.TaskGroup() as tasks:

@@ -102,7 +102,12 @@ class StreamEndpoint:
         self._previous: Version | None = None
 
     def publish(self, version: Version, event: ChangeEvent) -> None:
-        """Announce `version`, which is served, with the event that caused it. Returns at once."""
+        """Announce `version`, which is served, with the event that caused it. Returns at once.
+
+        If the boards are not public any more, all streams end and nothing is sent."""
+        if not self._cache.is_public:
+            self._broadcaster.close()
+            return
         update_for = self._deltas().update_for
         self._note(version)
         notice = Notice(version, event, self._previous)
@@ -120,6 +125,8 @@ class StreamEndpoint:
             response = web.Response(headers=HEADERS)
             response.force_close()  # as its headers say
             return response
+        if not self._cache.is_public:
+            return errors.not_public()
         address = network(self._addresses.of(request))
         try:
             self._broadcaster.admit(address)
@@ -157,10 +164,10 @@ class StreamEndpoint:
     def accept(self, transport: asyncio.Transport, asked: StreamRequest, fields: Mapping[str, str]) -> bool:
         """Make a stream of a connection whose request has only these header fields.
 
-        False, and nothing done, if there is no room or no such division: `get` knows how to refuse.
+        False, and nothing done, if there is no room, no such division or no public board: `get` knows how to refuse.
         """
         address = network(self._addresses.nearest(transport, fields.get("x-forwarded-for", "")))
-        if not self._broadcaster.has_room(address) or not self._has(asked.division_id):
+        if not (self._broadcaster.has_room(address) and self._has(asked.division_id) and self._cache.is_public):
             return False
         subscriber = Subscriber(self._topic(asked), transport, address)
         transport.set_protocol(subscriber)

@@ -61,6 +61,8 @@ class DocumentEndpoint:
         snapshot = self._cache.snapshot
         if snapshot is None:
             return errors.unavailable("no scoreboard yet", RETRY_AFTER)
+        if not self._cache.is_public:
+            return errors.not_public()
         try:
             division_id = snapshot.division(division_id)
         except LookupError:

@@ -33,6 +33,10 @@ def unavailable(text: str, retry_after: int) -> web.Response:
     return error(503, text, {"Retry-After": str(retry_after), "Cache-Control": "no-store"})
 
 
+def not_public() -> web.Response:
+    return error(403, "the organisers do not show the scoreboard to everybody", {"Cache-Control": "no-store"})
+
+
 def path_of(request: web.Request) -> str:
     """The path of the route that matched. The request may spell it otherwise: `/api/%6Ceaderboard`."""
     resource = request.match_info.route.resource

@@ -10,8 +10,13 @@ from scoreboardd.web import errors
 PATH = "/api/scoreboard"
 
 
+FIELDS = ("order", "mode", "starts_at", "ends_at", "frozen_at", "visibility")
+"What clients have to know beside the boards: how to order equal scores, whose board counts, and when."
+DEFAULT_NAME = "Scoreboard"
+
+
 class InfoEndpoint:
-    """`name` is the contest's."""
+    """`name` is the contest's; if it is empty, the platform's name of it is used."""
 
     def __init__(self, cache: DocumentCache, *, name: str) -> None:
         self._cache = cache
@@ -19,13 +24,15 @@ class InfoEndpoint:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         snapshot = self._cache.snapshot
+        settings = self._cache.settings
         divisions = await self._cache.encoded_document(DIVISIONS).encode("identity") if snapshot else b"[]"
         return errors.answer(
             200,
             {
-                "name": self._name,
+                "name": self._name or settings.get("platform_name") or DEFAULT_NAME,
                 "version": str(snapshot.version) if snapshot else None,
                 "divisions": orjson.loads(divisions),
+                **{name: settings[name] for name in FIELDS if name in settings},
             },
             {"Cache-Control": "no-cache"},
         )

@@ -151,7 +151,7 @@ async def test_through_any_history_both_boards_are_equal(admin, writers, databas
             rows = (await source.read()).rows
             assert plain(loaded) == reference.documents(rows)
             made = ScoreboardState(rows).documents
-        assert digest_of_documents({name: loaded.documents[name] for name in made}) == digest_of_documents(made)
+            assert digest_of_documents({name: loaded.documents[name] for name in made}) == digest_of_documents(made)
 
         await build()
         try:
