@@ -114,8 +114,8 @@ class BuildResult:
     "The committed version that has the same documents; None if the documents were staged."
     findings: list[Finding] = field(default_factory=list)
     "What is wrong with some of the rows."
-    changes_at: float | None = None
-    "Unix time in seconds at which the board changes by itself; None if it does not."
+    changes_in: float | None = None
+    "Seconds until the board changes by itself; None if it does not."
     op: Literal["build"] = "build"
 
 

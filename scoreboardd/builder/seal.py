@@ -20,7 +20,7 @@ from zstandard import ZstdError
 from scoreboardd.backends.base import DocumentStore, Head
 from scoreboardd.board.document_names import SETTINGS, ParticipantKind, delta_log_key, leaderboard_key
 from scoreboardd.board.rules import Rules
-from scoreboardd.board.scoreboard import ScoreboardState
+from scoreboardd.board.scoreboard import ScoreboardState, digest_of_documents
 from scoreboardd.board.source_rows import ChallengeRow, SourceRows, find
 from scoreboardd.board.times import rfc3339
 from scoreboardd.platforms.source import FullRead
@@ -40,6 +40,15 @@ class SealedBoards:
     freezes_at: float
     documents: Mapping[str, Document]
     divisions: tuple[int, ...]
+    committed: tuple[bytes, str] | None = None
+    """The settings that they were committed with, and the digest of all. The same texts, read from the store, are in
+    other segments, and so have another digest."""
+
+    def digest(self, settings: bytes, documents: Mapping[str, Document]) -> str:
+        """Return the digest of `documents`: these boards and the settings of that text."""
+        if self.committed is not None and self.committed[0] == settings:
+            return self.committed[1]
+        return digest_of_documents(documents)
 
 
 class Seal:
@@ -64,7 +73,8 @@ class Seal:
         if documents is None or head.metadata is None:
             return None
         try:
-            settings = orjson.loads(plain(documents[SETTINGS]))
+            text = plain(documents[SETTINGS])
+            settings = orjson.loads(text)
             if not settings.get("sealed") or settings.get("frozen_at") != rfc3339(round(freezes_at * 1_000_000)):
                 return None
             divisions = head.metadata.divisions
@@ -76,7 +86,7 @@ class Seal:
             }
         except UNREADABLE:
             return None
-        return SealedBoards(freezes_at, boards, divisions)
+        return SealedBoards(freezes_at, boards, divisions, (text, head.metadata.digest))
 
     async def _made(self, read: FullRead, freezes_at: float, head: Head) -> SealedBoards:
         last = await self._last_points(read, freezes_at, head)

@@ -16,7 +16,6 @@ from scoreboardd.backends.base import DocumentStore, Head, Lease, SnapshotMetada
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.board.document_names import SETTINGS
 from scoreboardd.board.rules import Rules
-from scoreboardd.board.scoreboard import digest_of_documents
 from scoreboardd.builder.delta_history import DeltaHistory
 from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadResult
 from scoreboardd.builder.messages import Build, BuildResult
@@ -81,7 +80,7 @@ class BuilderService:
             loaded.is_full,
             sum(document.size for document in loaded.documents.values()),
             findings=loaded.findings,
-            changes_at=loaded.settings.changes_at,
+            changes_in=loaded.settings.changes_in,
         )
         with timings.timed("commit"):
             if (
@@ -102,13 +101,13 @@ class BuilderService:
             return loaded
         assert loaded.full_read is not None  # a platform with a freeze is read as a whole each time
         boards = await self._seal.boards(loaded.full_read, head)
-        settings = Document.of(settings_text(loaded.settings, self._rules, sealed=True))
-        documents = {**boards.documents, SETTINGS: settings}
+        settings = settings_text(loaded.settings, self._rules, sealed=True)
+        documents = {**boards.documents, SETTINGS: Document.of(settings)}
         return replace(
             loaded,
             documents=documents,
             divisions=boards.divisions,
-            digest=digest_of_documents(documents),
+            digest=boards.digest(settings, documents),
             change_set=None,
             # Whether something was announced and not found would tell that something has happened.
             complete=True,

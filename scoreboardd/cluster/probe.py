@@ -13,10 +13,11 @@ import structlog
 from scoreboardd.backends.base import Unavailable
 from scoreboardd.builder.process import BuilderError, BuilderProcess
 from scoreboardd.system.backoff import Backoff
-from scoreboardd.system.clock import Clock
 from scoreboardd.telemetry.logs import LogThrottle
 
 RETRY = Backoff(0.5, 5.0)
+MARGIN_SECONDS = 0.05
+"How long after such a moment to rebuild: the database's clock may be a little slower than ours."
 IDLE_SECONDS = 60.0
 "The longest wait between two looks at whether there is anything to wait for."
 
@@ -30,24 +31,24 @@ class Probe:
     def __init__(
         self,
         builder: BuilderProcess,
-        clock: Clock,
         *,
         poll: float,
         is_builder: Callable[[], bool],
         publish: Callable[[], Awaitable[object]],
     ) -> None:
         self._builder = builder
-        self._clock = clock
         self._poll = poll
         self._is_builder = is_builder
         self._publish = publish
         self._built = asyncio.Event()
-        self._changes_at: float | None = None
+        self._due_at: float | None = None
+        "When the board changes by itself, by the loop's clock."
         self._throttle = LogThrottle()
 
-    def built(self, changes_at: float | None) -> None:
-        """A build of this node has found that the board changes by itself at `changes_at`, Unix time in seconds."""
-        self._changes_at = changes_at
+    def built(self, changes_in: float | None) -> None:
+        """A build of this node has found that the board changes by itself in so many seconds."""
+        now = asyncio.get_running_loop().time()
+        self._due_at = None if changes_in is None else now + changes_in + MARGIN_SECONDS
         self._built.set()
 
     async def run(self) -> None:
@@ -61,17 +62,17 @@ class Probe:
             except TimeoutError:
                 pass
             if self._is_builder() and (self._is_due() or (self._poll and await self._is_changed())):
-                self._changes_at = None
+                self._due_at = None
                 await self._publish_until_done()
 
     def _wait_seconds(self) -> float:
         wait = self._poll or IDLE_SECONDS
-        if self._changes_at is not None:
-            wait = min(wait, max(0.0, self._changes_at - self._clock.now()))
+        if self._due_at is not None:
+            wait = min(wait, max(0.0, self._due_at - asyncio.get_running_loop().time()))
         return wait
 
     def _is_due(self) -> bool:
-        return self._changes_at is not None and self._clock.now() >= self._changes_at
+        return self._due_at is not None and asyncio.get_running_loop().time() >= self._due_at
 
     async def _is_changed(self) -> bool:
         try:

@@ -58,7 +58,7 @@ class Runner:
 
         self.is_builder = False
         "No other node has taken the lock since this one did."
-        self.probe = Probe(builder, cache.clock, poll=poll, is_builder=lambda: self.is_builder, publish=self.request)
+        self.probe = Probe(builder, poll=poll, is_builder=lambda: self.is_builder, publish=self.request)
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
         self._token = secrets.token_hex(16)
@@ -226,7 +226,7 @@ class Runner:
             return
         result, _ = self._built
         self._reporter.built(result)
-        self.probe.built(result.changes_at)
+        self.probe.built(result.changes_in)
         complete = result.metadata.complete
         self._feed(c.Built(complete) if result.unchanged is None else c.Unchanged(result.unchanged, complete))
 

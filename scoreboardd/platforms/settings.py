@@ -29,8 +29,8 @@ class ContestSettings:
     "Who may see the challenges: one of `VISIBILITIES`."
     now: float = 0.0
     "The time of the read, by the database's clock. Everything that depends on the time of day uses this one."
-    changes_at: float | None = None
-    "The next moment at which the board changes by itself."
+    changes_in: float | None = None
+    "Seconds until the next moment at which the board changes by itself."
 
     @property
     def is_frozen(self) -> bool:

@@ -177,7 +177,7 @@ class SnapshotDecoder:
         opens = [time for row in challenges if (time := _seconds(row[5])) is not None]
         moments = [*opens, contest.starts_at, contest.freezes_at]
         later = [moment for moment in moments if moment is not None and moment > contest.now]
-        contest = replace(contest, changes_at=min(later, default=None))
+        contest = replace(contest, changes_in=min(later) - contest.now if later else None)
 
         live = self._source_rows(found.packed, roster, len(roster.teams) > 0)
         cut = _before(live, contest.freezes_at)
@@ -185,7 +185,7 @@ class SnapshotDecoder:
         shown = replace(live, roster=released(roster, live.solves))
         facts = (
             roster,
-            replace(contest, now=0.0),
+            replace(contest, now=0.0, changes_in=None),
             None if live.adjustments is None else live.adjustments.tobytes(),
         )
         return FullRead(
