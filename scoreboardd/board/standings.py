@@ -130,7 +130,7 @@ class Standings:
             {"id": c.id, "title": c.title, "category": c.category, "points": points}
             for c, points in zip(self._contest.challenges, self._points.tolist(), strict=True)
         ]
-        return Segment(text.leaderboard_opening(challenges), self._compressor)
+        return Segment(text.leaderboard_opening(challenges, self._rules.order), self._compressor)
 
     def documents(self) -> Iterator[tuple[str, Document]]:
         """The documents as they are now, by name."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from scoreboardd.board.document_names import ParticipantKind
-from scoreboardd.board.leaderboards import Challenge, Leaderboards, Solve, ranked
+from scoreboardd.board.leaderboards import Adjustment, Challenge, Leaderboards, Solve, ranked
 from scoreboardd.model import Version
 from scoreboardd.render import text as document_text
 
@@ -20,6 +20,8 @@ class Row(NamedTuple):
     score: int
     solves: Mapping[int, Solve]
     "By the id of the challenge."
+    adjustments: tuple[Adjustment, ...] = ()
+    "Points that no challenge gives, by time."
 
 
 class Documents(NamedTuple):
@@ -55,4 +57,4 @@ class Board:
 
     def _rows(self, owner: ParticipantKind) -> tuple[Row, ...]:
         rows = enumerate(ranked(self.view, owner), start=1)
-        return tuple(Row(rank, id, entry.name, score, entry.solves) for rank, (id, entry, score) in rows)
+        return tuple(Row(rank, id, entry.name, score, entry.solves, entry.adjustments) for rank, (id, entry, score) in rows)

@@ -31,11 +31,17 @@ function checkChallenge({ id, title, category, points }) {
   checkString(category, "the category of a challenge");
 }
 
-function checkDocument(kind, { challenges, entries }) {
+function checkAdjustment({ at, points }) {
+  checkString(at, "the time of an adjustment");
+  checkInteger(points, "the points of an adjustment");
+}
+
+function checkDocument(kind, { challenges, order = "static", entries }) {
   const [idField, nameField] = FIELDS[kind];
+  if (!ORDERS.includes(order)) throw new RangeError("an unknown order");
   for (const challenge of challenges) checkChallenge(challenge);
   const known = new Set(challenges.map(({ id }) => id));
-  for (const { [idField]: id, [nameField]: name, score, solves } of entries) {
+  for (const { [idField]: id, [nameField]: name, score, solves, adjustments = [] } of entries) {
     checkInteger(id, `the id of ${NOUNS[kind]}`);
     checkInteger(score, "a score");
     checkString(name, `the name of ${NOUNS[kind]}`);
@@ -43,6 +49,7 @@ function checkDocument(kind, { challenges, entries }) {
       if (!known.has(challenge_id)) throw new RangeError("a solve of no challenge");
       checkString(solved_at, "the time of a solve");
     }
+    for (const adjustment of adjustments) checkAdjustment(adjustment);
   }
 }
 
@@ -65,38 +72,46 @@ function checkDelta(kind, { from, version, challenges = {}, [kind]: owners = {} 
     checkString(at, "the time of a solve");
     if (firstBlood !== 0 && firstBlood !== 1) throw new TypeError("a first blood is neither 0 nor 1");
   }
+  for (const [owner, adjustments] of owners.adjustments ?? []) {
+    checkInteger(owner, id);
+    for (const [at, points] of adjustments) checkAdjustment({ at, points });
+  }
 }
 
 const NOUNS = { teams: "a team", users: "a user" };
 const FIELDS = { teams: ["team_id", "team_name"], users: ["user_id", "username"] };
+/** How equal scores are ordered; see `board/order.py`. */
+const ORDERS = ["static", "last_solve", "last_row"];
 
 /**
  * The board of the teams or of the users at one version. Immutable: `apply` returns a new board that shares unchanged parts.
- * `challenges` and `entries` are as in the document: challenges by id, entries by rank, solves by challenge.
+ * `challenges`, `entries` and `order` are as in the document: challenges by id, entries by rank, solves by challenge.
  */
 export class Board {
   #byId = null;
 
-  constructor(kind, version, challenges, entries) {
+  constructor(kind, version, challenges, entries, order = "static") {
     this.kind = kind;
     this.version = version;
     this.challenges = challenges;
     this.entries = entries;
+    this.order = order;
   }
 
   /** Throws if a number in `document` is beyond 2^53 - 1, or if it is not a leaderboard. */
   static fromDocument(kind, version, document) {
     checkDocument(kind, document);
-    return new Board(kind, version, document.challenges, document.entries);
+    return new Board(kind, version, document.challenges, document.entries, document.order);
   }
 
   get document() {
-    return { challenges: this.challenges, entries: this.entries };
+    const order = this.order === "static" ? {} : { order: this.order };
+    return { challenges: this.challenges, ...order, entries: this.entries };
   }
 
   /** The same board at another version. */
   at(version) {
-    return new Board(this.kind, version, this.challenges, this.entries);
+    return new Board(this.kind, version, this.challenges, this.entries, this.order);
   }
 
   idOf(entry) {
@@ -121,36 +136,70 @@ export class Board {
     const [idField, nameField] = FIELDS[this.kind];
     const challenges = applyToChallenges(this.challenges, delta.challenges ?? {});
     const gone = delta.challenges?.drop ?? [];
-    const { names, dropped, cells } = changesByOwner(delta[this.kind] ?? {});
-    const scoreOf = scoring(this.challenges, challenges);
+    const { names, dropped, cells, adjusted } = changesByOwner(delta[this.kind] ?? {});
+    const { scoreOf, isRetied } = scoring(this.challenges, challenges, this.order);
     const stay = []; // entries that keep their order among each other
     const move = [];
     const take = (entry) => {
       const id = entry[idField];
       const name = names.get(id) ?? entry[nameField];
       const mine = cells.get(id);
-      const differs = mine !== undefined || gone.some((challenge) => has(entry, challenge));
-      const solves = differs ? solvesAfter(entry, gone, mine) : entry.solves;
-      const score = scoreOf(entry, solves);
-      const moves = score !== entry.score || name !== entry[nameField];
-      (moves ? move : stay).push(moves || differs ? { [idField]: id, [nameField]: name, score, solves } : entry);
+      const solved = mine !== undefined || gone.some((challenge) => has(entry, challenge));
+      const differs = solved || adjusted.has(id);
+      const solves = solved ? solvesAfter(entry, gone, mine) : entry.solves;
+      const adjustments = adjusted.get(id) ?? entry.adjustments ?? [];
+      const score = scoreOf(entry, solves, adjustments, !differs);
+      const moves = score !== entry.score || name !== entry[nameField] || (this.order !== "static" && differs);
+      const now = { [idField]: id, [nameField]: name, score, solves, ...(adjustments.length ? { adjustments } : {}) };
+      (moves || isRetied(entry) ? move : stay).push(moves || differs ? now : entry);
       names.delete(id);
       cells.delete(id);
+      adjusted.delete(id);
     };
     for (const entry of this.entries) if (!dropped.has(entry[idField])) take(entry);
     for (const id of [...names.keys()]) take({ [idField]: id, [nameField]: null, score: 0, solves: [] });
-    if (cells.size) throw new Error(`there are no ${this.kind} ${[...cells.keys()]}`);
+    const unknown = [...cells.keys(), ...adjusted.keys()];
+    if (unknown.length) throw new Error(`there are no ${this.kind} ${unknown}`);
 
     const version = { epoch: this.version.epoch, number: delta.version };
-    return new Board(this.kind, version, challenges, merged(stay, move, ORDER[this.kind]));
+    const entries = merged(stay, move, comparison(this.kind, this.order, challenges));
+    return new Board(this.kind, version, challenges, entries, this.order);
   }
 }
 
-/** The order of the document. */
-const ORDER = {
-  teams: (a, b) => b.score - a.score || compareBytes(a.team_name, b.team_name) || a.team_id - b.team_id,
-  users: (a, b) => b.score - a.score || a.user_id - b.user_id,
-};
+/** Return a function that compares two entries by the order of the document. */
+function comparison(kind, order, challenges) {
+  const [idField, nameField] = FIELDS[kind];
+  const byName = kind === "teams" && order !== "last_row";
+  const byNameAndId = (a, b) =>
+    (byName ? compareBytes(a[nameField], b[nameField]) : 0) || a[idField] - b[idField];
+  if (order === "static") return (a, b) => b.score - a.score || byNameAndId(a, b);
+  const last = lastRows(order, challenges);
+  return (a, b) => {
+    if (a.score !== b.score) return b.score - a.score;
+    const [x, y] = [last(a), last(b)];
+    if (x.at !== y.at) return x.at < y.at ? -1 : 1;
+    return x.sequence - y.sequence || byNameAndId(a, b);
+  };
+}
+
+/** Return a function that finds what breaks a tie: the time of an entry's last row that counts, and the highest number. */
+function lastRows(order, challenges) {
+  const counts = new Set(challenges.filter(({ points }) => points !== 0).map(({ id }) => id));
+  const known = new WeakMap();
+  const find = ({ solves, adjustments = [] }) => {
+    let [at, highest] = ["", -(2 ** 62)];
+    const take = (time, sequence = 0) => {
+      const sortable = time.slice(0, -1); // without its Z, times sort as text
+      if (sortable > at) at = sortable;
+      highest = Math.max(highest, sequence);
+    };
+    for (const { challenge_id, solved_at, sequence } of solves) if (counts.has(challenge_id)) take(solved_at, sequence);
+    if (order === "last_row") for (const row of adjustments) if (row.points !== 0) take(row.at, row.sequence);
+    return { at, sequence: order === "last_row" ? highest : 0 };
+  };
+  return (entry) => known.get(entry) ?? known.set(entry, find(entry)).get(entry);
+}
 
 function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
   if (!(put.length || drop.length || points.length)) return challenges;
@@ -165,15 +214,20 @@ function applyToChallenges(challenges, { put = [], drop = [], points = [] }) {
 }
 
 /** The changes by owner. `cells` maps an owner to its new solves by challenge; null stands for a removed solve. */
-function changesByOwner({ put = [], drop = [], solves = [], unsolves = [] }) {
+function changesByOwner({ put = [], drop = [], solves = [], unsolves = [], adjustments = [] }) {
   const cells = new Map();
   const of = (id) => cells.get(id) ?? cells.set(id, new Map()).get(id);
   for (const [id, challenge] of unsolves) of(id).set(challenge, null);
-  for (const [id, challenge, at, firstBlood] of solves) {
-    of(id).set(challenge, { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1 });
+  for (const [id, challenge, at, firstBlood, ...sequence] of solves) {
+    const solve = { challenge_id: challenge, solved_at: at, is_first_blood: firstBlood === 1, ...numbered(sequence) };
+    of(id).set(challenge, solve);
   }
-  return { names: new Map(put), dropped: new Set(drop), cells };
+  const given = (rows) => rows.map(([at, points, ...sequence]) => ({ at, points, ...numbered(sequence) }));
+  const adjusted = new Map(adjustments.map(([id, rows]) => [id, given(rows)]));
+  return { names: new Map(put), dropped: new Set(drop), cells, adjusted };
 }
+
+const numbered = ([sequence]) => (sequence === undefined ? {} : { sequence });
 
 function solvesAfter({ solves }, gone, mine = new Map()) {
   const now = new Map(solves.map((solve) => [solve.challenge_id, solve]));
@@ -188,24 +242,31 @@ function solvesAfter({ solves }, gone, mine = new Map()) {
 /** Bounds the challenges with new points for which a score is adjusted; with more it is cheaper to compute every score. */
 const MAX_ADJUSTED_CHALLENGES = 4;
 
-/** Return a function that computes the score of an entry with `solves`; its present score counts the challenges `before`. */
-function scoring(before, now) {
+/**
+ * `scoreOf` computes the score of an entry with `solves` and `adjustments`; its present score counts the challenges `before`.
+ * `isRetied` says whether what breaks a tie may differ for an entry although its own rows do not.
+ */
+function scoring(before, now, order) {
   const pointsOf = new Map(now.map(({ id, points }) => [id, points]));
   const pointChanges = before
     .map(({ id, points }) => [id, (pointsOf.get(id) ?? points) - points])
     .filter(([, change]) => change !== 0);
-  return (entry, solves) => {
+  const flipped = before.filter(({ id, points }) => (points === 0) !== ((pointsOf.get(id) ?? points) === 0));
+  const isRetied = (entry) => order !== "static" && flipped.some(({ id }) => has(entry, id));
+  const scoreOf = (entry, solves, adjustments, isSame) => {
     let score = 0;
-    if (solves === entry.solves && pointChanges.length <= MAX_ADJUSTED_CHALLENGES) {
+    if (isSame && pointChanges.length <= MAX_ADJUSTED_CHALLENGES) {
       score = entry.score;
       for (const [challenge, change] of pointChanges) if (has(entry, challenge)) score += change;
     } else {
       for (const { challenge_id } of solves) score += pointsOf.get(challenge_id);
+      for (const { points } of adjustments) score += points;
     }
     if (Number.isNaN(score)) throw new RangeError("a solve of no challenge");
     checkInteger(score, "a score");
     return score;
   };
+  return { scoreOf, isRetied };
 }
 
 function has({ solves }, challenge) {

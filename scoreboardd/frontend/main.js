@@ -105,7 +105,7 @@ function makeFeedItem({ key, name, title, category, at, first }) {
       {},
       element("bdi", { class: "who" }, name),
       element("span", {}, first ? " drew first blood on " : " solved "),
-      element("bdi", { class: "what" }, title),
+      element("bdi", { class: "what" }, title || "a hidden challenge"),
       element("small", {}, ` ${category}`),
     ),
     element("b"),
@@ -238,11 +238,26 @@ addEventListener("keydown", (event) => {
   }
 });
 
-async function loadDivisions() {
+/** Show the contest's own name, whose board counts, and since when it is frozen. */
+function drawContest({ name, mode, frozen_at: frozenAt }) {
+  if (name) {
+    document.title = name;
+    setText(document.querySelector("h1"), name);
+  }
+  $("kinds").hidden = mode === "users"; // then there are no teams
+  if (mode === "users" && look.kind !== "users") {
+    look.kind = "users";
+    changed();
+  }
+  setText($("frozen"), frozenAt === undefined ? "" : `The board is frozen since ${formatExact(Date.parse(frozenAt))}.`);
+}
+
+async function loadContest() {
   for (let wait = 1000; ; wait = Math.min(2 * wait, 15_000)) {
     try {
       const response = await fetch(new URL("api/scoreboard", root), { cache: "no-store" });
-      const { divisions, version } = await response.json();
+      const { divisions, version, ...contest } = await response.json();
+      drawContest(contest);
       for (const { id, name } of divisions) {
         const exact = Number.isSafeInteger(id);
         const option = element("option", { value: String(id) }, exact ? name : `${name}: its id is too large for a browser`);
@@ -286,5 +301,5 @@ async function autoScroll(scroller) {
 
 drawConnection();
 changed();
-loadDivisions();
+loadContest();
 if (view === "projector") autoScroll($("standings"));

@@ -22,6 +22,16 @@ export interface Solve {
   /** RFC 3339, UTC. */
   solved_at: string;
   is_first_blood: boolean;
+  /** The number of the row, where equal scores are ordered by it. */
+  sequence?: number;
+}
+
+/** Points that no challenge gives: an award, or the cost of a hint. */
+export interface Adjustment {
+  /** RFC 3339, UTC. */
+  at: string;
+  points: number;
+  sequence?: number;
 }
 
 /** A line of the board. Teams have `team_id` and `team_name`, users `user_id` and `username`. */
@@ -32,18 +42,26 @@ export interface Entry {
   username?: string;
   score: number;
   solves: Solve[];
+  /** Where there are any. */
+  adjustments?: Adjustment[];
 }
+
+/** How equal scores are ordered. Absent: "static". */
+export type Order = "static" | "last_solve" | "last_row";
 
 export interface Document {
   challenges: Challenge[];
+  order?: Order;
   entries: Entry[];
 }
 
 export interface OwnersDelta {
   put?: [id: number, name: string][];
   drop?: number[];
-  solves?: [id: number, challenge: number, solvedAt: string, firstBlood: 0 | 1][];
+  solves?: [id: number, challenge: number, solvedAt: string, firstBlood: 0 | 1, sequence?: number][];
   unsolves?: [id: number, challenge: number][];
+  /** All adjustments of each owner that has others than before. */
+  adjustments?: [id: number, adjustments: [at: string, points: number, sequence?: number][]][];
 }
 
 /** The data of a `delta` event: it leads from any version of its epoch from `from` on to `version`. */
@@ -57,7 +75,7 @@ export interface Delta {
 
 /** The teams or the users at one version. Immutable. */
 export class Board {
-  constructor(kind: Kind, version: Version, challenges: Challenge[], entries: Entry[]);
+  constructor(kind: Kind, version: Version, challenges: Challenge[], entries: Entry[], order?: Order);
   /** Throws a RangeError if an id, points or a score is beyond `Number.MAX_SAFE_INTEGER`. */
   static fromDocument(kind: Kind, version: Version, document: Document): Board;
   readonly kind: Kind;

@@ -173,6 +173,10 @@ export function ranksBefore(board, { lists, last: end }, since) {
     for (let index = 0; last >= since && index < times.length; index++) {
       if (times[index] >= since && times[index] <= end) score -= worth.get(challenges[index]);
     }
+    for (const { at, points } of entry.adjustments ?? []) {
+      const time = Date.parse(at);
+      if (time >= since && time <= end) score -= points;
+    }
     scores[place] = score;
     places.push(place);
   }
@@ -194,12 +198,14 @@ export function history(board, { first, last }) {
     .map((entry) => {
       let score = 0;
       const outliers = [];
-      const points = [...entry.solves]
-        .sort((a, b) => compareTimes(a.solved_at, b.solved_at))
-        .map((solve) => {
-          const at = Date.parse(solve.solved_at);
+      const solved = entry.solves.map(({ solved_at, challenge_id }) => ({ time: solved_at, gain: worth.get(challenge_id) }));
+      const adjusted = (entry.adjustments ?? []).map(({ at, points: gain }) => ({ time: at, gain }));
+      const points = [...solved, ...adjusted]
+        .sort((a, b) => compareTimes(a.time, b.time))
+        .map(({ time, gain }) => {
+          const at = Date.parse(time);
           const drawn = Math.min(last, Math.max(first, at));
-          score += worth.get(solve.challenge_id);
+          score += gain;
           if (drawn !== at) outliers.push({ at, score, early: at < first });
           return [drawn, score];
         });

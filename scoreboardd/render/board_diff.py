@@ -11,7 +11,7 @@ from scoreboardd.board import delta
 from scoreboardd.board.delta import Delta
 from scoreboardd.board.document_names import ParticipantKind
 from scoreboardd.board.leaderboards import Entry, Leaderboards
-from scoreboardd.render.text import EntryText, find_entries, opening_challenges
+from scoreboardd.render.text import EntryText, find_entries, parse_opening
 from scoreboardd.system.compression import plain
 
 
@@ -33,12 +33,15 @@ Boards = Mapping[ParticipantKind, Sequence[Part]]
 
 def between(old: Boards, new: Boards) -> Delta:
     """The smallest delta from `old` to `new`. Raises `ValueError` or `zstandard.ZstdError` if a part is not text of a
-    leaderboard."""
+    leaderboard, and `ValueError` if they have different orders, which a delta cannot express."""
     entries_of_both = [_differing(old[owner], new[owner]) for owner in ParticipantKind]
-    challenges_of_both = [opening_challenges(plain(boards[ParticipantKind.TEAMS][0].frame)) for boards in (old, new)]
+    openings = [parse_opening(plain(boards[ParticipantKind.TEAMS][0].frame)) for boards in (old, new)]
+    (old_challenges, old_order), (new_challenges, new_order) = openings
+    if old_order is not new_order:
+        raise ValueError("another order")
     (old_users, new_users), (old_teams, new_teams) = entries_of_both
-    before = Leaderboards(challenges_of_both[0], old_users, old_teams)
-    after = Leaderboards(challenges_of_both[1], new_users, new_teams)
+    before = Leaderboards(old_challenges, old_users, old_teams)
+    after = Leaderboards(new_challenges, new_users, new_teams)
     return delta.diff(before, after)
 
 

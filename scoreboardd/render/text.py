@@ -29,9 +29,9 @@ from scoreboardd.board.leaderboards import (
     ranked,
     string,
 )
+from scoreboardd.board.order import Order
 
 # A leaderboard: an opening with the challenges, entries with their solves, and the end.
-ENTRIES = b'],"entries":['
 ENTRY = b',{%b,"score":%d,"solves":['
 "With the label of its owner and the score. The comma before the first entry is left out."
 ENTRY_END = b"]}"
@@ -53,7 +53,7 @@ BUCKET_COUNT = b"%d}"
 END = b"]}"
 "Of every document with rows."
 
-_OPENING = re.compile(rb'\{"challenges":(\[.*?\]),"entries":\[', re.DOTALL)
+_OPENING = re.compile(rb'\{"challenges":(\[.*?\])(?:,"order":"([a-z_]+)")?,"entries":\[', re.DOTALL)
 _ENTRY = re.compile(
     rb'\{"(?:user|team)_id":(-?\d+),"(?:username|team_name)":("(?:[^"\\]|\\.)*"),"score":-?\d+,"solves":(\[[^\]]*\])'
     rb'(?:,"adjustments":(\[[^\]]*\]))?\}'
@@ -79,9 +79,10 @@ def entry_end(adjustments: Iterable[tuple[str, int, int]]) -> bytes:
     return b'],"adjustments":[%b]}' % b",".join(texts)
 
 
-def leaderboard_opening(challenges: list[dict[str, Any]]) -> bytes:
-    """The beginning of a leaderboard, up to its entries."""
-    return b'{"challenges":%b,"entries":[' % orjson.dumps(challenges)
+def leaderboard_opening(challenges: list[dict[str, Any]], order: Order) -> bytes:
+    """The beginning of a leaderboard, up to its entries. It names the order unless that is `Order.STATIC`."""
+    named = b"" if order is Order.STATIC else b',"order":%b' % orjson.dumps(order)
+    return b'{"challenges":%b%b,"entries":[' % (orjson.dumps(challenges), named)
 
 
 def bucket_opening(stamp: str) -> bytes:
@@ -101,6 +102,7 @@ def _leaderboard(boards: Leaderboards, kind: ParticipantKind) -> bytes:
     return orjson.dumps(
         {
             "challenges": [{"id": id, **challenge._asdict()} for id, challenge in sorted(boards.challenges.items())],
+            **({} if boards.order is Order.STATIC else {"order": boards.order}),
             "entries": [
                 {
                     kind.id_field: id,
@@ -142,6 +144,7 @@ def parse_leaderboards(users: bytes | memoryview, teams: bytes | memoryview) -> 
         challenges,
         users=_entries(documents[ParticipantKind.USERS], ParticipantKind.USERS, challenges),
         teams=_entries(documents[ParticipantKind.TEAMS], ParticipantKind.TEAMS, challenges),
+        order=Order(documents[ParticipantKind.TEAMS].get("order", Order.STATIC)),
     )
 
 
@@ -172,12 +175,13 @@ class EntryText(NamedTuple):
         return Entry(orjson.loads(self.name), parse_solves(orjson.loads(self.solves)), adjustments)
 
 
-def opening_challenges(text: bytes) -> dict[int, Challenge]:
-    """The challenges in the opening of a leaderboard. Raises `ValueError` if `text` does not begin with one."""
+def parse_opening(text: bytes) -> tuple[dict[int, Challenge], Order]:
+    """The challenges and the order in the opening of a leaderboard. Raises `ValueError` if `text` does not begin with
+    one."""
     opening = _OPENING.match(text)
     if opening is None:
         raise ValueError("not a leaderboard")
-    return parse_challenges(orjson.loads(opening[1]))
+    return parse_challenges(orjson.loads(opening[1])), Order((opening[2] or b"static").decode())
 
 
 def find_entries(text: bytes) -> Iterator[tuple[int, EntryText]]:
@@ -225,10 +229,13 @@ def challenge_points(chunks: Iterator[bytes]) -> tuple[dict[int, int], bytes]:
     """Reads the opening of a leaderboard from `chunks`. Returns the points of each challenge, and the text that follows
     the opening in the chunks that were read."""
     text = b""
-    while (end := text.find(ENTRIES)) < 0:
-        text += next(chunks, ENTRIES)
-    challenges = orjson.loads(text[:end] + END)["challenges"]
-    return {challenge["id"]: challenge["points"] for challenge in challenges}, text[end:]
+    while (opening := _OPENING.match(text)) is None:
+        chunk = next(chunks, None)
+        if chunk is None:
+            raise ValueError("not a leaderboard")
+        text += chunk
+    challenges = orjson.loads(opening[1])
+    return {challenge["id"]: challenge["points"] for challenge in challenges}, text[opening.end() :]
 
 
 # Parts of a timeline

@@ -125,6 +125,7 @@ def expected(rows: SourceRows, rules: Rules, division: int | None, kind: Partici
         "challenges": [
             {"id": c.id, "title": c.title, "category": "misc", "points": c.initial} for c in roster.challenges
         ],
+        **({} if rules.order is Order.STATIC else {"order": rules.order}),
         "entries": [entry for _, entry in sorted(entries, key=lambda entry: entry[0])],
     }
     timeline = [
@@ -151,7 +152,9 @@ def text(scoreboard: ScoreboardState, name: str) -> bytes:
 
 def parsed(scoreboard: ScoreboardState, division: int | None, order: Order) -> Leaderboards:
     users, teams = (text(scoreboard, leaderboard_key(kind, division)) for kind in ParticipantKind)
-    return replace(parse_leaderboards(users, teams), order=order)
+    boards = parse_leaderboards(users, teams)
+    assert boards.order is order
+    return boards
 
 
 @given(contests(), RULES)
