@@ -183,6 +183,11 @@ def demo(**options: Any) -> None:
 
 def _with_backend(config_file: Path | None, work: Callable[[ClusterBackend], Coroutine[Any, Any, None]]) -> None:
     settings = _settings(config_file)
+    if not backend_of(settings).is_shared:
+        _fail(
+            "the bus of this backend is within the daemon; ask the daemon itself: "
+            "POST /api/scoreboard/rebuild with rebuild.token (docs/protocol.md)"
+        )
 
     async def run() -> None:
         backend = open_cluster_backend(settings)

@@ -27,6 +27,8 @@ from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
+from scoreboardd.events.factory import event_sources
+from scoreboardd.events.sources import pass_on
 from scoreboardd.platforms.factory import SourceOptions
 from scoreboardd.platforms.platform import load_platform
 from scoreboardd.stream import hijack
@@ -168,6 +170,10 @@ class Daemon:
                         self.builder.run(),
                         self.runner.run(),
                         self.runner.probe.run(),
+                        *(
+                            pass_on(source, self.backend.publish, self.runner.request)
+                            for source in event_sources(self._settings)
+                        ),
                         *([self.persister.run()] if self.persister else []),
                         self.broadcaster.run(),
                         self._measure_lag(),

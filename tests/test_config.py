@@ -79,7 +79,7 @@ def test_the_defaults_are_the_contract_s() -> None:
             "token": "",
             "token_file": "",
         },
-        "cache": {"persist": False, "persist_interval": 15, "stale_after": 120},
+        "cache": {"directory": "/var/lib/scoreboardd", "persist": False, "persist_interval": 15, "stale_after": 120},
         "coordination": {"backend": "redis"},
         "sse": {
             "max_clients": 18000,

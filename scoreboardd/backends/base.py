@@ -306,6 +306,8 @@ class Backend:
     "Whether `cache.persist` stores its documents in Postgres too."
     receives_notify: bool
     "Whether its bus carries what the platform's triggers send by NOTIFY."
+    is_shared: bool
+    "Whether other processes can use its bus."
     max_prefix_length: int | None
     "Characters that `redis.key_prefix` may have; None if any number."
     open_cluster_backend: "Callable[[Settings], ClusterBackend]"

@@ -4,13 +4,14 @@
 from typing import TYPE_CHECKING, Any
 
 from scoreboardd.backends.base import Backend, ClusterBackend, DocumentStore
+from scoreboardd.backends.local.entry import LOCAL
 from scoreboardd.backends.postgres.entry import POSTGRES
 from scoreboardd.backends.redis.entry import REDIS
 
 if TYPE_CHECKING:
     from scoreboardd.config import Settings
 
-BACKENDS = {backend.name: backend for backend in (REDIS, POSTGRES)}
+BACKENDS = {backend.name: backend for backend in (REDIS, POSTGRES, LOCAL)}
 PERSISTER = POSTGRES
 "The backend whose document store outlives the others; `cache.persist` stores documents there."
 

@@ -61,6 +61,7 @@ class CacheTier(StrEnum):
     MEMORY = "memory"
     REDIS = "redis"
     POSTGRES = "postgres"
+    LOCAL = "local"
 
 
 class DocumentCache:

@@ -57,4 +57,6 @@ class Board:
 
     def _rows(self, owner: ParticipantKind) -> tuple[Row, ...]:
         rows = enumerate(ranked(self.view, owner), start=1)
-        return tuple(Row(rank, id, entry.name, score, entry.solves, entry.adjustments) for rank, (id, entry, score) in rows)
+        return tuple(
+            Row(rank, id, entry.name, score, entry.solves, entry.adjustments) for rank, (id, entry, score) in rows
+        )

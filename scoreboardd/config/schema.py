@@ -6,6 +6,7 @@ in seconds.
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
@@ -132,6 +133,12 @@ def _source_dsn(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _directory(value: str) -> str:
+    if not Path(value).is_absolute():
+        raise ValueError("not an absolute path; write one that begins with /")
+    return value
+
+
 def _timezone(value: str) -> str:
     # `ZoneInfo(value)` is no check: it accepts the name of any file below its folder.
     if value != "UTC" and value not in available_timezones():
@@ -232,7 +239,12 @@ class Rebuild(Section):
 
 
 class Cache(Section):
-    """When a document counts as stale, and whether documents are also stored in PostgreSQL."""
+    """When a document counts as stale, and where documents are stored beside the cluster's store.
+
+    `directory` holds the file of the local backend.
+    """
+
+    directory: Annotated[str, AfterValidator(_directory)] = "/var/lib/scoreboardd"
 
     persist: bool = False
     persist_interval: Duration = 15
@@ -269,7 +281,7 @@ class Log(Section):
 class Coordination(Section):
     """The backend that holds the lock and carries the bus."""
 
-    backend: Literal["redis", "postgres"] = "redis"
+    backend: Literal["redis", "postgres", "local"] = "redis"
 
 
 class Settings(Section):

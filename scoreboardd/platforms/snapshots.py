@@ -83,9 +83,14 @@ class SnapshotSource:
         return _increment(cursor, read) or read
 
     async def is_changed(self) -> bool:
-        """Return whether the probe finds anything else than at the last read or probe. Raises `SourceError`."""
+        """Return whether the probe finds anything else than at the last read or probe. Raises `SourceError`.
+
+        A process that has read nothing yet cannot know, and says so: the one before it may have died with the answer.
+        """
+        if not self._probe:
+            return False
         found = (await self._run(self._probe)).rows["probe"]
-        is_changed = self._last_probe is not None and found != self._last_probe
+        is_changed = found != self._last_probe
         self._last_probe = found
         return is_changed
 

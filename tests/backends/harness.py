@@ -1,22 +1,31 @@
 """What the tests of a backend do to its server behind its back, and the calls that they all make."""
 
 import asyncio
+import json
 import secrets
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 from redis.asyncio import Redis
 
 from scoreboardd.backends.base import ClusterBackend, DocumentStore, Lease, Message, SnapshotMetadata, Subscribed
+from scoreboardd.backends.local.bus import LocalBus
+from scoreboardd.backends.local.cluster import LocalClusterBackend
+from scoreboardd.backends.local.documents import LocalDocumentStore
+from scoreboardd.backends.local.file import NAME, LocalFile
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
 from scoreboardd.backends.redis.cluster import RedisClusterBackend
 from scoreboardd.backends.redis.documents import RedisDocumentStore
 from scoreboardd.board.document_names import document_names
+from scoreboardd.cluster import wire
 from scoreboardd.model import ChangeEvent, Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import plain
@@ -171,6 +180,80 @@ class PostgresHarness(Harness):
         assert done == "UPDATE 1"
 
 
+class LocalHarness(Harness):
+    """`address` is a folder, and `client` the connection to the file in it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._bus = LocalBus(Path(self.address))
+
+    def _cluster_backend(self, lock_ttl: float) -> LocalClusterBackend:
+        return LocalClusterBackend(Path(self.address), prefix=self.names.prefix, lock_ttl=lock_ttl, bus=self._bus)
+
+    def _document_store(self) -> LocalDocumentStore:
+        return LocalDocumentStore(self.address, prefix=self.names.prefix, stage_ttl=STAGE_TTL_SECONDS)
+
+    async def keys(self, begins: str = "") -> list[str]:
+        begins = self.names.prefix + begins
+        return [key for (key,) in self._execute("SELECT key FROM entries ORDER BY key") if key.startswith(begins)]
+
+    async def holder(self) -> str | None:
+        query = "SELECT token FROM entries WHERE key = ? AND until > ?"
+        found = self._execute(query, self.names.lock, time.time()).fetchone()
+        return found[0] if found else None
+
+    async def seconds_left(self, key: str) -> float:
+        return self._execute("SELECT until FROM entries WHERE key = ?", key).fetchone()[0] - time.time()
+
+    async def set_lock(self, token: str, seconds: float) -> None:
+        self._set(self.names.lock, token=token, until=time.time() + seconds)
+
+    async def expire_lock(self) -> None:
+        self._set(self.names.lock, until=time.time() - 0.001)
+
+    async def set_number(self, number: int) -> None:
+        self._set(self.names.lock, number=number)
+
+    async def set_epoch(self, epoch: str) -> None:
+        self._set(self.names.lock, epoch=epoch)
+
+    async def forget_number(self) -> None:
+        self._set(self.names.lock, epoch=None, number=None)
+
+    async def set_version(self, version: Version) -> None:
+        self._set(self.names.version, epoch=version.epoch, number=version.number)
+
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._execute("DELETE FROM entries WHERE key = ?", key)
+
+    async def flip(self, key: str) -> None:
+        (payload,) = self._execute("SELECT payload FROM entries WHERE key = ?", key).fetchone()
+        value = bytearray(payload)
+        value[20] ^= 1
+        self._set(key, payload=bytes(value))
+
+    async def set_metadata(self, field: str, value: str) -> None:
+        if field == "as_of":
+            self._set(self.names.version, as_of=float(value))
+            return
+        (payload,) = self._execute("SELECT payload FROM entries WHERE key = ?", self.names.version).fetchone()
+        fields = json.loads(payload) | {field: json.loads(value)}
+        self._set(self.names.version, payload=json.dumps(fields).encode())
+
+    async def _publish(self, channel: str, payload: str) -> None:
+        """What a program publishes never reaches this bus; an event source passes on what it has received."""
+        if channel == f"{self.names.prefix}scoreboard.events":
+            self._bus.send(wire.changed(payload.encode()))
+
+    def _execute(self, query: str, *arguments: Any) -> Any:
+        return self.client.execute(query, arguments)
+
+    def _set(self, key: str, **columns: Any) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        assert self._execute(f"UPDATE entries SET {names} WHERE key = ?", *columns.values(), key).rowcount == 1
+
+
 @asynccontextmanager
 async def opened(name: str, address: str) -> AsyncIterator[Any]:
     """A harness under a prefix of its own, whose keys are deleted at the end. `name` is that of a backend, or of an
@@ -181,6 +264,10 @@ async def opened(name: str, address: str) -> AsyncIterator[Any]:
             client: Any = await asyncpg.connect(address, timeout=10, command_timeout=30)
             stack.callback(client.terminate)
             harness: Any = PostgresHarness(address, client, names, stack)
+        elif name == "local":
+            LocalFile(Path(address)).run(lambda *_: None)  # makes it
+            client = stack.enter_context(closing(sqlite3.connect(Path(address) / NAME, isolation_level=None)))
+            harness = LocalHarness(address, client, names, stack)
         else:
             client = await stack.enter_async_context(Redis.from_url(address, socket_timeout=None))
             harness = RedisHarness(address, client, names, stack, "zstd" if name == "zstd" else "identity")

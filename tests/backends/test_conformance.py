@@ -27,7 +27,8 @@ from tests.nodes import until
 @pytest.fixture(params=BACKENDS)
 def server(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The backend's name, and the address of its server."""
-    return request.param, request.getfixturevalue({"redis": "redis_url", "postgres": "cache_dsn"}[request.param])
+    fixture = {"redis": "redis_url", "postgres": "cache_dsn", "local": "tmp_path"}[request.param]
+    return request.param, str(request.getfixturevalue(fixture))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A daemon beside a CTFd database, with nothing but the probe to learn of changes."""
+"""A daemon beside a CTFd database, with the local backend and nothing but the probe to learn of changes."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -58,17 +58,15 @@ def ctfd(tmp_path: Path) -> SqliteDatabase:
 
 
 @asynccontextmanager
-async def serving(
-    database: Database, tmp_path: Path, redis_url: str, key_prefix: str, **settings: Any
-) -> AsyncIterator[Served]:
+async def serving(database: Database, tmp_path: Path, **settings: Any) -> AsyncIterator[Served]:
     folder = tmp_path / "platform"
     options = {
         "source__kind": folder if folder.exists() else platform_with_recorded_clock(folder),
         "source__dsn": database.dsn,
         "source__poll": 0.1,
         "rebuild__debounce": 0.01,
-        "redis__url": redis_url,
-        "redis__key_prefix": key_prefix,
+        "coordination__backend": "local",
+        "cache__directory": tmp_path,
     }
     async with nodes(1, **options | settings) as [node], aiohttp.ClientSession() as session:
         served = Served(node, session)
@@ -81,12 +79,10 @@ async def serving(
 
 
 @pytest.mark.parametrize("contest", ["ctfd_ties_teams", "ctfd_users_1"])
-async def test_each_change_is_served_with_the_probe_alone(
-    contest: str, ctfd: SqliteDatabase, tmp_path: Path, redis_url: str, key_prefix: str
-):
+async def test_each_change_is_served_with_the_probe_alone(contest: str, ctfd: SqliteDatabase, tmp_path: Path):
     first, *others = recorded(contest)["snapshots"]
     await ctfd.fill(first)
-    async with serving(ctfd, tmp_path, redis_url, key_prefix, source__freeze="platform") as served:
+    async with serving(ctfd, tmp_path, source__freeze="platform") as served:
         for snapshot in others:
             await ctfd.fill(snapshot)
             kind, answer = ParticipantKind(snapshot["mode"]), snapshot["answers"]["top50"]
@@ -105,15 +101,13 @@ async def test_each_change_is_served_with_the_probe_alone(
             await until(is_shown, f"the board of {snapshot['note']}")
 
 
-async def test_nothing_tells_of_what_happens_during_a_sealed_freeze(
-    ctfd: SqliteDatabase, tmp_path: Path, redis_url: str, key_prefix: str
-):
+async def test_nothing_tells_of_what_happens_during_a_sealed_freeze(ctfd: SqliteDatabase, tmp_path: Path):
     """Recorded: a freeze is set; then others solve, challenges fall, accounts are banned and renamed."""
     snapshots = recorded("ctfd_ties_teams")["snapshots"]
     before, frozen, later = snapshots[2], snapshots[4], snapshots[5]
     assert _config(frozen)["freeze"] == _config(later)["freeze"]
     await ctfd.fill(before)
-    async with serving(ctfd, tmp_path, redis_url, key_prefix, rebuild__reconcile=0.5) as served:
+    async with serving(ctfd, tmp_path, rebuild__reconcile=0.5) as served:
         version = (await served.json("/api/scoreboard"))["version"]
         await ctfd.fill(frozen)
 
@@ -179,11 +173,9 @@ async def _more_builds(served: Served, than: int) -> bool:
     return await _builds(served) > than
 
 
-async def test_a_broken_database_is_told_in_one_line_and_the_board_stays(
-    ctfd: SqliteDatabase, tmp_path: Path, redis_url: str, key_prefix: str
-):
+async def test_a_broken_database_is_told_in_one_line_and_the_board_stays(ctfd: SqliteDatabase, tmp_path: Path):
     await ctfd.fill(recorded("ctfd_ties_teams")["snapshots"][1])
-    async with serving(ctfd, tmp_path, redis_url, key_prefix, rebuild__reconcile=0.2) as served:
+    async with serving(ctfd, tmp_path, rebuild__reconcile=0.2) as served:
         state = await served.state()
         ctfd.path.rename(ctfd.path.with_suffix(".away"))
         failed = await until(lambda: served.node.said("rebuild failed, retrying"), "a failed build")

@@ -2,6 +2,7 @@
 
 `redis` is a store and a bus beside the database. `archived` is the same with `cache.persist`: Postgres keeps an edition
 for a day without Redis. `postgres` is one server for everything: what befalls it befalls all at once.
+`local` is a file and the one node that uses it.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,8 @@ class Backend:
     "A server that restarts is another run of it, even if it has lost nothing."
     triggers: bool = False
     "The database may publish by itself, in the step that makes a change visible."
+    one_node: bool = False
+    "The store and the bus are within the one node's machine, so no request and no message is lost between them."
     archive: bool = False
     "What is served is kept outside the store, and a node that starts with nothing begins from it."
 
@@ -53,4 +56,13 @@ POSTGRES = Backend(
     restarts_as_another=False,
     triggers=True,
 )
-BACKENDS = {backend.name: backend for backend in (REDIS, ARCHIVED, POSTGRES)}
+LOCAL = Backend(
+    "local",
+    draw=faults.draw_for_one_process,
+    harmless=(faults.crash, faults.stop, faults.freeze, faults.part_from_database, faults.hold_for_long, faults.damage),
+    harmful=(faults.flush, faults.flush),
+    sends_again=False,
+    restarts_as_another=False,
+    one_node=True,
+)
+BACKENDS = {backend.name: backend for backend in (REDIS, ARCHIVED, POSTGRES, LOCAL)}

@@ -520,7 +520,7 @@ def _run(world: World, backend: Backend, parts: Parts | None) -> None:
     if backend.archive:
         cluster.keep_every = random.choice((KEEP_OFTEN, KEEP_EVERY))
     agree = random.random() < 0.4
-    for _ in range(random.randint(1, 7)):
+    for _ in range(1 if backend.one_node else random.randint(1, 7)):
         cluster.start(1.0 if agree else random.uniform(SLOWEST, FASTEST))
     for _ in range(random.randint(1, 4)):
         world.at(random.uniform(0, 10), cluster.come)
@@ -549,7 +549,8 @@ def _run_calmly(world: World, backend: Backend, parts: Parts | None) -> None:
     timing = Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=SELDOM)
     cluster = Cluster(world, timing, backend=backend, parts=parts)
     agree = random.random() < 0.5
-    rates = [1.0 if agree else random.uniform(SLOWEST, FASTEST) for _ in range(random.randint(1, 7))]
+    nodes = 1 if backend.one_node else random.randint(1, 7)
+    rates = [1.0 if agree else random.uniform(SLOWEST, FASTEST) for _ in range(nodes)]
     for rate in rates:
         cluster.start(rate)
     world.run(5.0)
@@ -585,11 +586,11 @@ def _run_beset(world: World, backend: Backend, parts: Parts | None) -> None:
     random = world.random
     timing = Timing(debounce=0.3, max_wait=2.0, lock_ttl=3.0, reconcile=15.0)
     cluster = Cluster(world, timing, backend=backend, parts=parts)
-    for _ in range(random.randint(1, 5)):
+    for _ in range(1 if backend.one_node else random.randint(1, 5)):
         cluster.start(random.uniform(SLOWEST, FASTEST))
     world.run(5.0)
     end, pace = 65.0, random.choice((0.3, 2.5))
-    cluster.faults.forged = random.choice((0.0, 1.0, 100.0))
+    cluster.faults.forged = 0.0 if backend.one_node else random.choice((0.0, 1.0, 100.0))
     before = cluster.judge.attempts
 
     def demand_contained(database: int, node: Node) -> None:

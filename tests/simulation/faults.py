@@ -87,6 +87,13 @@ def draw_for_one_connection(random: Random) -> Faults:
     return faults
 
 
+def draw_for_one_process(random: Random) -> Faults:
+    """Nothing is lost, late or said twice between a node and its own file and bus, and nobody else speaks there."""
+    faults = draw(random)
+    faults.lost = faults.swallowed = faults.twice = faults.forged = 0.0
+    return faults
+
+
 # Calamities
 
 Calamity = Callable[["Cluster"], None]

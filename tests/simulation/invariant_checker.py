@@ -14,6 +14,7 @@ still has of what it contains; a statement, as of the time at which it began.
 from typing import TYPE_CHECKING
 
 from scoreboardd.backends.base import Busy, Lease, SnapshotMetadata
+from scoreboardd.board.document_names import SETTINGS
 from scoreboardd.model import ChangeEvent, Snapshot, Version
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ class InvariantChecker:
     def kept(self, before: Snapshot | None, snapshot: Snapshot) -> None:
         """`snapshot` is kept outside the store, in place of `before`."""
         demand, version = self._world.demand, snapshot.version
-        for content in snapshot.documents.values():
-            demand(content == self._contents.get(version), "{} is kept as {}", version, content)
+        for name, content in snapshot.documents.items():
+            demand(name == SETTINGS or content == self._contents.get(version), "{} is kept as {}", version, content)
         if before is not None and before.version.epoch == version.epoch:
             demand(version.number > before.version.number, "{} is kept after {}", version, before.version)
 

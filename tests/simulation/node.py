@@ -23,11 +23,12 @@ from scoreboardd.backends.base import (
     SnapshotMetadata,
     Subscribed,
 )
-from scoreboardd.board.document_names import document_names
+from scoreboardd.board.document_names import SETTINGS, document_names
 from scoreboardd.builder.messages import Build
 from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster import coordinator as c
 from scoreboardd.model import ChangeEvent, Snapshot, Version
+from scoreboardd.system.compression import compressed
 from tests.simulation.bus import Said, Subscription
 from tests.simulation.clients import Client
 from tests.simulation.faults import LATE
@@ -48,6 +49,7 @@ OWED = sum(c.LOOK_AGAIN_SECONDS)
 RECONNECT_MIN, RECONNECT_MAX = 0.1, 5.0
 
 NAMES = tuple(document_names(()))
+NO_SETTINGS = [compressed(b"{}")]
 LEASED = (c.Phase.BUILDING, c.Phase.COMMITTING, c.Phase.CONFIRMING)
 
 
@@ -461,7 +463,7 @@ class Node:
     def _serve(self, version: Version, documents: dict[str, int], as_of: float, asked: Version | None) -> None:
         before, contained = self.cache.version, self.content
         if not version.replaces(before, asked) or not self.cache.install(
-            Snapshot(version, as_of, (), "", documents)  # type: ignore[arg-type]
+            Snapshot(version, as_of, (), "", {**documents, SETTINGS: NO_SETTINGS})  # type: ignore[dict-item]
         ):
             return
         demand, still = self.world.demand, self.cluster.still

@@ -20,7 +20,10 @@ from tests.simulation.world import World
 TIMING = Timing(debounce=0.3, max_wait=2.0, lock_ttl=10.0, reconcile=60.0)
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+CLUSTERS = {name: backend for name, backend in BACKENDS.items() if not backend.one_node}
+
+
+@pytest.fixture(params=CLUSTERS.values(), ids=CLUSTERS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 

@@ -32,6 +32,7 @@ POSTGRES = Backend(
     tier=CacheTier.POSTGRES,
     persisted=False,
     receives_notify=True,
+    is_shared=True,
     max_prefix_length=40,  # channel names have at most 63 bytes
     open_cluster_backend=_open,
     document_store_options=_document_store_options,

@@ -36,6 +36,7 @@ REDIS = Backend(
     tier=CacheTier.REDIS,
     persisted=True,
     receives_notify=False,
+    is_shared=True,
     max_prefix_length=None,
     open_cluster_backend=_open,
     document_store_options=_document_store_options,
