@@ -570,9 +570,10 @@ def _run_calmly(world: World, backend: Backend, parts: Parts | None) -> None:
         world.at(5.0 + number * gap, solve)
     world.run(5.0 + events * gap + cluster.bounds.fresh)
     # A node that had the lock before it received the last announcement builds once more. If it has read that change
-    # already, and the change is not a solve, it cannot tell whether the change is still to come, and looks for it.
+    # already, and the change is not a solve, it cannot tell whether the change is still to come, and looks for it. The
+    # other nodes learn from the store that it was not found, and look as well, each at its own times.
     built = cluster.judge.builds - before
-    looks = len(LOOK_AGAIN_SECONDS)
+    looks = len(LOOK_AGAIN_SECONDS) * len(cluster.nodes)
     bound = cluster.bounds.builds((events - 1) * gap, rates) + cluster.overtaken + looks
     world.demand(built <= bound, "{} builds for {} events in {} s, not {}", built, events, events * gap, bound)
     world.demand(not agree or cluster.judge.handovers == handovers, "another builds than the one that built last")
