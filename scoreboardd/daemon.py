@@ -45,6 +45,7 @@ from scoreboardd.web.address import ClientAddressResolver
 from scoreboardd.web.admin import Admin
 from scoreboardd.web.connection_limit import ConnectionLimit
 from scoreboardd.web.documents import DocumentEndpoint
+from scoreboardd.web.feeds import Feeds
 from scoreboardd.web.frontend import Frontend
 from scoreboardd.web.info import DEFAULT_NAME, InfoEndpoint
 from scoreboardd.web.rebuild import RebuildEndpoint
@@ -229,8 +230,9 @@ class Daemon:
 
     def _public_app(self) -> web.Application:
         settings = self._settings
+        documents = DocumentEndpoint(self.cache, self.metrics, write_timeout=settings.sse.stall_timeout)
         return public.make(
-            DocumentEndpoint(self.cache, self.metrics, write_timeout=settings.sse.stall_timeout),
+            documents,
             self.streams,
             RebuildEndpoint(
                 self.runner,
@@ -241,6 +243,8 @@ class Daemon:
             ),
             InfoEndpoint(self.cache, name="" if settings.server.name == DEFAULT_NAME else settings.server.name),
             Frontend(settings.server.name) if settings.server.page else None,
+            Feeds(self.cache, documents),
+            settings.server.feeds,
         )
 
     def _admin_app(self) -> web.Application:

@@ -49,6 +49,7 @@ def test_the_defaults_are_the_contract_s() -> None:
             "port": 8080,
             "name": "Scoreboard",
             "page": True,
+            "feeds": [],
             "cors_origins": [],
             "trusted_proxies": ["127.0.0.1/32", "::1/128"],
             "drain": 5,

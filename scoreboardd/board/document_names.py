@@ -1,7 +1,8 @@
 """The names of the documents of protocol §5.
 
 A document is named as its key in the store: `leaderboard:users`, or `leaderboard:users:div:3` for a division. These
-documents are not served at a path of their own: the delta logs (see `delta_log`), the list of divisions, the settings.
+documents are not served at a path of their own: the delta logs (see `delta_log`), the list of divisions, the settings,
+and the facts of the CTFd feed.
 """
 
 from collections.abc import Iterable
@@ -45,6 +46,9 @@ DIVISIONS = "scoreboard:divisions"
 SETTINGS = "scoreboard:settings"
 "What clients have to know of the contest's settings: a JSON object."
 
+FEED = "scoreboard:ctfd_feed"
+"What the answers in the shapes of CTFd's API are made of: a JSON object, or null without that feed."
+
 
 def document_names(divisions: Iterable[int]) -> list[str]:
     """The names of all documents of a snapshot with these divisions."""
@@ -59,6 +63,7 @@ def document_names(divisions: Iterable[int]) -> list[str]:
         *map(delta_log_key, boards),
         DIVISIONS,
         SETTINGS,
+        FEED,
     ]
 
 

@@ -64,7 +64,7 @@ async def serve(channel: Channel) -> None:
         open_document_store(**options["document_store"]),
         PostgresDocumentStore(**options["persister"]) if options["persister"] else None,
         seal=source.freeze == "sealed",
-        always_quiet=platform.reader == "snapshots",
+        feed=source.feed,
     )
     writer = IncrementalWriter()
     async with asyncio.TaskGroup() as tasks:

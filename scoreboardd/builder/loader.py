@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoreboardd.board.document_names import SETTINGS
+from scoreboardd.board.document_names import FEED, SETTINGS
 from scoreboardd.board.rules import Rules
 from scoreboardd.board.scoreboard import Addition, Deltas, ScoreboardState, digest_of_documents
+from scoreboardd.builder.ctfd_feed import feed_document
 from scoreboardd.builder.ledger import MEMORY_SECONDS, Ledger
 from scoreboardd.builder.messages import Build
 from scoreboardd.builder.published_settings import settings_text
@@ -86,9 +87,12 @@ class IncrementalLoader:
         clock: Callable[[], float] = time.monotonic,
         *,
         rules: Rules = Rules(),  # noqa: B008  immutable
+        feed: bool = False,
     ) -> None:
+        """`feed`: make the document of the CTFd feed."""
         self._source = source
         self._rules = rules
+        self._feed = feed
         self._clock = clock
         self._scoreboard: ScoreboardState | None = None
         "None at first and after a failure: then only a full read is possible."
@@ -229,8 +233,8 @@ class IncrementalLoader:
         self, scoreboard: ScoreboardState, read: FullRead | Increment, solves: int, timings: Timings
     ) -> LoadResult:
         settings = Document.of(settings_text(read.settings, self._rules, sealed=False))
-        documents = {**scoreboard.documents, SETTINGS: settings}
         with timings.timed("render"):
+            documents = {**scoreboard.documents, SETTINGS: settings, FEED: self._feed_document(scoreboard, read)}
             digest = digest_of_documents(documents)
         self._scoreboard, self._last_read = scoreboard, (read.cursor, digest)
         rows = {name: len(getattr(scoreboard.roster, name)) for name in ("challenges", "teams", "users")}
@@ -242,3 +246,9 @@ class IncrementalLoader:
             documents=documents,
             divisions=scoreboard.roster.division_ids,
         )
+
+    def _feed_document(self, scoreboard: ScoreboardState, read: FullRead | Increment) -> Document:
+        full = read if isinstance(read, FullRead) else read.read
+        if not self._feed or full is None:
+            return Document.of(b"null")
+        return feed_document(full.rows, full.settings, scoreboard.documents)

@@ -18,11 +18,12 @@ import structlog
 from zstandard import ZstdError
 
 from scoreboardd.backends.base import DocumentStore, Head
-from scoreboardd.board.document_names import SETTINGS, ParticipantKind, delta_log_key, leaderboard_key
+from scoreboardd.board.document_names import FEED, SETTINGS, ParticipantKind, delta_log_key, leaderboard_key
 from scoreboardd.board.rules import Rules
 from scoreboardd.board.scoreboard import ScoreboardState, digest_of_documents
 from scoreboardd.board.source_rows import ChallengeRow, SourceRows, find
 from scoreboardd.board.times import rfc3339
+from scoreboardd.builder.ctfd_feed import feed_document
 from scoreboardd.platforms.source import FullRead
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.render.text import parse_leaderboards
@@ -54,9 +55,11 @@ class SealedBoards:
 class Seal:
     """The boards of the current freeze. For one task at a time."""
 
-    def __init__(self, document_store: DocumentStore, rules: Rules) -> None:
+    def __init__(self, document_store: DocumentStore, rules: Rules, *, feed: bool) -> None:
+        """`feed`: make the document of the CTFd feed."""
         self._document_store = document_store
         self._rules = rules
+        self._feed = feed
         self._boards: SealedBoards | None = None
 
     async def boards(self, read: FullRead, head: Head) -> SealedBoards:
@@ -92,7 +95,8 @@ class Seal:
         last = await self._last_points(read, freezes_at, head)
         rows = replace(read.rows, roster=replace(read.rows.roster, challenges=_sealed_challenges(read, last)))
         scoreboard = await asyncio.to_thread(ScoreboardState, rows, self._rules)
-        return SealedBoards(freezes_at, scoreboard.documents, scoreboard.roster.division_ids)
+        feed = feed_document(rows, read.settings, scoreboard.documents) if self._feed else Document.of(b"null")
+        return SealedBoards(freezes_at, {**scoreboard.documents, FEED: feed}, scoreboard.roster.division_ids)
 
     async def _last_points(self, read: FullRead, freezes_at: float, head: Head) -> Mapping[int, tuple[int, int]]:
         """Return the points and the number of solves that each challenge had in the last version before the freeze."""

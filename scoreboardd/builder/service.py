@@ -40,15 +40,14 @@ class BuilderService:
         persister: PostgresDocumentStore | None,
         *,
         seal: bool,
-        always_quiet: bool,
+        feed: bool,
     ) -> None:
-        """`seal`: the boards of a freeze stay as they were at its moment. `always_quiet`: equal documents are never
-        committed again, whatever was announced."""
+        """`seal`: the boards of a freeze stay as they were at its moment. `feed`: make the document of the CTFd
+        feed."""
         self._source = source
         self._rules = rules
-        self._loader = IncrementalLoader(source, rules=rules)
-        self._seal = Seal(document_store, rules) if seal else None
-        self._always_quiet = always_quiet
+        self._loader = IncrementalLoader(source, rules=rules, feed=feed)
+        self._seal = Seal(document_store, rules, feed=feed) if seal else None
         self._document_store = document_store
         self._delta_history = DeltaHistory(document_store)
         self._persister = persister
@@ -84,7 +83,7 @@ class BuilderService:
         )
         with timings.timed("commit"):
             if (
-                (request.quiet or self._always_quiet)
+                (request.quiet or self._source.is_exact)
                 and head.version
                 and _is_committed(request.version, metadata, head)
             ):

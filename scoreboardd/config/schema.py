@@ -151,6 +151,7 @@ Duration = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Host = Annotated[str, AfterValidator(_host)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)]
+Feeds = Annotated[tuple[Literal["ctfd", "ctftime"], ...], Field(strict=False)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[Network, ...], Field(strict=False)]
 
@@ -172,6 +173,7 @@ class Server(Section):
     name: Annotated[str, AfterValidator(_name)] = "Scoreboard"
     page: bool = True
     cors_origins: Origins = ()
+    feeds: Feeds = ()
     trusted_proxies: Networks = (ip_network("127.0.0.1"), ip_network("::1"))
     drain: Duration = 5
 
@@ -309,6 +311,9 @@ class Settings(Section):
                 f"{source.kind} cannot be read from {engine}; write a URL for {' or '.join(platform.engines)} into "
                 "source.dsn"
             )
+        server = info.data.get("server")
+        if server and "ctfd" in server.feeds and platform.reader != "snapshots":
+            raise ValueError(f"{source.kind} has not what the feed ctfd needs; remove it from server.feeds")
         return source
 
     @field_validator("coordination")

@@ -23,6 +23,8 @@ class SourceOptions:
     "The IANA name of the zone of times that are stored without one."
     freeze: str = "sealed"
     ties: str = "platform"
+    feed: bool = False
+    "Whether to make the document of the CTFd feed."
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -35,6 +37,7 @@ class SourceOptions:
             source.timezone,
             source.freeze,
             source.ties,
+            "ctfd" in settings.server.feeds,
         )
 
 

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from scoreboardd.board.document_names import ParticipantKind, leaderboard_key, timeline_key
 from scoreboardd.board.times import micros
-from scoreboardd.cache.document_cache import DocumentCache
+from scoreboardd.cache.document_cache import DocumentCache, EncodedDocument
 from scoreboardd.model import Snapshot
 from scoreboardd.render.text import first_bucket
 from scoreboardd.telemetry.metrics import Metrics
@@ -71,12 +71,8 @@ class DocumentEndpoint:
         name = make_key(owner, division_id)
         since = None if window is None else self._since(name, window)
         if window is None or since is None:
-            if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
-                return web.Response(status=304, headers=headers)
             # No await before this, so that the body is of the snapshot that the headers describe.
-            body = self._cache.encoded_document(name)
-            coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
-            return await self._answer(request, headers, coding, await body.encode(coding))
+            return await self.send(request, snapshot, self._cache.encoded_document(name))
         coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
         try:
             async with self.windows.cut(
@@ -90,6 +86,14 @@ class DocumentEndpoint:
             return errors.unavailable("too many windows are being cut", RETRY_AFTER)
         except CutFailed:
             return errors.unavailable("the timeline cannot be cut right now", RETRY_AFTER)
+
+    async def send(self, request: web.Request, snapshot: Snapshot, document: EncodedDocument) -> web.StreamResponse:
+        """Answer with a document made of `snapshot`, which is served now."""
+        headers = self._headers(snapshot)
+        if negotiation.matches(request.headers.get("If-None-Match"), headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+        coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
+        return await self._answer(request, headers, coding, await document.encode(coding))
 
     def _since(self, name: str, window: int) -> int | None:
         """The moment (in microseconds) at which a window of so many minutes begins; None if it contains all of the

@@ -1,7 +1,5 @@
 """The recorded contests of CTFd, read from each database that CTFd runs on, beside what CTFd itself said."""
 
-import secrets
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +14,11 @@ from scoreboardd.platforms.source import FullRead
 from tests.platforms.ctfd import (
     CONTESTS,
     Database,
-    MysqlDatabase,
-    PostgresDatabase,
-    SqliteDatabase,
     platform_with_recorded_clock,
     recorded,
 )
-from tests.platforms.mariadb import Mariadb
 
 ENGINES = ("sqlite", "mysql", "postgresql")
-
-
-@pytest.fixture(scope="session")
-def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
-    with Mariadb(tmp_path_factory.mktemp("mariadb")) as server:
-        yield server
-
-
-@pytest.fixture
-async def ctfd(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty CTFd database of the engine that the test asks for."""
-    match request.param:
-        case "sqlite":
-            yield SqliteDatabase(tmp_path / "ctfd.db")
-        case "mysql":
-            yield MysqlDatabase(request.getfixturevalue("mariadb_server"), f"test_{secrets.token_hex(8)}")
-        case _:
-            name = f"test_{secrets.token_hex(8)}"
-            database = PostgresDatabase(request.getfixturevalue("postgres_dsn"), name)
-            await database.create()
-            yield database
 
 
 @pytest.fixture
@@ -60,12 +33,12 @@ def board(read: FullRead, platform: Platform) -> dict[str, Any]:
     return orjson.loads(b"".join(scoreboard.documents[leaderboard_key(kind)].text()))
 
 
-@pytest.mark.parametrize("ctfd", ENGINES, indirect=True)
+@pytest.mark.parametrize("ctfd_database", ENGINES, indirect=True)
 @pytest.mark.parametrize("contest", CONTESTS)
-async def test_the_board_is_ctfd_s(contest: str, ctfd: Database, platform: Platform):
-    source = SnapshotSource(ctfd.dsn, platform, statement_timeout=30)
+async def test_the_board_is_ctfd_s(contest: str, ctfd_database: Database, platform: Platform):
+    source = SnapshotSource(ctfd_database.dsn, platform, statement_timeout=30)
     for snapshot in recorded(contest)["snapshots"]:
-        await ctfd.fill(snapshot)
+        await ctfd_database.fill(snapshot)
         read = await source.read()
         kind = ParticipantKind(snapshot["mode"])
         assert read.settings.mode is kind
@@ -82,13 +55,13 @@ async def test_the_board_is_ctfd_s(contest: str, ctfd: Database, platform: Platf
             assert points == {id: value for id, value, _ in answers["challenges"]["rows"]}
 
 
-@pytest.mark.parametrize("ctfd", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("ctfd_database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("contest", CONTESTS)
-async def test_what_is_new_makes_the_board_of_all(contest: str, ctfd: Database, platform: Platform):
-    source = SnapshotSource(ctfd.dsn, platform, statement_timeout=30)
+async def test_what_is_new_makes_the_board_of_all(contest: str, ctfd_database: Database, platform: Platform):
+    source = SnapshotSource(ctfd_database.dsn, platform, statement_timeout=30)
     state = cursor = None
     for snapshot in recorded(contest)["snapshots"]:
-        await ctfd.fill(snapshot)
+        await ctfd_database.fill(snapshot)
         full = await source.read()
         if state is not None and cursor is not None:
             new = await source.read_since(cursor)

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ import pytest
 
 from scoreboardd.board.document_names import ParticipantKind
 from tests.nodes import Node, nodes, until
-from tests.platforms.ctfd import Database, SqliteDatabase, platform_with_recorded_clock, recorded
+from tests.platforms.ctfd import CONTESTS, Database, SqliteDatabase, platform_with_recorded_clock, recorded
+from tests.platforms.test_ctfd import ENGINES
 
+FEEDS = ("/api/v1/scoreboard", "/api/v1/scoreboard/top/50", "/api/ctftime")
 PATHS = ("/api/leaderboard", "/api/leaderboard/teams", "/api/timeline", "/api/timeline/teams")
 
 
@@ -78,18 +81,22 @@ async def serving(database: Database, tmp_path: Path, **settings: Any) -> AsyncI
         yield served
 
 
-@pytest.mark.parametrize("contest", ["ctfd_ties_teams", "ctfd_users_1"])
-async def test_each_change_is_served_with_the_probe_alone(contest: str, ctfd: SqliteDatabase, tmp_path: Path):
-    first, *others = recorded(contest)["snapshots"]
-    await ctfd.fill(first)
-    async with serving(ctfd, tmp_path, source__freeze="platform") as served:
-        for snapshot in others:
-            await ctfd.fill(snapshot)
+@pytest.mark.parametrize(
+    ("contest", "ctfd_database"), list(zip(CONTESTS, cycle(ENGINES), strict=False)), indirect=["ctfd_database"]
+)
+async def test_each_change_is_served_with_the_probe_alone(contest: str, ctfd_database: Database, tmp_path: Path):
+    """Whole contests, as CTFd's own API told of them when it was recorded; each on one of the engines."""
+    snapshots = recorded(contest)["snapshots"]
+    await ctfd_database.fill(snapshots[0])
+    async with serving(ctfd_database, tmp_path, source__freeze="platform", server__feeds="ctfd,ctftime") as served:
+        for snapshot in snapshots:
+            await ctfd_database.fill(snapshot)
             kind, answer = ParticipantKind(snapshot["mode"]), snapshot["answers"]["top50"]
             if answer["status"] != 200:
 
                 async def is_hidden() -> bool:
-                    return {(await served.get(path)).status for path in (*PATHS, "/api/scoreboard/stream")} == {403}
+                    paths = (*PATHS, *FEEDS, "/api/scoreboard/stream")
+                    return {(await served.get(path)).status for path in paths} == {403}
 
                 await until(is_hidden, "the board is hidden")
                 continue
@@ -99,6 +106,29 @@ async def test_each_change_is_served_with_the_probe_alone(contest: str, ctfd: Sq
                 return (await served.standings(kind))[:50] == expected
 
             await until(is_shown, f"the board of {snapshot['note']}")
+            await _compare_feeds(served, snapshot["answers"], kind)
+
+
+async def _compare_feeds(served: Served, answers: dict[str, Any], kind: ParticipantKind) -> None:
+    scoreboard, top, ctftime = [await served.json(path) for path in FEEDS]
+    names = answers["top50"]["columns"]
+    rows = [[entry[name] for name in names] for entry in top["data"].values()]
+    assert list(top["data"]) == [str(place) for place in range(1, len(rows) + 1)]
+    assert rows == answers["top50"]["rows"]
+    columns = answers["top50"]["solves_columns"]
+    for entry, solves in zip(top["data"].values(), answers["top50"]["solves"], strict=True):
+        found = [[solve[name] for name in columns] for solve in entry["solves"]]
+        assert sorted(map(repr, found)) == sorted(map(repr, solves))
+    for bracket in answers["top50_by_bracket"]:
+        data = (await served.json(f"{FEEDS[1]}?bracket_id={bracket['bracket_id']}"))["data"]
+        assert [[entry[name] for name in bracket["columns"]] for entry in data.values()] == bracket["rows"]
+    if answers["scoreboard"]["status"] == 200:
+        names = answers["scoreboard"]["columns"]
+        assert [[entry[name] for name in names] for entry in scoreboard["data"]] == answers["scoreboard"]["rows"]
+        if kind is ParticipantKind.TEAMS and "members" in answers["scoreboard"]:
+            for entry, members in zip(scoreboard["data"], answers["scoreboard"]["members"], strict=True):
+                assert sorted([m["id"], m["score"]] for m in entry["members"]) == sorted(members)
+    assert [row["score"] for row in ctftime["standings"]][:50] == [row[2] for row in answers["top50"]["rows"]]
 
 
 async def test_nothing_tells_of_what_happens_during_a_sealed_freeze(ctfd: SqliteDatabase, tmp_path: Path):
