@@ -11,7 +11,9 @@ from scoreboardd.backends.factory import (
     open_document_store,
 )
 from scoreboardd.config import Settings
-from scoreboardd.platforms import check as source
+from scoreboardd.platforms import check, snapshot_check
+from scoreboardd.platforms.factory import SourceOptions, open_source
+from scoreboardd.platforms.snapshots import SnapshotSource
 from scoreboardd.system import descriptors
 
 
@@ -35,13 +37,22 @@ async def _all(settings: Settings) -> AsyncIterator[str]:
             PERSISTER.open_document_store(**PERSISTER.document_store_options(settings)),
         ):
             yield problem
-    postgres = settings.postgres
-    async for problem in source.problems(
-        postgres.dsn.get_secret_value(),
-        settings.source.kind,
-        statement_timeout=postgres.statement_timeout,
-        timezone=settings.source.timezone,
-    ):
+    async for problem in _of_source(SourceOptions.of(settings)):
+        yield problem
+
+
+async def _of_source(options: SourceOptions) -> AsyncIterator[str]:
+    source = open_source(options)
+    if isinstance(source, SnapshotSource):
+        found = snapshot_check.problems(source, statement_timeout=options.statement_timeout)
+    else:
+        found = check.problems(
+            options.dsn,
+            options.platform,
+            statement_timeout=options.statement_timeout,
+            timezone=options.timezone,
+        )
+    async for problem in found:
         yield problem
 
 

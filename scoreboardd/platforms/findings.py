@@ -21,20 +21,23 @@ class Finding:
     "The ids of some of the rows."
     is_altered: bool
     "Whether the rows are left out, or shown with other values than in the database."
+    source: str = "postgres"
+    "What was read: the beginning of the line."
 
     def __str__(self) -> str:
         """Return the finding as one line for the operator."""
         if not self.rows:
-            return f"postgres: {self.table}: {self.problem}"
+            return f"{self.source}: {self.table}: {self.problem}"
         more = ", ..." if self.rows > len(self.ids) else ""
         ids = f", id {', '.join(self.ids)}{more}" if self.ids else ""
-        return f"postgres: {self.table}: {self.rows} row{'s' * (self.rows > 1)}{ids}: {self.problem}"
+        return f"{self.source}: {self.table}: {self.rows} row{'s' * (self.rows > 1)}{ids}: {self.problem}"
 
 
 @dataclass(slots=True)
 class Findings:
     """Collects findings. Rows of the same table with the same problem become one finding with a few examples."""
 
+    source: str = "postgres"
     _found: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
     def add(self, table: str, problem: str, id: object = None, *, rows: int = 1, is_altered: bool = True) -> None:
@@ -44,7 +47,7 @@ class Findings:
         if id is not None and len(ids) < MAX_EXAMPLES:
             ids = (*ids, printable(str(id)))
         rows += before.rows if before else 0
-        self._found[table, problem] = Finding(table, problem, rows, ids, is_altered)
+        self._found[table, problem] = Finding(table, problem, rows, ids, is_altered, self.source)
 
     @property
     def all(self) -> list[Finding]:

@@ -61,6 +61,11 @@ class Platform:
     description: dict[str, Any]
     "All of `platform.toml`."
 
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+        return self.folder.name
+
     def query(self, name: str, engine: str) -> str | None:
         """Return the text of a query for a database engine. None if the platform has no such query."""
         for file in (f"{name}.{engine}.sql", f"{name}.sql"):

@@ -58,23 +58,23 @@ class SnapshotSource:
 
     def __init__(self, dsn: str, platform: Platform, *, statement_timeout: float) -> None:
         self._platform = platform
-        self._engine: Engine = open_engine(dsn, statement_timeout_seconds=statement_timeout)
+        self.engine: Engine = open_engine(dsn, statement_timeout_seconds=statement_timeout)
         engine = engine_of(dsn)
-        self._queries = {
+        probe = platform.query("probe", engine)
+        self._probe = {"probe": replace(PROBE, sql=probe)} if probe else {}
+        self.queries = self._probe | {
             name: Query(sql, columns, is_packed)
             for names, is_packed in ((ROWS, False), (PACKED, True))
             for name, columns in names.items()
             if (sql := platform.query(name, engine)) is not None
         }
-        probe = platform.query("probe", engine)
-        self._probe = {"probe": replace(PROBE, sql=probe)} if probe else {}
         self._last_probe: list[tuple[Any, ...]] | None = None
 
     async def read(self, before: Cursor | None = None) -> FullRead:
         """Read everything. Raises `SourceError`."""
-        found = await self._run({**self._probe, **self._queries})
+        found = await self._run(self.queries)
         self._last_probe = found.rows.get("probe")
-        return SnapshotDecoder(self._platform.kind).decode(found)
+        return SnapshotDecoder(self._platform.name).decode(found)
 
     async def read_since(self, cursor: Cursor) -> Increment | FullRead | None:
         """Read everything, and return only what is new if all the rest is as at `cursor`. Raises `SourceError`."""
@@ -97,7 +97,7 @@ class SnapshotSource:
     async def clock(self) -> ClockReading:
         """Measure the database's clock. Raises `SourceError`."""
         try:
-            return await self._engine.clock()
+            return await self.engine.clock()
         except EngineError as error:
             raise SourceError(str(error)) from error
 
@@ -106,7 +106,7 @@ class SnapshotSource:
 
     async def _run(self, queries: Mapping[str, Query]) -> EngineRead:
         try:
-            return await self._engine.read(queries)
+            return await self.engine.read(queries)
         except EngineError as error:
             raise SourceError(str(error)) from error
 
@@ -157,8 +157,7 @@ class SnapshotDecoder:
     """Makes a contest of what the queries returned. An invalid value affects its row only, and is a finding."""
 
     def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._findings = Findings()
+        self._findings = Findings(kind)
 
     def decode(self, found: EngineRead) -> FullRead:
         """Return the contest that `found` describes."""

@@ -95,6 +95,8 @@ class Database(Protocol):
     async def fill(self, snapshot: dict[str, Any]) -> None:
         """Replace all rows by those of `snapshot`, in one transaction."""
 
+    async def execute(self, *statements: str) -> None: ...
+
 
 class SqliteDatabase:
     def __init__(self, path: Path) -> None:
@@ -112,6 +114,11 @@ class SqliteDatabase:
                 rows = [tuple(_sqlite(value) for value in row) for row in table_rows(snapshot, table)]
                 marks = ", ".join("?" * len(COLUMNS[table].split(", ")))
                 connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+
+    async def execute(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
 
 
 def _sqlite(value: Any) -> Any:
@@ -140,6 +147,12 @@ class MysqlDatabase:
                 cursor.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
             connection.commit()
 
+    async def execute(self, *statements: str) -> None:
+        with closing(self._server.connect(self._name)) as connection, connection.cursor() as cursor:
+            cursor.execute("SET SESSION sql_mode = 'ANSI_QUOTES'")
+            for statement in statements:
+                cursor.execute(statement)
+
 
 class PostgresDatabase:
     def __init__(self, server: str, name: str) -> None:
@@ -167,6 +180,14 @@ class PostgresDatabase:
                 for table in TABLES:
                     await connection.execute(f"DELETE FROM {table}")
                     await connection.copy_records_to_table(table, records=table_rows(snapshot, table))
+        finally:
+            await connection.close()
+
+    async def execute(self, *statements: str) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
         finally:
             await connection.close()
 

@@ -56,7 +56,7 @@ class Mariadb(_Server):
             f"--init-file={self._folder / 'init.sql'}",
             f"--bind-address={HOST}",
             f"--port={self.port}",
-            f"--socket={self._folder / 'socket'}",
+            "--socket=socket",  # in the data folder, to which it changes: an absolute path may be too long
             f"--pid-file={self._folder / 'pid'}",
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-buffer-pool-size=64M",

@@ -1,5 +1,6 @@
 """The recorded contests of CTFd, read from each database that CTFd runs on, beside what CTFd itself said."""
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,18 @@ import pytest
 
 from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
 from scoreboardd.board.scoreboard import Addition, ScoreboardState
+from scoreboardd.platforms import snapshot_check
 from scoreboardd.platforms.platform import Platform, load_platform
 from scoreboardd.platforms.snapshots import SnapshotSource
-from scoreboardd.platforms.source import FullRead
+from scoreboardd.platforms.source import FullRead, SourceError
 from tests.platforms.ctfd import (
     CONTESTS,
     Database,
+    MysqlDatabase,
     platform_with_recorded_clock,
     recorded,
 )
+from tests.platforms.mariadb import PASSWORD, Mariadb
 
 ENGINES = ("sqlite", "mysql", "postgresql")
 
@@ -73,3 +77,88 @@ async def test_what_is_new_makes_the_board_of_all(contest: str, ctfd_database: D
             state = ScoreboardState(full.rows, platform.rules)
         cursor = full.cursor
         assert state.digest == ScoreboardState(full.rows, platform.rules).digest
+
+
+async def problems(dsn: str, platform: Platform) -> list[str]:
+    source = SnapshotSource(dsn, platform, statement_timeout=30)
+    return [problem async for problem in snapshot_check.problems(source, statement_timeout=30)]
+
+
+@pytest.mark.parametrize("ctfd_database", ENGINES, indirect=True)
+async def test_check_finds_nothing_in_a_database_of_ctfd_s(ctfd_database: Database):
+    await ctfd_database.fill(recorded("ctfd_teams_1")["snapshots"][-1])
+    assert await problems(ctfd_database.dsn, load_platform("ctfd")) == []
+
+
+@pytest.mark.parametrize("ctfd_database", ENGINES, indirect=True)
+async def test_a_database_of_another_version_is_told_by_column_and_query(ctfd_database: Database, platform: Platform):
+    await ctfd_database.execute("ALTER TABLE challenges DROP COLUMN scheduled_at", "DROP TABLE brackets")
+    found = await problems(ctfd_database.dsn, platform)
+    assert [line for line in found if "scheduled_at" in line and "challenges.sql needs it" in line]
+    assert [line for line in found if "brackets" in line and "divisions.sql needs it" in line]
+    assert all("\n" not in line and "version" in line for line in found)
+
+
+@pytest.mark.parametrize("ctfd_database", ENGINES, indirect=True)
+async def test_one_bad_row_affects_itself_alone(ctfd_database: Database, platform: Platform):
+    snapshot = recorded("ctfd_teams_1")["snapshots"][2]
+    await ctfd_database.fill(snapshot)
+    before = board(await SnapshotSource(ctfd_database.dsn, platform, statement_timeout=30).read(), platform)
+    await ctfd_database.execute(
+        "UPDATE config SET value = 'soon' WHERE \"key\" = 'freeze'",
+        "UPDATE config SET value = NULL WHERE \"key\" = 'end'",
+        "INSERT INTO submissions (id, challenge_id, user_id, team_id, type) VALUES (90001, 1, 2, 1, 'correct')",
+        "INSERT INTO solves (id, challenge_id, user_id, team_id) VALUES (90001, 1, 2, 1)",
+        "INSERT INTO teams (id, name, hidden, banned) VALUES (90001, NULL, false, false)",
+        "INSERT INTO teams (id, name, hidden, banned) VALUES (90002, '', NULL, false)",
+        "INSERT INTO awards (id, user_id, team_id, value, date) VALUES (90001, NULL, NULL, 5, '2026-01-01 00:00:00')",
+        "INSERT INTO awards (id, team_id, value, date) VALUES (90002, 90001, 5, '1969-07-20 20:17:40')",
+    )
+    read = await SnapshotSource(ctfd_database.dsn, platform, statement_timeout=30).read()
+    assert read.settings.freezes_at is None
+    found = board(read, platform)
+    frozen = recorded("ctfd_teams_1")["snapshots"][2]["tables"]["config"]["rows"]
+    assert dict(frozen)["freeze"]  # so more counts now than before
+    added = [entry for entry in found["entries"] if entry["team_id"] == 90001]
+    assert [(entry["team_name"], entry["score"]) for entry in added] == [("", 5)]
+    assert added[0]["adjustments"][0]["at"] == "1969-07-20T20:17:40Z"
+    assert len(found["entries"]) >= len(before["entries"])
+    assert sorted(str(finding).partition(": ")[2] for finding in read.findings) == [
+        "settings: 1 row, id freezes_at: freezes_at is not a Unix time in seconds, and counts as not set; correct it",
+        "solves: 1 row, id 90001: the row has no time from year 1 to 9999, and is left out; correct it",
+    ]
+
+
+async def test_a_user_without_a_grant_is_told_what_to_grant(mariadb_server: Mariadb, platform: Platform):
+    name = f"test_{secrets.token_hex(8)}"
+    database = MysqlDatabase(mariadb_server, name)
+    await database.execute(
+        f"CREATE USER {name}@'%' IDENTIFIED BY '{PASSWORD}'",
+        f"GRANT SELECT (id, name, hidden, banned) ON {name}.teams TO {name}@'%'",
+    )
+    found = await problems(mariadb_server.dsn(name, user=name), platform)
+    assert [
+        line for line in found if "teams" in line and "bracket_id" in line and "GRANT SELECT on its columns" in line
+    ]
+    assert [line for line in found if "solves" in line and "solves.sql reads it: GRANT SELECT" in line]
+    wrong = mariadb_server.dsn(name, user="nobody")
+    assert all("check the user and the password in source.dsn" in line for line in await problems(wrong, platform))
+    assert PASSWORD not in "".join(found)
+
+
+async def test_a_small_packet_makes_smaller_blocks(tmp_path: Path, platform: Platform):
+    with Mariadb(tmp_path) as server:
+        database = MysqlDatabase(server, "ctfd")
+        snapshot = recorded("ctfd_large")["snapshots"][0]
+        await database.fill(snapshot)
+        await database.execute("SET GLOBAL max_allowed_packet = 16384")
+        read = await SnapshotSource(database.dsn, platform, statement_timeout=30).read()
+        assert len(read.rows.solves) == len(snapshot["tables"]["solves"]["rows"])
+
+
+async def test_a_server_that_stops_is_told_in_one_line(tmp_path: Path, platform: Platform):
+    with Mariadb(tmp_path) as server:
+        database = MysqlDatabase(server, "ctfd")
+        server.stop()
+        with pytest.raises(SourceError, match=r"check that it runs, and that source\.dsn is right"):
+            await SnapshotSource(database.dsn, platform, statement_timeout=30).read()
