@@ -166,6 +166,7 @@ async def _rebuilt(backend: ClusterBackend, event: ChangeEvent) -> int:
 
 
 @main.command()
+@click.option("--platform", default="smctf", show_default=True, type=click.Choice(["smctf", "ctfd"]))
 @click.option("--teams", default=40, show_default=True, type=click.IntRange(1, 20_000))
 @click.option("--challenges", default=24, show_default=True, type=click.IntRange(1, 500))
 @click.option("--rate", default=1.0, show_default=True, type=click.FloatRange(0.01, 1000), help="Solves a second.")

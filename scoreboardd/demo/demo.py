@@ -8,10 +8,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
 import aiohttp
 import asyncpg
@@ -20,6 +22,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from scoreboardd.demo.contest import SimulatedContest
+from scoreboardd.demo.ctfd import CtfdContest
 from scoreboardd.demo.servers import HOST, Postgres, ServerError, Valkey, tied_to_owner
 
 START_TIMEOUT_SECONDS = 15.0
@@ -48,29 +51,40 @@ class Node:
         return f"http://{HOST}:{self.admin_port}"
 
 
-def run(*, teams: int, challenges: int, rate: float, nodes: int, port: int, seed: int) -> None:
+def run(*, platform: str, teams: int, challenges: int, rate: float, nodes: int, port: int, seed: int) -> None:
     """Run the demo until Ctrl-C or SIGTERM. Exits with 1 if it cannot continue.
 
-    `rate` is in solves per second. The public listeners of the nodes use the ports from `port` on, and the admin
-    listeners the ports after those. `seed` makes the contest reproducible.
+    `platform` is "smctf", or "ctfd", which has one node and needs no server. `rate` is in solves per second. The public
+    listeners of the nodes use the ports from `port` on, and the admin listeners the ports after those. `seed` makes the
+    contest reproducible.
     """
-    contest = SimulatedContest(teams, challenges, rate, seed)
     cluster = [Node(port + number, port + nodes + number) for number in range(nodes)]
     try:
+        if platform == "ctfd":
+            with TemporaryDirectory(prefix="scoreboardd-ctfd-") as folder, _runner() as runner:
+                ctfd = CtfdContest(Path(folder) / "ctfd.db", teams, challenges, rate, seed)
+                ctfd.seed()
+                runner.run(_until_interrupted(_demo_ctfd(ctfd, cluster[0])))
+            return
+        contest = SimulatedContest(teams, challenges, rate, seed)
         click.echo("starting PostgreSQL and Valkey …")
-        with Postgres() as postgres, Valkey() as valkey, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_until_interrupted(contest, cluster, postgres.dsn(), valkey.url()))
+        with Postgres() as postgres, Valkey() as valkey, _runner() as runner:
+            runner.run(_until_interrupted(_demo(contest, cluster, postgres.dsn(), valkey.url())))
     except (DemoError, ServerError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         return  # Ctrl-C while the servers were starting; they have been stopped
 
 
-async def _until_interrupted(contest: SimulatedContest, cluster: Sequence[Node], dsn: str, redis_url: str) -> None:
+def _runner() -> asyncio.Runner:
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    demo = asyncio.create_task(_demo(contest, cluster, dsn, redis_url))
+    demo = asyncio.create_task(work)
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([demo, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -92,20 +106,47 @@ async def _demo(contest: SimulatedContest, cluster: Sequence[Node], dsn: str, re
         await contest.seed(connection)
     finally:
         connection.terminate()
-    environ = os.environ | {
+    environ = {"SCOREBOARDD_REDIS__URL": redis_url, "SCOREBOARDD_POSTGRES__DSN": dsn}
+
+    def counters() -> str:
+        return (
+            f"{contest.solves} solves, {contest.wrong} wrong, {contest.bans} bans, {contest.edits} edits, "
+            f"{contest.published} events"
+        )
+
+    async with Redis.from_url(redis_url) as redis:
+        await _serve(cluster, environ, contest.run(dsn, redis), counters)
+
+
+async def _demo_ctfd(contest: CtfdContest, node: Node) -> None:
+    click.echo(f"database    {contest.path}")
+    environ = {
+        "SCOREBOARDD_SOURCE__KIND": "ctfd",
+        "SCOREBOARDD_SOURCE__DSN": contest.dsn,
+        "SCOREBOARDD_COORDINATION__BACKEND": "local",
+        "SCOREBOARDD_CACHE__DIRECTORY": str(contest.path.parent),
+        "SCOREBOARDD_SERVER__FEEDS": "ctfd,ctftime",
+    }
+    await _serve([node], environ, contest.run(), lambda: str(contest))
+
+
+async def _serve(
+    cluster: Sequence[Node], environ: Mapping[str, str], play: Coroutine[Any, Any, None], counters: Callable[[], str]
+) -> None:
+    """Run the nodes with these variables, and `play` the contest, whose `counters` are shown."""
+    variables = {
+        **os.environ,
         "SCOREBOARDD_CONFIG": os.devnull,
-        "SCOREBOARDD_REDIS__URL": redis_url,
-        "SCOREBOARDD_POSTGRES__DSN": dsn,
         "SCOREBOARDD_LOG__LEVEL": "warning",
         "SCOREBOARDD_LOG__FORMAT": "console",
+        **environ,
     }
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
-        Redis.from_url(redis_url) as redis,
         asyncio.TaskGroup() as tasks,
     ):
         for node in cluster:
-            tasks.create_task(_run_node(node, environ))
+            tasks.create_task(_run_node(node, variables))
         for node in cluster:
             await _wait_until_ready(session, node)
             click.echo(f"scoreboard  {node.url}/")
@@ -113,8 +154,8 @@ async def _demo(contest: SimulatedContest, cluster: Sequence[Node], dsn: str, re
             click.echo(f"stream      curl -N {node.url}/api/scoreboard/stream")
             click.echo(f"metrics     {node.admin_url}/metrics")
         click.echo("Ctrl-C stops everything.\n")
-        tasks.create_task(contest.run(dsn, redis))
-        await _show(session, contest, cluster)
+        tasks.create_task(play)
+        await _show(session, counters, cluster)
 
 
 async def _run_node(node: Node, environ: dict[str, str]) -> None:
@@ -169,15 +210,12 @@ async def _served_version(session: aiohttp.ClientSession, node: Node) -> str | N
         return None
 
 
-async def _show(session: aiohttp.ClientSession, contest: SimulatedContest, cluster: Sequence[Node]) -> None:
+async def _show(session: aiohttp.ClientSession, counters: Callable[[], str], cluster: Sequence[Node]) -> None:
     """Print the counters of the contest in one line, updated every second on a terminal, else every ten seconds."""
     live = sys.stdout.isatty()
     while True:
         versions = [await _served_version(session, node) for node in cluster]
-        line = (
-            f"{contest.solves} solves, {contest.wrong} wrong, {contest.bans} bans, {contest.edits} edits, "
-            f"{contest.published} events → {', '.join(version or 'not ready' for version in versions)}"
-        )
+        line = f"{counters()} → {', '.join(version or 'not ready' for version in versions)}"
         click.echo(f"\r\x1b[2K{line}" if live else line, nl=not live)
         await asyncio.sleep(1 if live else 10)
 
