@@ -1,8 +1,11 @@
 """The recorded contests of CTFd, read from each database that CTFd runs on, beside what CTFd itself said."""
 
+import re
 import secrets
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
@@ -10,6 +13,9 @@ import pytest
 from scoreboardd.board.document_names import ParticipantKind, leaderboard_key
 from scoreboardd.board.scoreboard import Addition, ScoreboardState
 from scoreboardd.platforms import snapshot_check
+from scoreboardd.platforms.engines import EngineError, Query
+from scoreboardd.platforms.engines.mysql import MysqlEngine
+from scoreboardd.platforms.engines.postgresql import PostgresEngine
 from scoreboardd.platforms.platform import Platform, load_platform
 from scoreboardd.platforms.snapshots import SnapshotSource
 from scoreboardd.platforms.source import FullRead, SourceError
@@ -17,6 +23,7 @@ from tests.platforms.ctfd import (
     CONTESTS,
     Database,
     MysqlDatabase,
+    PostgresDatabase,
     platform_with_recorded_clock,
     recorded,
 )
@@ -162,3 +169,48 @@ async def test_a_server_that_stops_is_told_in_one_line(tmp_path: Path, platform:
         server.stop()
         with pytest.raises(SourceError, match=r"check that it runs, and that source\.dsn is right"):
             await SnapshotSource(database.dsn, platform, statement_timeout=30).read()
+
+
+def documented(number: int) -> list[str]:
+    """The statements of the SQL block of that number in the documentation, for a database of that name."""
+    text = (Path(__file__).parents[2] / "docs/platforms/ctfd.md").read_text()
+    block = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)[number]
+    return [statement for statement in block.split(";\n") if statement.strip()]
+
+
+async def test_the_documented_grants_suffice_on_mariadb_and_show_no_password(mariadb_server: Mariadb):
+    name = f"test_{secrets.token_hex(4)}"
+    database = MysqlDatabase(mariadb_server, name)
+    await database.fill(recorded("ctfd_teams_1")["snapshots"][2])
+    ours = f"{name}_board"
+    statements = [
+        statement.replace("scoreboardd", ours).replace("ctfd.", f"{name}.").replace("choose-a-password", PASSWORD)
+        for statement in documented(0)
+    ]
+    with closing(mariadb_server.connect()) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    dsn = mariadb_server.dsn(ours, user=ours)
+    assert await problems(dsn, load_platform("ctfd")) == []
+    for forbidden in (f"{name}.users", f"{name}.config"):
+        engine = MysqlEngine(dsn, statement_timeout_seconds=10)
+        with pytest.raises(EngineError, match="denied"):
+            await engine.read({"q": Query(f"SELECT * FROM {forbidden}", (), is_packed=False)})
+
+
+async def test_the_documented_grants_suffice_on_postgresql_and_show_no_password(postgres_dsn: str):
+    name = f"test_{secrets.token_hex(4)}"
+    database = PostgresDatabase(postgres_dsn, name)
+    await database.create()
+    await database.fill(recorded("ctfd_teams_1")["snapshots"][2])
+    role = f"{name}_board"
+    await database.execute(
+        *(statement.replace("scoreboardd", role).replace("choose-a-password", "secret") for statement in documented(1))
+    )
+    url = urlsplit(database.dsn)
+    dsn = url._replace(netloc=f"{role}:secret@{url.hostname}:{url.port}").geturl()
+    assert await problems(dsn, load_platform("ctfd")) == []
+    engine = PostgresEngine(dsn, statement_timeout_seconds=10)
+    with pytest.raises(EngineError, match="permission denied"):
+        await engine.read({"q": Query("SELECT * FROM public.users", (), is_packed=False)})
+    await database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
