@@ -29,6 +29,7 @@ from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
 from scoreboardd.events.factory import event_sources
 from scoreboardd.events.sources import pass_on
+from scoreboardd.live import LiveBoard
 from scoreboardd.platforms.factory import SourceOptions
 from scoreboardd.platforms.platform import load_platform
 from scoreboardd.stream import hijack
@@ -140,6 +141,12 @@ class Daemon:
             build_timeout=rebuild.timeout,
             poll=settings.source.poll if load_platform(settings.source.kind).reader == "snapshots" else 0.0,
         )
+        name = "" if settings.server.name == DEFAULT_NAME else settings.server.name
+        self.live = (
+            LiveBoard(self.builder, self.clock, name=name, stall_timeout=sse.stall_timeout)
+            if load_platform(settings.source.kind).reader == "snapshots"
+            else None
+        )
         self.persister = (
             SnapshotPersister(
                 self.cache, self.builder, interval=settings.cache.persist_interval, restored=self.runner.restored
@@ -171,6 +178,7 @@ class Daemon:
                         self.builder.run(),
                         self.runner.run(),
                         self.runner.probe.run(),
+                        *([self.live.run()] if self.live else []),
                         *(
                             pass_on(source, self.backend.publish, self.runner.request)
                             for source in event_sources(self._settings)
@@ -256,6 +264,7 @@ class Daemon:
             store=self._settings.coordination.backend,
             draining=lambda: self._draining,
             statistics=self.statistics,
+            live=self.live,
         ).app()
 
     @asynccontextmanager

@@ -27,6 +27,8 @@ from scoreboardd.builder.messages import (
     Build,
     Clock,
     Failure,
+    Live,
+    LiveBoards,
     Load,
     Persist,
     Persisted,
@@ -118,6 +120,9 @@ async def _answer(
             return Persisted(await builder.persist(version, metadata, frames, quiet=quiet)), None
         case Ping():
             return Pong(), None
+        case Live():
+            metadata, boards = await builder.live()
+            return LiveBoards(metadata), pack((name, document.frames()) for name, document in boards.items())
         case Probe():
             return Probed(await builder.is_changed()), None
         case ReadClock():

@@ -71,6 +71,13 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """Read the boards with what happened after a freeze."""
+
+    op: Literal["live"] = "live"
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Ask the platform's database whether anything differs from the last read."""
 
@@ -84,7 +91,7 @@ class ReadClock:
     op: Literal["clock"] = "clock"
 
 
-RequestBody = Annotated[Build | Load | Restore | Persist | Ping | Probe | ReadClock, Field(discriminator="op")]
+RequestBody = Annotated[Build | Load | Restore | Persist | Live | Ping | Probe | ReadClock, Field(discriminator="op")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,14 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveBoards:
+    """The documents come with the message."""
+
+    metadata: SnapshotMetadata
+    op: Literal["live"] = "live"
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     is_changed: bool
     op: Literal["probe"] = "probe"
@@ -167,7 +182,9 @@ class Failure:
         return cls(part, text)
 
 
-AnswerBody = Annotated[BuildResult | Stored | Persisted | Pong | Probed | Clock | Failure, Field(discriminator="op")]
+AnswerBody = Annotated[
+    BuildResult | Stored | Persisted | LiveBoards | Pong | Probed | Clock | Failure, Field(discriminator="op")
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from scoreboardd.builder.messages import (
     BuildResult,
     FailedPart,
     Failure,
+    Live,
+    LiveBoards,
     Load,
     Persist,
     Persisted,
@@ -247,6 +249,15 @@ class BuilderProcess:
             raise BuilderError("store", f"documents not persisted within {LOAD_TIMEOUT_SECONDS:g} s") from error
         assert isinstance(answer, Persisted)
         return answer.done
+
+    async def live(self) -> tuple[SnapshotMetadata, Mapping[str, Frames]]:
+        """The boards with what happened after a freeze, read now. Raises `BuilderError`."""
+        try:
+            answer, documents = await self._ask(Live(), LOAD_TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise BuilderError("source", f"not read within {LOAD_TIMEOUT_SECONDS:g} s") from error
+        assert isinstance(answer, LiveBoards) and documents is not None
+        return answer.metadata, documents
 
     async def is_changed(self) -> bool:
         """Whether the platform's database differs from the last read. Raises `BuilderError`."""

@@ -9,13 +9,15 @@ Documents are zstd everywhere: as they are rendered, stored, shared with the dae
 processor long runs in a thread, so that a ping is answered during a build.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from scoreboardd.backends.base import DocumentStore, Head, Lease, SnapshotMetadata, StoredSnapshot
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
-from scoreboardd.board.document_names import SETTINGS
+from scoreboardd.board.document_names import FEED, SETTINGS, delta_log_key
 from scoreboardd.board.rules import Rules
+from scoreboardd.board.scoreboard import ScoreboardState, digest_of_documents
 from scoreboardd.builder.delta_history import DeltaHistory
 from scoreboardd.builder.loader import CommittedSnapshot, IncrementalLoader, LoadResult
 from scoreboardd.builder.messages import Build, BuildResult
@@ -111,6 +113,22 @@ class BuilderService:
             # Whether something was announced and not found would tell that something has happened.
             complete=True,
         )
+
+    async def live(self) -> tuple[SnapshotMetadata, Mapping[str, Document]]:
+        """The boards with what happened after a freeze, read now, for those who may always see them."""
+        read = await self._source.read()
+        rows = read.live or read.rows
+        scoreboard = await asyncio.to_thread(ScoreboardState, rows, self._rules)
+        settings = replace(read.settings, freezes_at=None, visibility="public")
+        logs = {delta_log_key(division): Document.of(b"") for division in (None, *rows.roster.division_ids)}
+        documents = {
+            **scoreboard.documents,
+            **logs,
+            SETTINGS: Document.of(settings_text(settings, self._rules, sealed=False)),
+            FEED: Document.of(b"null"),
+        }
+        digest = digest_of_documents(documents)
+        return SnapshotMetadata(digest, read.as_of, rows.roster.division_ids), documents
 
     async def load(self, have: Version | None) -> StoredSnapshot:
         return await self._document_store.load(have)

@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from scoreboardd.builder.process import BuilderProcess
 from scoreboardd.cache.document_cache import DocumentCache
 from scoreboardd.cluster.runner import Runner
+from scoreboardd.live import LiveBoard
 from scoreboardd.telemetry.metrics import Metrics
 from scoreboardd.web import errors
 
@@ -19,7 +20,8 @@ SLOW_REBUILD_SECONDS = 30.0
 
 class Admin:
     """`store` is the part that is the store: `redis` or `postgres`. `draining()` is true once the daemon has been told
-    to stop. `statistics()` is what `/debug/state` shows."""
+    to stop. `statistics()` is what `/debug/state` shows. `live` is the board for organisers, if the platform has a
+    freeze."""
 
     def __init__(
         self,
@@ -31,6 +33,7 @@ class Admin:
         store: str,
         draining: Callable[[], bool],
         statistics: Callable[[], dict[str, Any]],
+        live: LiveBoard | None = None,
     ) -> None:
         self._runner = runner
         self._builder = builder
@@ -39,6 +42,7 @@ class Admin:
         self._metrics = metrics
         self._draining = draining
         self._statistics = statistics
+        self._live = live
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -46,6 +50,8 @@ class Admin:
         app.router.add_get("/readyz", errors.as_json(self.readyz))
         app.router.add_get("/metrics", errors.as_json(self.metrics))
         app.router.add_get("/debug/state", errors.as_json(self.state))
+        if self._live is not None:
+            app.add_subapp(errors.LIVE_PREFIX, self._live.app())
         errors.refuse_all_else(app)
         return app
 

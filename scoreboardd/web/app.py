@@ -12,7 +12,7 @@ from scoreboardd.web.frontend import Frontend
 def make(
     reads: documents.DocumentEndpoint,
     streams: endpoint.StreamEndpoint,
-    rebuilds: rebuild.RebuildEndpoint,
+    rebuilds: rebuild.RebuildEndpoint | None,
     abouts: info.InfoEndpoint,
     page: Frontend | None,
     shapes: feeds.Feeds | None = None,
@@ -26,7 +26,8 @@ def make(
     for path in documents.PATHS:
         app.router.add_get(path, errors.as_json(reads.get))
     app.router.add_get(endpoint.PATH, errors.as_json(streams.get))
-    app.router.add_post(rebuild.PATH, errors.as_json(rebuilds.post))
+    if rebuilds is not None:
+        app.router.add_post(rebuild.PATH, errors.as_json(rebuilds.post))
     app.router.add_get(info.PATH, errors.as_json(abouts.get))
     if shapes is not None and "ctftime" in enabled:
         app.router.add_get(feeds.CTFTIME, errors.as_json(shapes.ctftime))

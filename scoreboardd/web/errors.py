@@ -11,6 +11,9 @@ from aiohttp.typedefs import Handler
 
 from scoreboardd.telemetry.logs import LogThrottle
 
+LIVE_PREFIX = "/live"
+"What the paths of the live board begin with, on the admin listener."
+
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
@@ -38,9 +41,10 @@ def not_public() -> web.Response:
 
 
 def path_of(request: web.Request) -> str:
-    """The path of the route that matched. The request may spell it otherwise: `/api/%6Ceaderboard`."""
+    """The path of the route that matched, without `LIVE_PREFIX`. The request may spell it otherwise:
+    `/api/%6Ceaderboard`."""
     resource = request.match_info.route.resource
-    return "" if resource is None else resource.canonical
+    return "" if resource is None else resource.canonical.removeprefix(LIVE_PREFIX)
 
 
 def as_json(handler: Handler) -> Handler:

@@ -154,6 +154,7 @@ async def test_nothing_tells_of_what_happens_during_a_sealed_freeze(ctfd: Sqlite
             await until(lambda: _more_builds(served, builds + 2), "builds that have seen what happened")
             assert await served.json("/api/scoreboard") == info
             assert await served.state() == state
+            await _shows_the_live_board(served, later)
             # A restarted node serves and keeps the boards of the freeze.
             await served.node.end()
             assert info["version"].encode() in greeting
@@ -176,6 +177,30 @@ async def test_nothing_tells_of_what_happens_during_a_sealed_freeze(ctfd: Sqlite
 
         await until(is_lifted, "the end of the freeze")
         assert await served.state() != state
+
+
+async def _shows_the_live_board(served: Served, snapshot: dict[str, Any]) -> None:
+    """The admin listener has the board without the freeze."""
+    live = f"{served.node.admin_url}/live"
+
+    async def entries() -> Any:
+        async with served.session.get(f"{live}/api/leaderboard/teams") as response:
+            return (await response.json())["entries"] if response.status == 200 else None
+
+    found = await until(entries, "the live board")
+    public = await served.standings(ParticipantKind.TEAMS)
+    names = {entry["team_name"] for entry in found}
+    renamed = {name for _, name, hidden, banned, _ in snapshot["tables"]["teams"]["rows"] if not (hidden or banned)}
+    assert names <= renamed
+    assert [(entry["team_id"], entry["team_name"], entry["score"]) for entry in found] != public
+    async with served.session.get(f"{live}/api/scoreboard") as response:
+        assert "frozen_at" not in await response.json()
+    async with served.session.get(f"{live}/") as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+    async with served.session.get(f"{live}/api/scoreboard/stream?deltas=1") as response:
+        assert b"event: ready" in await response.content.readuntil(b"\n\n")
+    async with served.session.get(f"{served.node.url}/live/api/leaderboard") as response:
+        assert response.status == 404
 
 
 def _config(snapshot: dict[str, Any]) -> dict[str, Any]:
