@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import numpy as np
 import pymysql
 from pymysql.constants import CR, ER
 
@@ -168,8 +169,8 @@ def _read_packed(cursor: Any, query: Query, max_packet: int) -> Packed:
         f"coalesce(lpad(hex(cast({name} AS SIGNED)), {DIGITS}, '0'), '{_NULL}')" for name in query.columns
     )
     cursor.execute(
-        f"SELECT count(*), group_concat(concat({values}) ORDER BY id SEPARATOR '') "  # noqa: S608  from platform.toml
-        f"FROM ({query.sql}\n) AS packed GROUP BY id DIV {block} ORDER BY min(id)"
+        f"SELECT count(*), group_concat(concat({values}) SEPARATOR '') "  # noqa: S608  from platform.toml
+        f"FROM ({query.sql}\n) AS packed GROUP BY id DIV {block}"
     )
     texts = []
     for count, digits in cursor.fetchall():
@@ -179,4 +180,5 @@ def _read_packed(cursor: Any, query: Query, max_packet: int) -> Packed:
                 ER.NET_PACKET_TOO_LARGE, f"a block of {count} rows does not fit into max_allowed_packet = {max_packet}"
             )
         texts.append(text)
-    return unpack(bytes.fromhex("".join(texts)), len(query.columns))
+    rows = unpack(bytes.fromhex("".join(texts)), len(query.columns))
+    return rows[np.argsort(rows[:, 0])]  # here it costs a fraction of what it costs the server
