@@ -13,6 +13,7 @@ from scoreboardd.backends.factory import (
 from scoreboardd.config import Settings
 from scoreboardd.platforms import check as source
 from scoreboardd.system import descriptors
+from scoreboardd.web import listener
 
 
 async def problems(settings: Settings) -> AsyncIterator[str]:
@@ -26,6 +27,8 @@ async def problems(settings: Settings) -> AsyncIterator[str]:
 
 async def _all(settings: Settings) -> AsyncIterator[str]:
     for problem in descriptors.problems(settings.sse.max_clients):
+        yield problem
+    for problem in await listener.problems(settings):
         yield problem
     async for problem in _of(open_cluster_backend(settings), open_document_store(**document_store_options(settings))):
         yield problem

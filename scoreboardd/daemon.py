@@ -8,9 +8,7 @@ end the old ones over `drain` seconds while reads go on, keep the documents, lea
 import asyncio
 import errno
 import gc
-import os
 import random
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -42,17 +40,15 @@ from scoreboardd.web.connection_limit import ConnectionLimit
 from scoreboardd.web.documents import DocumentEndpoint
 from scoreboardd.web.frontend import Frontend
 from scoreboardd.web.info import InfoEndpoint
+from scoreboardd.web.listener import BACKLOG_CONNECTIONS, listen
 from scoreboardd.web.rebuild import RebuildEndpoint
 
 IDLE = 15.0
 """Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
 connections earlier, or it will now and then send a request into one that is being closed."""
-BACKLOG = 4096
-LISTENERS = 4
-"""Sockets that listen on the public port, among which the kernel deals out who connects. The system caps the backlog
-of each (`net.core.somaxconn`), and whom it does not hold waits a second or more for the next try."""
-NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"This machine has no such address: `localhost` is `::1` too, with and without IPv6."
+PUBLIC_SOCKETS = 4
+"""Sockets that listen on the public port. The kernel distributes new connections among them, so that together they have
+a larger backlog than `net.core.somaxconn` allows for one."""
 GARBAGE = 50_000
 """Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
 and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
@@ -61,10 +57,6 @@ LAG_PERIOD = 0.1
 STATUS_PERIOD = 5.0
 
 log = structlog.stdlib.get_logger("scoreboardd")
-
-
-class CannotListen(Exception):
-    """A listener could not be bound; one line for the person who can fix it."""
 
 
 class Daemon:
@@ -147,8 +139,8 @@ class Daemon:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then drain. Raises `CannotListen` or `hijack.Incompatible`; any other exception
-        is a fault of ours."""
+        """Serve until `stop` is set, then drain. Raises `listener.CannotListen` or `hijack.Incompatible`; any other
+        exception is a fault of ours."""
         await hijack.check()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.backend.aclose)
@@ -260,11 +252,13 @@ class Daemon:
         room = self._room(runner.server, streams)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            count = 1 if streams is None else LISTENERS
-            listeners = _listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
+            count = 1 if streams is None else PUBLIC_SOCKETS
+            listeners = listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
             address = listeners[0].getsockname()[:2]
             for listener in listeners:
-                server = await asyncio.get_running_loop().create_server(room, sock=listener, backlog=BACKLOG)
+                server = await asyncio.get_running_loop().create_server(
+                    room, sock=listener, backlog=BACKLOG_CONNECTIONS
+                )
                 stack.callback(server.close)
             yield address
 
@@ -293,50 +287,3 @@ class Daemon:
             version = self.cache.version
             self._systemd.status(f"version {version or 'none yet'}, {len(self.broadcaster)} streams")
             await asyncio.sleep(STATUS_PERIOD)
-
-
-def _listen(section: str, host: str, port: int, count: int, *, user_timeout: float) -> list[socket.socket]:
-    """`count` sockets, and nobody else's, on each address that `host` stands for, all on one port."""
-    listeners: list[socket.socket] = []
-    missing: OSError | None = None
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            try:
-                # Sockets that share their port would share it with another daemon's as well: see first that it is free.
-                _bind(family, address, listeners, share=False).close()
-            except OSError as error:
-                if error.errno not in NOT_HERE:
-                    raise
-                missing = error
-                continue
-            for _ in range(count):
-                listeners.append(_bind(family, address, listeners, share=True))
-        if missing is not None and not listeners:
-            raise missing
-    except (OSError, UnicodeError) as error:
-        for listener in listeners:
-            listener.close()
-        number = getattr(error, "errno", None) or 0
-        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
-        raise CannotListen(
-            f"{section}: cannot listen on {host}:{port}: {why}; see {section}.host and {section}.port"
-        ) from error
-    for listener in listeners:
-        # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
-    return listeners
-
-
-def _bind(family: int, address: tuple[Any, ...], others: list[socket.socket], *, share: bool) -> socket.socket:
-    """A socket that listens on `address`, on the port of the `others` if there are any; `::` serves IPv4 as well."""
-    ip, port, *scope = address
-    if others:
-        port = others[0].getsockname()[1]
-    return socket.create_server(
-        (ip, port, *scope),
-        family=family,
-        backlog=BACKLOG,
-        reuse_port=share,
-        dualstack_ipv6=ip == "::" and socket.has_dualstack_ipv6(),
-    )
