@@ -55,6 +55,13 @@ class Harness:
         """Publishes as a program that is no node; `channel` is the part behind `scoreboard`."""
         await self._publish(f"{prefix}scoreboard{self.channel_separator}{channel}", payload)
 
+    async def flood(self, count: int) -> None:
+        """Publishes `count` different events at once."""
+        await self._publish_many(
+            f"{self.names.prefix}scoreboard{self.channel_separator}events",
+            [f'{{"scope": "all", "reason": "flood {n}"}}' for n in range(count)],
+        )
+
 
 class RedisHarness(Harness):
     def _cluster_backend(self, lock_ttl: float) -> RedisClusterBackend:
@@ -107,6 +114,12 @@ class RedisHarness(Harness):
 
     async def _publish(self, channel: str, payload: str) -> None:
         await self.client.publish(channel, payload)
+
+    async def _publish_many(self, channel: str, payloads: list[str]) -> None:
+        async with self.client.pipeline(transaction=False) as publishing:
+            for payload in payloads:
+                publishing.publish(channel, payload)
+            await publishing.execute()
 
 
 class PostgresHarness(Harness):
@@ -165,6 +178,9 @@ class PostgresHarness(Harness):
 
     async def _publish(self, channel: str, payload: str) -> None:
         await self.client.execute("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def _publish_many(self, channel: str, payloads: list[str]) -> None:
+        await self.client.execute("SELECT pg_notify($1, payload) FROM unnest($2::text[]) payload", channel, payloads)
 
     async def _set(self, key: str, assignments: str) -> None:
         done = await self.client.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)
