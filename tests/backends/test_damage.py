@@ -266,6 +266,11 @@ class TestWhatIsKept:
         assert await self.keep(kept, Version("e", 6), quiet=15)
         assert await self.holds(kept, Version("e", 6))
 
+    async def test_is_replaced_if_its_time_is_in_the_far_future(self, kept: PostgresDocumentStore, row):
+        await row("scoreboard:version", "generated_at = now() + interval '2 days'")
+        assert await self.keep(kept, Version("new", 1), as_of=1001.0)
+        assert await self.holds(kept, Version("new", 1))
+
 
 @pytest.mark.parametrize("cut", range(1, 200))
 def test_zstd_that_ends_early_is_no_text(cut: int):

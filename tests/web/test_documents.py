@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from scoreboardd.board.document_names import ParticipantKind
-from scoreboardd.cache.document_cache import _MADE, CONTENT_ENCODINGS
+from scoreboardd.cache.document_cache import _MADE, CONTENT_ENCODINGS, DocumentCache
 from scoreboardd.system.clock import Clock, ClockReading
 from scoreboardd.system.compression import Frames, compressed, plain
 from scoreboardd.web import windows
@@ -796,3 +796,22 @@ async def test_a_node_whose_clock_is_ahead_makes_nothing_look_young_for_long(clo
     async with serving(clock=ours) as node:
         node.cache.confirm(time.time() + 3600)
         assert node.cache.as_of <= time.time() + 1
+
+
+@pytest.mark.parametrize("is_known_before", [True, False])
+def test_a_stored_time_in_the_far_future_does_not_make_documents_look_fresh(*, is_known_before: bool) -> None:
+    now, seconds = 1_772_215_200.0, 1000.0
+    ours = Clock(wall=lambda: now, monotonic=lambda: seconds)
+    reading = ClockReading(offset=now - seconds, error=0.001)
+    if is_known_before:
+        ours.learn(reading)
+    cache = DocumentCache(ours, stale_after=60)
+    cache.install(snapshot(version(42), as_of=now + 1e9))
+    cache.confirm(now + 2e9)
+    ours.learn(reading)
+    assert cache.age > 60
+    assert cache.stale
+    cache.confirm(now + 5)  # a little ahead, as the clock of another database server may be
+    assert cache.age == 0
+    seconds += 10
+    assert cache.age == 10

@@ -27,7 +27,9 @@ WITH ours AS (
     WHERE cache_key IN ($1, $2) AND epoch ~ '^[0-9a-z]{1,32}$'
 )
 SELECT committed.version, committed.payload, lock.version,
-       CASE WHEN isfinite(committed.generated_at) THEN extract(epoch FROM committed.generated_at)::float8 END,
+       -- No node writes infinity, or a time in the far future.
+       CASE WHEN isfinite(committed.generated_at) AND committed.generated_at <= now() + interval '1 day'
+            THEN extract(epoch FROM committed.generated_at)::float8 END,
        written.xmin::text
 FROM (VALUES (1)) AS always
 LEFT JOIN ours AS committed ON committed.cache_key = $1
