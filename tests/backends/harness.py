@@ -109,6 +109,14 @@ class RedisHarness(Harness):
         value[20] ^= 1
         await self.client.set(key, bytes(value))
 
+    async def set_huge(self, what: str, size: int) -> None:
+        """Replaces a document, a field of the metadata or the version by a value of `size` bytes."""
+        if what == "metadata":
+            await self.client.hset(self.names.metadata, "digest", b"x" * size)
+        else:
+            key = self.names.version if what == "version" else self.names.document("leaderboard:users")
+            await self.client.set(key, b"x" * size)
+
     async def set_metadata(self, field: str, value: str) -> None:
         await self.client.hset(self.names.metadata, field, value)
 
@@ -167,6 +175,10 @@ class PostgresHarness(Harness):
 
     async def flip(self, key: str) -> None:
         await self._set(key, "payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
+
+    async def set_huge(self, what: str, size: int) -> None:
+        key = self.names.version if what == "metadata" else self.names.document("leaderboard:users")
+        await self._set(key, f"payload = convert_to(repeat('x', {size}), 'UTF8')")
 
     async def set_metadata(self, field: str, value: str) -> None:
         changed = f"convert_to(jsonb_set(convert_from(payload, 'UTF8')::jsonb, '{{{field}}}', '{value}')::text, 'UTF8')"

@@ -1,11 +1,13 @@
 """What becomes of damage in a store: it does not come back, and it hinders no node."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -20,6 +22,7 @@ from scoreboardd.model import Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, plain
 from tests.backends.harness import SOLVE, PostgresHarness, opened, won
+from tests.backends.relay import relay
 from tests.documents import document_of
 
 TTL = 60.0
@@ -58,6 +61,8 @@ class Cluster:
         try:
             stored = await self.vaults[node].load(None)
         except Damaged:
+            return False
+        if stored.documents is None:
             return False
         assert stored.head.version == version
         assert {name: plain(value) for name, value in stored.documents} == {
@@ -149,6 +154,7 @@ async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, 
         ("documents", "[]"),
         ("documents", "{}"),
         ("documents", '{"leaderboard:users": 7}'),
+        ("documents", json.dumps({name: {"length": 2**64, "digest": ""} for name in document_names(())})),
     ],
     ids=lambda value: value[:20],
 )
@@ -161,6 +167,29 @@ async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Clus
     assert (head.version, head.metadata) == (None, None)
     assert (await cluster.vaults[1].load(None)).documents is None
     assert await cluster.loads(await cluster.commit())
+
+
+@pytest.mark.parametrize("huge", ["document", "metadata", "version"])
+async def test_a_huge_value_of_another_program_is_not_read(server: tuple[str, str], huge: str):
+    name, address = server
+    if name == "postgres" and huge == "version":
+        return  # the version is in columns that no huge value fits
+    received: list[int] = []
+    async with relay(address, received=received.append) as (port, _), opened(name, address) as harness:
+        near = harness.document_store()
+        parts = urlsplit(address)
+        query = "sslmode=disable" if name == "postgres" else ""
+        harness.address = parts._replace(
+            netloc=f"{parts.netloc.rpartition(':')[0]}:{port}".removeprefix(":"), query=query
+        ).geturl()
+        cluster = Cluster(harness, harness.cluster_backend(), [near, harness.document_store()])
+        assert await cluster.loads(await cluster.commit())
+        await harness.set_huge(huge, 20_000_000)
+        received.clear()
+        assert not await cluster.loads(Version("e", 1))
+        assert sum(received) < 5_000_000
+        assert await cluster.loads(await cluster.commit())
+        assert sum(received) < 5_000_000
 
 
 async def test_a_row_that_could_not_be_confirmed_counts_as_lost(cluster: Cluster):
