@@ -27,6 +27,11 @@ LOCK_TTL_SECONDS = 60.0
 STAGE_TTL_SECONDS = 30.0
 
 
+def flipped(value: bytes) -> bytes:
+    """A document with one bit changed."""
+    return value[:20] + bytes([value[20] ^ 1]) + value[21:]
+
+
 class Harness:
     """One cluster on a real server. Whatever it opens is closed with `stack`."""
 
@@ -50,6 +55,9 @@ class Harness:
         document_store = self._document_store()
         self._stack.push_async_callback(document_store.aclose)
         return document_store
+
+    async def flip(self, key: str) -> None:
+        await self.change(key, flipped)
 
     async def publish(self, prefix: str, channel: str, payload: str) -> None:
         """Publishes as a program that is no node; `channel` is the part behind `scoreboard`."""
@@ -104,10 +112,8 @@ class RedisHarness(Harness):
         if keys:
             await self.client.delete(*keys)
 
-    async def flip(self, key: str) -> None:
-        value = bytearray(await self.client.get(key))
-        value[20] ^= 1
-        await self.client.set(key, bytes(value))
+    async def change(self, key: str, to: Callable[[bytes], bytes]) -> None:
+        await self.client.set(key, to(await self.client.get(key)))
 
     async def set_huge(self, what: str, size: int) -> None:
         """Replaces a document, a field of the metadata or the version by a value of `size` bytes."""
@@ -173,8 +179,9 @@ class PostgresHarness(Harness):
     async def delete(self, *keys: str) -> None:
         await self.client.execute("DELETE FROM leaderboard_cache WHERE cache_key = ANY ($1)", keys)
 
-    async def flip(self, key: str) -> None:
-        await self._set(key, "payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
+    async def change(self, key: str, to: Callable[[bytes], bytes]) -> None:
+        value = await self.client.fetchval("SELECT payload FROM leaderboard_cache WHERE cache_key = $1", key)
+        await self.client.execute("UPDATE leaderboard_cache SET payload = $2 WHERE cache_key = $1", key, to(value))
 
     async def set_huge(self, what: str, size: int) -> None:
         key = self.names.version if what == "metadata" else self.names.document("leaderboard:users")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -21,7 +21,7 @@ from scoreboardd.board.document_names import document_names
 from scoreboardd.model import Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, plain
-from tests.backends.harness import SOLVE, PostgresHarness, opened, won
+from tests.backends.harness import SOLVE, PostgresHarness, flipped, opened, won
 from tests.backends.relay import relay
 from tests.documents import document_of
 
@@ -91,6 +91,27 @@ async def test_no_node_confirms_documents_that_another_has_found_damaged(cluster
     head = await cluster.vaults[0].head()
     assert (head.version, head.metadata) == (None, None)
     assert head.given == version
+    assert await cluster.loads(await cluster.commit())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        lambda value: value[: len(value) // 2],
+        lambda value: b"\x28\xb5\x2f\xfd" + bytes(len(value) - 4),
+        lambda value: value + b"\0",
+        lambda _: b"",
+    ],
+    ids=["flipped", "cut", "garbage", "longer", "empty"],
+)
+async def test_a_damaged_document_is_not_loaded(cluster: Cluster, damage: Callable[[bytes], bytes]):
+    version = await cluster.commit()
+    await cluster.harness.change(cluster.harness.names.document(USERS), damage)
+    with pytest.raises(Damaged, match=USERS):
+        await cluster.vaults[0].verify()
+    assert not await cluster.loads(version)
+    assert (await cluster.vaults[0].head()).version is None
     assert await cluster.loads(await cluster.commit())
 
 
