@@ -1,8 +1,9 @@
-"""The composition root: what is built, in which order it starts, and in which order it stops.
+"""The composition root: builds all parts, starts them and stops them.
 
-Start: listeners first (a node without documents says so with 503), then everything else at once; systemd is told READY
-as soon as both listeners are bound, because a daemon that waits for Redis or Postgres is well. Stop: no new streams,
-end the old ones over `drain` seconds while reads go on, keep the documents, leave the cluster, close the listeners.
+Start: first the listeners (a node without documents answers 503), then all other parts at once. systemd receives READY
+as soon as both listeners are bound, because a daemon that waits for Redis or PostgreSQL works as intended. Stop: accept
+no new streams, end the open streams over `drain` seconds while reads go on, persist the documents, leave the cluster,
+close the listeners.
 """
 
 import asyncio
@@ -43,37 +44,39 @@ from scoreboardd.web.info import InfoEndpoint
 from scoreboardd.web.listener import BACKLOG_CONNECTIONS, listen
 from scoreboardd.web.rebuild import RebuildEndpoint
 
-IDLE = 15.0
-"""Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
-connections earlier, or it will now and then send a request into one that is being closed."""
+IDLE_TIMEOUT_SECONDS = 15.0
+"""The daemon closes an HTTP connection that is idle for this time, or takes it to send the head of a request. A proxy
+must close its idle connections earlier, because a request on a connection that is being closed fails."""
 PUBLIC_SOCKETS = 4
 """Sockets that listen on the public port. The kernel distributes new connections among them, so that together they have
 a larger backlog than `net.core.somaxconn` allows for one."""
-GARBAGE = 50_000
-"""Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
-and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
-ADMIN_CONNECTIONS = 16
-LAG_PERIOD = 0.1
-STATUS_PERIOD = 5.0
+GC_THRESHOLD_OBJECTS = 50_000
+"""New objects after which the garbage collector looks for cycles. With the default, 700, it takes a tenth of the time
+in which thousands of clients connect, and finds nothing."""
+MAX_ADMIN_CONNECTIONS = 16
+LAG_PERIOD_SECONDS = 0.1
+"Seconds between two measurements of the lag of the event loop."
+STATUS_PERIOD_SECONDS = 5.0
+"Seconds between two status lines for systemd."
 
 log = structlog.stdlib.get_logger("scoreboardd")
 
 
 class Daemon:
-    """One node. `public_address` and `admin_address` are known once `run` has bound them."""
+    """One node. `public_address` and `admin_address` are None until `run` has bound the listeners."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._draining = False
         self._systemd = Systemd()
         self.ready = asyncio.Event()
-        "The listeners are bound."
+        "Set once the listeners are bound."
         self.public_address: tuple[str, int] | None = None
         self.admin_address: tuple[str, int] | None = None
 
         rebuild, postgres, sse = settings.rebuild, settings.postgres, settings.sse
         backend = backend_of(settings)
-        # With the PostgreSQL backend the documents are there anyway.
+        # With the PostgreSQL backend the documents are in PostgreSQL already.
         persist = settings.cache.persist and backend.persisted
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)
@@ -153,7 +156,7 @@ class Daemon:
             )
             self._watch_descriptors()
             gc.freeze()
-            gc.set_threshold(GARBAGE)
+            gc.set_threshold(GC_THRESHOLD_OBJECTS)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)
@@ -163,7 +166,7 @@ class Daemon:
                         *([self.persister.run()] if self.persister else []),
                         self.broadcaster.run(),
                         self._measure_lag(),
-                        self._say_status(),
+                        self._report_status(),
                         self._systemd.feed_watchdog(),
                     )
                 ]
@@ -191,7 +194,7 @@ class Daemon:
     def _watch_descriptors(self) -> None:
         for problem in descriptors.problems(self._settings.sse.max_clients):
             log.warning(problem)
-        seldom = LogThrottle()
+        may_log = LogThrottle()
 
         def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
@@ -199,13 +202,13 @@ class Daemon:
                 loop.default_exception_handler(context)
                 return
             self.metrics.descriptors_exhausted.inc()
-            if seldom("descriptors"):
+            if may_log("descriptors"):
                 log.error("out of descriptors, retrying; raise LimitNOFILE", error=str(error))
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
     def statistics(self) -> dict[str, Any]:
-        """What is inside this node, for `/debug/state`."""
+        """Return the state of this node for `/debug/state`."""
         return {
             "runner": self.runner.statistics(),
             "cache": self.cache.statistics(),
@@ -245,11 +248,15 @@ class Daemon:
         self, section: str, app: web.Application, host: str, port: int, *, streams: StreamEndpoint | None = None
     ) -> AsyncIterator[tuple[str, int]]:
         runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=IDLE, shutdown_timeout=1.0, handler_cancellation=True
+            app,
+            access_log=None,
+            keepalive_timeout=IDLE_TIMEOUT_SECONDS,
+            shutdown_timeout=1.0,
+            handler_cancellation=True,
         )
         await runner.setup()
         assert runner.server is not None
-        room = self._room(runner.server, streams)
+        make_protocol = self._connection_limit(runner.server, streams)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             count = 1 if streams is None else PUBLIC_SOCKETS
@@ -257,33 +264,33 @@ class Daemon:
             address = listeners[0].getsockname()[:2]
             for listener in listeners:
                 server = await asyncio.get_running_loop().create_server(
-                    room, sock=listener, backlog=BACKLOG_CONNECTIONS
+                    make_protocol, sock=listener, backlog=BACKLOG_CONNECTIONS
                 )
                 stack.callback(server.close)
             yield address
 
-    def _room(self, http: web.Server, streams: StreamEndpoint | None) -> ConnectionLimit:
+    def _connection_limit(self, http: web.Server, streams: StreamEndpoint | None) -> ConnectionLimit:
         if streams is None:
-            return ConnectionLimit(http, http, self.metrics, max_connections=ADMIN_CONNECTIONS)
-        doorway = FastAcceptFactory(streams, http, idle_timeout=IDLE)
+            return ConnectionLimit(http, http, self.metrics, max_connections=MAX_ADMIN_CONNECTIONS)
+        fast_accept = FastAcceptFactory(streams, http, idle_timeout=IDLE_TIMEOUT_SECONDS)
         return ConnectionLimit(
-            doorway,
+            fast_accept,
             http,
             self.metrics,
             max_connections=self.shares.connections,
-            others=lambda: len(doorway.silent) + len(self.broadcaster),
-            end_silent=doorway.end_oldest,
+            count_others=lambda: len(fast_accept.silent) + len(self.broadcaster),
+            end_silent=fast_accept.end_oldest,
         )
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_PERIOD
-            await asyncio.sleep(LAG_PERIOD)
+            due = loop.time() + LAG_PERIOD_SECONDS
+            await asyncio.sleep(LAG_PERIOD_SECONDS)
             self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
-    async def _say_status(self) -> None:
+    async def _report_status(self) -> None:
         while True:
             version = self.cache.version
             self._systemd.status(f"version {version or 'none yet'}, {len(self.broadcaster)} streams")
-            await asyncio.sleep(STATUS_PERIOD)
+            await asyncio.sleep(STATUS_PERIOD_SECONDS)

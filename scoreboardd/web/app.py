@@ -1,4 +1,4 @@
-"""The public listener's routes."""
+"""The routes of the public listener."""
 
 from aiohttp import web
 
@@ -8,22 +8,22 @@ from scoreboardd.web.frontend import Frontend
 
 
 def make(
-    reads: documents.DocumentEndpoint,
-    streams: endpoint.StreamEndpoint,
-    rebuilds: rebuild.RebuildEndpoint,
-    abouts: info.InfoEndpoint,
+    document_endpoint: documents.DocumentEndpoint,
+    stream_endpoint: endpoint.StreamEndpoint,
+    rebuild_endpoint: rebuild.RebuildEndpoint,
+    info_endpoint: info.InfoEndpoint,
     page: Frontend | None,
 ) -> web.Application:
-    """`page` is None where it is switched off."""
+    """Return the application of the public listener. `page` is None if the page is disabled."""
     app = web.Application()
-    if streams.origins:
-        app.middlewares.append(cors.middleware(streams.origins, but=rebuild.PATH))
+    if stream_endpoint.origins:
+        app.middlewares.append(cors.middleware(stream_endpoint.origins, excluded_path=rebuild.PATH))
         app.on_response_prepare.append(cors.add)
     for path in documents.PATHS:
-        app.router.add_get(path, errors.as_json(reads.get))
-    app.router.add_get(endpoint.PATH, errors.as_json(streams.get))
-    app.router.add_post(rebuild.PATH, errors.as_json(rebuilds.post))
-    app.router.add_get(info.PATH, errors.as_json(abouts.get))
+        app.router.add_get(path, errors.as_json(document_endpoint.get))
+    app.router.add_get(endpoint.PATH, errors.as_json(stream_endpoint.get))
+    app.router.add_post(rebuild.PATH, errors.as_json(rebuild_endpoint.post))
+    app.router.add_get(info.PATH, errors.as_json(info_endpoint.get))
     if page is not None:
         page.add_to(app)
     errors.refuse_all_else(app)
