@@ -15,6 +15,7 @@ from scoreboardd.platforms import check, snapshot_check
 from scoreboardd.platforms.factory import SourceOptions, open_source
 from scoreboardd.platforms.snapshots import SnapshotSource
 from scoreboardd.system import descriptors
+from scoreboardd.web import listener
 
 
 async def problems(settings: Settings) -> AsyncIterator[str]:
@@ -28,6 +29,8 @@ async def problems(settings: Settings) -> AsyncIterator[str]:
 
 async def _all(settings: Settings) -> AsyncIterator[str]:
     for problem in descriptors.problems(settings.sse.max_clients):
+        yield problem
+    for problem in await listener.problems(settings):
         yield problem
     async for problem in _of(open_cluster_backend(settings), open_document_store(**document_store_options(settings))):
         yield problem

@@ -17,11 +17,12 @@ from scoreboardd.backends.factory import backend_of, open_cluster_backend
 from scoreboardd.cluster import wire
 from scoreboardd.cluster.echoes import Echoes
 from scoreboardd.config import ConfigError, Settings
-from scoreboardd.daemon import CannotListen, Daemon
+from scoreboardd.daemon import Daemon
 from scoreboardd.model import UPDATED, ChangeEvent, now_rfc3339
 from scoreboardd.stream import hijack
 from scoreboardd.system import descriptors
 from scoreboardd.telemetry import logs
+from scoreboardd.web.listener import CannotListen
 
 T = TypeVar("T")
 

@@ -1,16 +1,15 @@
-"""The composition root: what is built, in which order it starts, and in which order it stops.
+"""The composition root: builds all parts, starts them and stops them.
 
-Start: listeners first (a node without documents says so with 503), then everything else at once; systemd is told READY
-as soon as both listeners are bound, because a daemon that waits for Redis or Postgres is well. Stop: no new streams,
-end the old ones over `drain` seconds while reads go on, keep the documents, leave the cluster, close the listeners.
+Start: first the listeners (a node without documents answers 503), then all other parts at once. systemd receives READY
+as soon as both listeners are bound, because a daemon that waits for Redis or PostgreSQL works as intended. Stop: accept
+no new streams, end the open streams over `drain` seconds while reads go on, persist the documents, leave the cluster,
+close the listeners.
 """
 
 import asyncio
 import errno
 import gc
-import os
 import random
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -49,46 +48,42 @@ from scoreboardd.web.documents import DocumentEndpoint
 from scoreboardd.web.feeds import Feeds
 from scoreboardd.web.frontend import Frontend
 from scoreboardd.web.info import DEFAULT_NAME, InfoEndpoint
+from scoreboardd.web.listener import BACKLOG_CONNECTIONS, listen
 from scoreboardd.web.rebuild import RebuildEndpoint
 
-IDLE = 15.0
-"""Seconds an HTTP connection may be idle, or take to send the head of a request. A proxy must let go of its idle
-connections earlier, or it will now and then send a request into one that is being closed."""
-BACKLOG = 4096
-LISTENERS = 4
-"""Sockets that listen on the public port, among which the kernel deals out who connects. The system caps the backlog
-of each (`net.core.somaxconn`), and whom it does not hold waits a second or more for the next try."""
-NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"This machine has no such address: `localhost` is `::1` too, with and without IPv6."
-GARBAGE = 50_000
-"""Objects made, and not gone, before the collector looks for cycles: clients that come by the thousand are no garbage,
-and every 700 new objects, as is the default, is a tenth of what it takes to let them in."""
-ADMIN_CONNECTIONS = 16
-LAG_PERIOD = 0.1
-STATUS_PERIOD = 5.0
+IDLE_TIMEOUT_SECONDS = 15.0
+"""The daemon closes an HTTP connection that is idle for this time, or takes it to send the head of a request. A proxy
+must close its idle connections earlier, because a request on a connection that is being closed fails."""
+PUBLIC_SOCKETS = 4
+"""Sockets that listen on the public port. The kernel distributes new connections among them, so that together they have
+a larger backlog than `net.core.somaxconn` allows for one."""
+GC_THRESHOLD_OBJECTS = 50_000
+"""New objects after which the garbage collector looks for cycles. With the default, 700, it takes a tenth of the time
+in which thousands of clients connect, and finds nothing."""
+MAX_ADMIN_CONNECTIONS = 16
+LAG_PERIOD_SECONDS = 0.1
+"Seconds between two measurements of the lag of the event loop."
+STATUS_PERIOD_SECONDS = 5.0
+"Seconds between two status lines for systemd."
 
 log = structlog.stdlib.get_logger("scoreboardd")
 
 
-class CannotListen(Exception):
-    """A listener could not be bound; one line for the person who can fix it."""
-
-
 class Daemon:
-    """One node. `public_address` and `admin_address` are known once `run` has bound them."""
+    """One node. `public_address` and `admin_address` are None until `run` has bound the listeners."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._draining = False
         self._systemd = Systemd()
         self.ready = asyncio.Event()
-        "The listeners are bound."
+        "Set once the listeners are bound."
         self.public_address: tuple[str, int] | None = None
         self.admin_address: tuple[str, int] | None = None
 
         rebuild, sse = settings.rebuild, settings.sse
         backend = backend_of(settings)
-        # With the PostgreSQL backend the documents are there anyway.
+        # With the PostgreSQL backend the documents are in PostgreSQL already.
         persist = settings.cache.persist and backend.persisted
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)
@@ -156,8 +151,8 @@ class Daemon:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then drain. Raises `CannotListen` or `hijack.Incompatible`; any other exception
-        is a fault of ours."""
+        """Serve until `stop` is set, then drain. Raises `listener.CannotListen` or `hijack.Incompatible`; any other
+        exception is a fault of ours."""
         await hijack.check()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.backend.aclose)
@@ -170,7 +165,7 @@ class Daemon:
             )
             self._watch_descriptors()
             gc.freeze()
-            gc.set_threshold(GARBAGE)
+            gc.set_threshold(GC_THRESHOLD_OBJECTS)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)
@@ -186,7 +181,7 @@ class Daemon:
                         *([self.persister.run()] if self.persister else []),
                         self.broadcaster.run(),
                         self._measure_lag(),
-                        self._say_status(),
+                        self._report_status(),
                         self._systemd.feed_watchdog(),
                     )
                 ]
@@ -214,7 +209,7 @@ class Daemon:
     def _watch_descriptors(self) -> None:
         for problem in descriptors.problems(self._settings.sse.max_clients):
             log.warning(problem)
-        seldom = LogThrottle()
+        may_log = LogThrottle()
 
         def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
@@ -222,13 +217,13 @@ class Daemon:
                 loop.default_exception_handler(context)
                 return
             self.metrics.descriptors_exhausted.inc()
-            if seldom("descriptors"):
+            if may_log("descriptors"):
                 log.error("out of descriptors, retrying; raise LimitNOFILE", error=str(error))
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
     def statistics(self) -> dict[str, Any]:
-        """What is inside this node, for `/debug/state`."""
+        """Return the state of this node for `/debug/state`."""
         return {
             "runner": self.runner.statistics(),
             "cache": self.cache.statistics(),
@@ -272,90 +267,49 @@ class Daemon:
         self, section: str, app: web.Application, host: str, port: int, *, streams: StreamEndpoint | None = None
     ) -> AsyncIterator[tuple[str, int]]:
         runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=IDLE, shutdown_timeout=1.0, handler_cancellation=True
+            app,
+            access_log=None,
+            keepalive_timeout=IDLE_TIMEOUT_SECONDS,
+            shutdown_timeout=1.0,
+            handler_cancellation=True,
         )
         await runner.setup()
         assert runner.server is not None
-        room = self._room(runner.server, streams)
+        make_protocol = self._connection_limit(runner.server, streams)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            count = 1 if streams is None else LISTENERS
-            listeners = _listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
+            count = 1 if streams is None else PUBLIC_SOCKETS
+            listeners = listen(section, host, port, count, user_timeout=self._settings.sse.stall_timeout)
             address = listeners[0].getsockname()[:2]
             for listener in listeners:
-                server = await asyncio.get_running_loop().create_server(room, sock=listener, backlog=BACKLOG)
+                server = await asyncio.get_running_loop().create_server(
+                    make_protocol, sock=listener, backlog=BACKLOG_CONNECTIONS
+                )
                 stack.callback(server.close)
             yield address
 
-    def _room(self, http: web.Server, streams: StreamEndpoint | None) -> ConnectionLimit:
+    def _connection_limit(self, http: web.Server, streams: StreamEndpoint | None) -> ConnectionLimit:
         if streams is None:
-            return ConnectionLimit(http, http, self.metrics, max_connections=ADMIN_CONNECTIONS)
-        doorway = FastAcceptFactory(streams, http, idle_timeout=IDLE)
+            return ConnectionLimit(http, http, self.metrics, max_connections=MAX_ADMIN_CONNECTIONS)
+        fast_accept = FastAcceptFactory(streams, http, idle_timeout=IDLE_TIMEOUT_SECONDS)
         return ConnectionLimit(
-            doorway,
+            fast_accept,
             http,
             self.metrics,
             max_connections=self.shares.connections,
-            others=lambda: len(doorway.silent) + len(self.broadcaster),
-            end_silent=doorway.end_oldest,
+            count_others=lambda: len(fast_accept.silent) + len(self.broadcaster),
+            end_silent=fast_accept.end_oldest,
         )
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_PERIOD
-            await asyncio.sleep(LAG_PERIOD)
+            due = loop.time() + LAG_PERIOD_SECONDS
+            await asyncio.sleep(LAG_PERIOD_SECONDS)
             self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
-    async def _say_status(self) -> None:
+    async def _report_status(self) -> None:
         while True:
             version = self.cache.version
             self._systemd.status(f"version {version or 'none yet'}, {len(self.broadcaster)} streams")
-            await asyncio.sleep(STATUS_PERIOD)
-
-
-def _listen(section: str, host: str, port: int, count: int, *, user_timeout: float) -> list[socket.socket]:
-    """`count` sockets, and nobody else's, on each address that `host` stands for, all on one port."""
-    listeners: list[socket.socket] = []
-    missing: OSError | None = None
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            try:
-                # Sockets that share their port would share it with another daemon's as well: see first that it is free.
-                _bind(family, address, listeners, share=False).close()
-            except OSError as error:
-                if error.errno not in NOT_HERE:
-                    raise
-                missing = error
-                continue
-            for _ in range(count):
-                listeners.append(_bind(family, address, listeners, share=True))
-        if missing is not None and not listeners:
-            raise missing
-    except (OSError, UnicodeError) as error:
-        for listener in listeners:
-            listener.close()
-        number = getattr(error, "errno", None) or 0
-        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
-        raise CannotListen(
-            f"{section}: cannot listen on {host}:{port}: {why}; see {section}.host and {section}.port"
-        ) from error
-    for listener in listeners:
-        # Inherited by every connection: the kernel gives up on a peer that acknowledges nothing, or opens no window.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout * 1000))
-    return listeners
-
-
-def _bind(family: int, address: tuple[Any, ...], others: list[socket.socket], *, share: bool) -> socket.socket:
-    """A socket that listens on `address`, on the port of the `others` if there are any; `::` serves IPv4 as well."""
-    ip, port, *scope = address
-    if others:
-        port = others[0].getsockname()[1]
-    return socket.create_server(
-        (ip, port, *scope),
-        family=family,
-        backlog=BACKLOG,
-        reuse_port=share,
-        dualstack_ipv6=ip == "::" and socket.has_dualstack_ipv6(),
-    )
+            await asyncio.sleep(STATUS_PERIOD_SECONDS)

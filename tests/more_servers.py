@@ -16,10 +16,14 @@ PRIMARY = {"wal_level": "replica", "max_wal_senders": "4"}
 
 
 class Standby(Postgres):
-    """A hot standby of `primary`, which has the settings `PRIMARY`. `delay`: seconds it holds every commit back."""
+    """A hot standby of `primary`, which has the settings `PRIMARY`. `delay`: seconds it holds every commit back. If it
+    does not stream, it has no WAL receiver."""
 
-    def __init__(self, primary: Postgres, parent: Path | None = None, *, delay: float = 0) -> None:
-        super().__init__(parent, PRIMARY | {"recovery_min_apply_delay": f"{delay * 1000:.0f}ms"})
+    def __init__(
+        self, primary: Postgres, parent: Path | None = None, *, delay: float = 0, streams: bool = True
+    ) -> None:
+        settings = PRIMARY | {"recovery_min_apply_delay": f"{delay * 1000:.0f}ms"}
+        super().__init__(parent, settings | ({} if streams else {"primary_conninfo": ""}))
         self._primary = primary
         self._password = urlsplit(primary.dsn()).password or ""
 

@@ -1,5 +1,6 @@
 """The configuration: where a value comes from, what it may be, and what its problems sound like."""
 
+import subprocess
 import tomllib
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -463,9 +464,49 @@ def test_an_option_that_a_redis_url_may_not_have(url: str, why: str) -> None:
     assert "s3cret" not in problem.lower()
 
 
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate, its key, the same key with a password, and a file that is no PEM."""
+    folder = tmp_path_factory.mktemp("pem")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2 -keyout key -out certificate",
+        "rsa -in key -out locked -aes256 -passout pass:x",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    (folder / "text").write_text("no PEM")
+    return folder
+
+
 @pytest.mark.parametrize(
-    "url",
-    ["redis://h", "rediss://u:p@h:6380/1?ssl_ca_certs=/etc/ca.pem", "unix:///run/redis.sock?db=2", "redis://[::1]:1/0"],
+    ("options", "why"),
+    [
+        ("ssl_ca_certs={0}/nope", "ssl_ca_certs in the Redis URL: {0}/nope: No such file or directory; name a file"),
+        ("ssl_ca_certs={0}", "ssl_ca_certs in the Redis URL: {0}: Is a directory; name a file"),
+        ("ssl_ca_certs=%00", "ssl_ca_certs in the Redis URL: \\x00: not the name of a file; name a file"),
+        ("ssl_ca_certs={0}/text", "ssl_ca_certs in the Redis URL: {0}/text has no certificate; name a file in PEM"),
+        ("ssl_certfile={0}/nope", "ssl_certfile in the Redis URL: {0}/nope: No such file or directory; name a file"),
+        ("ssl_keyfile={0}/key", "ssl_keyfile in the Redis URL: {0}/key has no certificate; name its file with ssl_"),
+        ("ssl_certfile={0}/certificate", "ssl_certfile {0}/certificate in the Redis URL: not a certificate with its"),
+        (
+            "ssl_certfile={0}/certificate&ssl_keyfile={0}/locked",
+            "ssl_certfile {0}/certificate and ssl_keyfile {0}/locked in the Redis URL: not a certificate with its key;",
+        ),
+    ],
+)
+def test_a_tls_file_that_the_redis_client_cannot_load(pem: Path, options: str, why: str) -> None:
+    (problem,) = problems(EXAMPLE, {"SCOREBOARDD_REDIS__URL": f"rediss://:s3cret@h/0?{options.format(pem)}"})
+    assert problem.startswith(f"SCOREBOARDD_REDIS__URL: {why.format(pem)}")
+    assert "s3cret" not in problem
+
+
+def test_tls_files_that_the_redis_client_can_load(pem: Path) -> None:
+    files = f"ssl_ca_certs={pem}/certificate&ssl_certfile={pem}/certificate&ssl_keyfile={pem}/key"
+    url = f"rediss://u:p@h:6380/1?{files}"
+    assert load(None, {"SCOREBOARDD_REDIS__URL": url}).redis.url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=2", "redis://[::1]:1/0"]
 )
 def test_a_redis_url_that_is_right(url: str) -> None:
     assert load(None, {"SCOREBOARDD_REDIS__URL": url}).redis.url.get_secret_value() == url

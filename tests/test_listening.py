@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from scoreboardd.daemon import CannotListen, _listen
+from scoreboardd.web.listener import CannotListen, listen
 
 V4, V6 = ("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)
 
@@ -21,7 +21,7 @@ def has_ipv6() -> bool:
 
 @contextmanager
 def listening(host: str, port: int = 0) -> Iterator[list[socket.socket]]:
-    listeners = _listen("server", host, port, 2, user_timeout=30)
+    listeners = listen("server", host, port, 2, user_timeout=30)
     try:
         yield listeners
     finally:

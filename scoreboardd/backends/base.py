@@ -121,6 +121,11 @@ class Head:
 MESSAGES_PER_TURN = 64
 "Messages of the bus that a subscription handles before the loop gets a turn."
 
+MAX_VALUE_BYTES = 1024 * 1024 * 1024
+"No store takes a longer document: Redis takes 512 MB, PostgreSQL 1 GB."
+MAX_METADATA_BYTES = 16 * 1024 * 1024
+"A field of the metadata that is longer was not written by a node. A hundred documents need some 10 kB."
+
 METADATA_FIELDS = ("digest", "as_of", "divisions", "full", "complete", "documents", "confirmed")
 "The JSON fields that a store keeps: those of `SnapshotMetadata`, and the last build that committed or confirmed it."
 
@@ -164,8 +169,10 @@ def _parsed(fields: object) -> tuple[SnapshotMetadata, int] | None:
     values: dict[str, Value] = {}
     for name, value in documents.items():
         match value:
-            case {"length": int(length), "digest": str(its)} if len(its) <= MAX_DIGEST_CHARACTERS:
-                values[name] = Value(length, its)
+            case {"length": int(length), "digest": str(value_digest)} if (
+                0 <= length <= MAX_VALUE_BYTES and len(value_digest) <= MAX_DIGEST_CHARACTERS
+            ):
+                values[name] = Value(length, value_digest)
             case _:
                 return None
     return (

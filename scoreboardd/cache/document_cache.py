@@ -21,6 +21,9 @@ from scoreboardd.system.compression import Frames, beginning, compressed, plain
 
 CONTENT_ENCODINGS = ("zstd", "gzip")
 "Content codings that are served, the preferred one first."
+MAX_AHEAD_SECONDS = 86_400.0
+"""How far a stored time may be ahead of the database's clock. The clocks of two database servers may differ, but no
+node writes a later time."""
 
 _MADE: dict[str, Callable[[Frames], bytes]] = {
     # One frame: some clients read only the first of several, and report no error.
@@ -79,8 +82,7 @@ class DocumentCache:
         self.snapshot: Snapshot | None = None
         "None until this node has its first documents."
         self.tier = CacheTier.MEMORY
-        self.as_of = 0.0
-        "Unix time, in seconds, at which the documents were last known to be true."
+        self._as_of = 0.0
         self._store = store
         self._stale_after = stale_after
         self._outdated = False
@@ -94,6 +96,11 @@ class DocumentCache:
     @property
     def version(self) -> Version | None:
         return self.snapshot.version if self.snapshot else None
+
+    @property
+    def as_of(self) -> float:
+        """Unix time, in seconds, at which the documents were last known to be true."""
+        return self._not_in_future(self._as_of)
 
     @property
     def age(self) -> float:
@@ -132,7 +139,7 @@ class DocumentCache:
         self.snapshot = snapshot
         self.tier = tier
         self.settings = orjson.loads(plain(snapshot.documents[SETTINGS]))
-        self.as_of = self._as_of(snapshot.as_of)
+        self._as_of = self._true_at(snapshot.as_of)
         self._encoded_documents = {name: EncodedDocument(body) for name, body in snapshot.documents.items()}
         return True
 
@@ -160,12 +167,18 @@ class DocumentCache:
         return self.snapshot is None and self.install(snapshot, CacheTier.POSTGRES)
 
     def confirm(self, as_of: float) -> None:
-        """The store says that the documents were true at `as_of`. A time in the future counts as now, so that it cannot
-        make the documents look fresh for ever."""
-        as_of = self._as_of(as_of)
-        self.as_of = max(self.as_of, min(as_of, self.clock.now()) if self.clock.known else as_of)
+        """The store says that the documents were true at `as_of`."""
+        self._as_of = max(self.as_of, self._not_in_future(self._true_at(as_of)))
 
-    def _as_of(self, as_of: float) -> float:
+    def _not_in_future(self, as_of: float) -> float:
+        """Once the database's clock is known, a time in the future counts as now, and one in the far future as 1970.
+        So neither makes documents look fresh for ever."""
+        if not self.clock.known:
+            return as_of
+        now = self.clock.now()
+        return min(as_of, now) if as_of <= now + MAX_AHEAD_SECONDS else 0.0
+
+    def _true_at(self, as_of: float) -> float:
         """`as_of` within the years that documents can express; the moment of the freeze for sealed boards."""
         frozen_at = self.settings.get("frozen_at")
         return micros(frozen_at) / 1_000_000 if self._is_sealed and frozen_at else bounded(as_of)

@@ -31,7 +31,7 @@ Three counters hold this: `contained ≤ covered ≤ changes`.
     Built, Unchanged             commit / confirm
     BuildFailed / LeaseLost      abandon and back off / leave the build to the next holder
     Committed                    serve and announce
-    CommitRefused, CommitFailed  what the build covered waits again; back off; load
+    CommitRefused, CommitFailed  abandon; what the build covered waits again; back off; load
     Loaded v, c, g               serve and announce v, if newer; what c covers is contained; numbers up to g are old
     LoadFailed                   back off
     DocumentsDamaged             back off, and have the documents committed again
@@ -678,9 +678,8 @@ class Coordinator:
                     # Our snapshot was taken after the answer to our request for the lock.
                     self._settle(version, self._changes_at_build_start, complete=self._build_is_complete, now=now)
                 return actions
-            case CommitRefused():
-                self._release_lease()
-            case CommitFailed():
+            case CommitRefused() | CommitFailed():
+                # The lock may still be ours: a store that has lost the committed version refuses to confirm it.
                 self._release_lease()
                 actions.append(Abandon())
         self._back_off(now)

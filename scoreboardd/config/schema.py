@@ -1,7 +1,7 @@
 """The schema of the configuration: every section, key, default and bound.
 
-The error text of a validator says what is wrong and what to write instead. It never contains the value. Durations are
-in seconds.
+The error text of a validator says what is wrong and what to write instead. It never contains the value, except the name
+of a file. Durations are in seconds.
 """
 
 import re
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from scoreboardd.backends.factory import BACKENDS
+from scoreboardd.backends.redis.tls import FILE_OPTIONS, file_problem
 from scoreboardd.platforms.engines.dsn import source_dsn_problem
 from scoreboardd.platforms.engines.factory import engine_of
 from scoreboardd.platforms.platform import load_platform
@@ -73,10 +74,12 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     if found is None or int(found["port"] or found["tls_port"] or 0) > 65_535:
         fix = "write redis://user:password@host:6379/0, rediss://… or unix:///path"
         raise ValueError(f"not a Redis URL; {fix}, with special characters of the password %-encoded")
+    if (problem := file_problem(secret.get_secret_value())) is not None:
+        raise ValueError(problem)
     return secret
 
 
-_REDIS_OPTIONS = {"redis": (), "rediss": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), "unix": ("db",)}
+_REDIS_OPTIONS = {"redis": (), "rediss": FILE_OPTIONS, "unix": ("db",)}
 "The options that may follow the question mark, by scheme."
 
 

@@ -23,7 +23,7 @@ of an older row. If such a change was announced, the loader notices that it is m
 (`Increment.added`), and reads everything in the same build.
 
 A hot standby may lag. A whole read waits up to `REPLAY_SECONDS` until the standby has replayed all that it had received
-when the read began; `FullRead.is_current` is false if that took longer.
+when the read began; `FullRead.is_current` is false if that took longer, or if the standby has no WAL receiver.
 """
 
 import asyncio
@@ -285,13 +285,18 @@ class PostgresSource:
             return await evidence(connection, self._tables)
 
     async def _replayed(self, connection: Any) -> bool:
-        """Wait until the standby has replayed all that it has received by now. Return False if that takes too long."""
+        """Wait until the standby has replayed all that it has received by now. Return False if that takes too long, or
+        if it cannot be known: a standby whose WAL comes from an archive receives nothing."""
         async with self._transaction(connection):
-            received = await connection.fetchval("SELECT pg_last_wal_receive_lsn()::text")
+            received, is_standby = await connection.fetchrow(
+                "SELECT pg_last_wal_receive_lsn()::text, pg_is_in_recovery()"
+            )
+        if received is None:
+            return not is_standby
         give_up_at = time.monotonic() + min(REPLAY_SECONDS, self.statement_timeout / 2)
         while True:
             async with self._transaction(connection):
-                # NULL if the server has received nothing, or has become a primary.
+                # NULL if the server has become a primary.
                 query = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, true)"
                 if await connection.fetchval(query, received):
                     return True

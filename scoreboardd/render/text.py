@@ -8,6 +8,7 @@ All text is JSON without spaces, with its fields in this order. A quotation mark
 name can be mistaken for a field.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -99,7 +100,7 @@ def leaderboards(boards: Leaderboards) -> tuple[bytes, bytes]:
 
 
 def _leaderboard(boards: Leaderboards, kind: ParticipantKind) -> bytes:
-    return orjson.dumps(
+    return _dumps(
         {
             "challenges": [{"id": id, **challenge._asdict()} for id, challenge in sorted(boards.challenges.items())],
             **({} if boards.order is Order.STATIC else {"order": boards.order}),
@@ -123,6 +124,14 @@ def _leaderboard(boards: Leaderboards, kind: ParticipantKind) -> bytes:
             ],
         }
     )
+
+
+def _dumps(document: Any) -> bytes:
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        # orjson writes no integer beyond 64 bits, and a sum of points may be one.
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _sequence(row: Solve | Adjustment) -> dict[str, int]:

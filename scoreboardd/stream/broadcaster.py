@@ -1,10 +1,11 @@
-"""The broadcaster: all streams of this node.
+"""The broadcaster: it has all streams of this node.
 
-- Clients that get the same bytes are in one topic (see `topic`). There is one topic of notices, one of the deltas of
-  everyone's boards, and one for each division that a client follows; each of them once more for bodies in chunks. Each
-  topic sends in a task of its own, so that no topic waits for another. Topics of deltas exist while they have clients.
-- The limits of clients, in all and by address, hold over all topics.
-- A client that got nothing for `heartbeat` seconds gets a heartbeat. A client that lags and takes nothing for
+- Clients that receive the same bytes are in one topic (see `topic`). There is one topic of notices, one of the deltas
+  of everyone's boards, and one for each division that a client follows; each of them exists twice, with and without
+  chunks. Each topic sends in a task of its own, so that no topic waits for another. Topics of deltas exist while they
+  have clients.
+- The limits of clients, in total and by address, apply to all topics together.
+- A client that received nothing for `heartbeat` seconds receives a heartbeat. A client that lags and takes nothing for
   `stall_timeout` seconds is disconnected. One timer serves all.
 """
 
@@ -19,11 +20,15 @@ from scoreboardd.telemetry.metrics import Metrics
 
 
 class Full(Exception):
-    """There is no room for another client."""
+    """The limit of clients is reached, or the node drains."""
 
 
 class Broadcaster:
-    """`run` sends what is published. `queue` is how many frames may wait for a client that lags."""
+    """Sends the published updates to all streams, while `run` runs.
+
+    `queue` is the number of frames that may wait for a client that lags. `heartbeat` and `stall_timeout` are in
+    seconds. With `max_clients_per_ip` 0 only `max_clients` is a limit.
+    """
 
     def __init__(
         self,
@@ -46,8 +51,8 @@ class Broadcaster:
         self._per_address: dict[str, int] = {}
         self._notices = {chunked: self._topic(chunked) for chunked in (False, True)}
         self._deltas: dict[tuple[int | None, bool], Topic] = {}
-        "By division, where None stands for everyone, and by whether the bodies are in chunks."
-        self._waiting_update = asyncio.Event()
+        "The topics of deltas, by division (None stands for everyone) and by whether the bodies are in chunks."
+        self._has_updates = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._draining = False
@@ -57,7 +62,7 @@ class Broadcaster:
 
     @property
     def following(self) -> int:
-        """Number of clients that get deltas."""
+        """Number of clients that receive deltas."""
         return sum(map(len, self._deltas.values()))
 
     @property
@@ -85,7 +90,7 @@ class Broadcaster:
         return self._notices[chunked]
 
     def deltas(self, division_id: int | None, *, chunked: bool) -> Topic:
-        """The topic of a division's deltas, to be joined at once: a topic without clients is removed."""
+        """Return the topic of a division's deltas. Join it at once, because a topic without clients is removed."""
         key = division_id, chunked
         topic = self._deltas.get(key)
         if topic is None:
@@ -116,8 +121,7 @@ class Broadcaster:
     def join(
         self, subscriber: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None = None
     ) -> None:
-        """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on its feed tells
-        it."""
+        """Send `head`, `greeting` and `missed` to a client, after which it has `version`. Then its topic serves it."""
         self._subscribers[subscriber] = None
         self._empty.clear()
         self._per_address[subscriber.address] = self._per_address.get(subscriber.address, 0) + 1
@@ -138,11 +142,11 @@ class Broadcaster:
         if not self._subscribers:
             self._empty.set()
 
-    # Telling
+    # Sending
 
     def publish(self, notice: Update, deltas: Callable[[int | None], Update | None]) -> None:
-        """Send `notice` to the topics of notices, and `deltas(division_id)` to those of deltas; None means that the
-        division does not exist any more. Returns at once."""
+        """Send `notice` to the topics of notices, and `deltas(division_id)` to the topics of deltas. It returns None if
+        the division does not exist any more. Return at once."""
         for topic in self._notices.values():
             topic.publish(notice)
         for (division_id, chunked), topic in list(self._deltas.items()):
@@ -152,7 +156,7 @@ class Broadcaster:
                 topic.publish(update)
             else:
                 topic.close()  # a client that returns gets an error that says why
-        self._waiting_update.set()
+        self._has_updates.set()
 
     def close(self) -> None:
         """End all streams."""
@@ -162,16 +166,16 @@ class Broadcaster:
     async def run(self) -> None:
         """Send updates and heartbeats, and disconnect stalled clients, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look_after())
+            tasks.create_task(self._maintain())
             while True:
-                await self._waiting_update.wait()
-                self._waiting_update.clear()
+                await self._has_updates.wait()
+                self._has_updates.clear()
                 for topic in self._topics():
                     tasks.create_task(topic.fan_out())
 
-    # Looking after them
+    # Heartbeats, stalled clients and the end
 
-    async def _look_after(self) -> None:
+    async def _maintain(self) -> None:
         period = min(1.0, self._heartbeat / 4, self._stall_timeout / 4)
         while True:
             await asyncio.sleep(period)
@@ -183,7 +187,7 @@ class Broadcaster:
         """Admit no clients, and end all streams spread over `seconds`, so that browsers do not return all at once."""
         self._draining = True
         loop = asyncio.get_running_loop()
-        # The last tenth is for the bytes of the last ones to get out.
+        # In the last tenth the last streams send their last bytes.
         start, spread = loop.time(), seconds * 0.9
         leaving = list(self._subscribers)
         step = math.ceil(max(1, len(leaving) * 0.02))

@@ -1,7 +1,7 @@
 """`GET /api/scoreboard/stream` (protocol §6): greets a client, sends what it missed, and passes it to the broadcaster.
 
-With `?deltas=1` a client gets what changes in the boards of everyone, or of a division; without it, notices that they
-changed.
+With `?deltas=1` a client receives the changes of the boards of everyone, or of a division; without it, notices that the
+boards have changed.
 """
 
 import asyncio
@@ -24,39 +24,39 @@ from scoreboardd.stream.delta_updates import DeltaUpdates
 from scoreboardd.stream.topic import Frame, Subscriber, Topic
 from scoreboardd.web import cors, errors
 from scoreboardd.web.address import ClientAddressResolver, network
-from scoreboardd.web.documents import RETRY_AFTER, parse_positive_int
+from scoreboardd.web.documents import RETRY_AFTER_SECONDS, parse_positive_int
 
 PATH = "/api/scoreboard/stream"
 
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx: pass every event on at once
-    "Connection": "close",  # on HTTP/1.0 the body has no other end
+    "X-Accel-Buffering": "no",  # tells nginx not to buffer
+    "Connection": "close",  # on HTTP/1.0 the end of the connection is the end of the body
 }
 LAST_ID_PARAMETERS = ("last_event_id", "lastEventId")
-"Parameters of the query: ours, and the one that polyfills of EventSource send."
+"Query parameters with the last event id: ours, and the one that polyfills of EventSource send."
 
 
 class StreamRequest(NamedTuple):
     """What a client asks for."""
 
     deltas: bool = False
-    "Deltas instead of notices."
+    "The client asks for deltas, not for notices."
     division_id: int | None = None
     "The division of the deltas; None stands for everyone."
     last: Version | None = None
-    "The version that the client was sent last, as it says; None if it names none."
+    "The last version that the client received, by its own account; None if it names none."
     chunked: bool = False
-    "The client takes a body in chunks."
+    "The body is in chunks (HTTP/1.1)."
 
 
 @dataclass(frozen=True)
 class Notice:
     """An event that announces a version and what changed.
 
-    It names divisions only to clients that were told of `previous`, the version told before. Who has missed that may
-    have missed changes in other divisions.
+    It names divisions only to clients that were sent `previous`, the version announced before. Other clients may have
+    missed changes in other divisions.
     """
 
     version: Version
@@ -79,7 +79,7 @@ class Notice:
 
 
 class StreamEndpoint:
-    """`retry_min` and `retry_max`, in seconds, bound how long a browser waits before it reconnects."""
+    """Answers requests for the stream. A browser waits `retry_min` to `retry_max` seconds before it reconnects."""
 
     def __init__(
         self,
@@ -96,24 +96,25 @@ class StreamEndpoint:
         self._addresses = addresses
         self._retry = (retry_min, retry_max)
         self.origins = cors.Origins(cors_origins)
-        self._last_sent: DeltaUpdates | None = None
+        self._delta_updates: DeltaUpdates | None = None
         self._version: Version | None = None
-        "The version that clients were sent last, by a notice or a greeting, and the one before:"
+        "The version that clients were sent last, by a notice or a greeting, and the version before it:"
         self._previous: Version | None = None
 
     def publish(self, version: Version, event: ChangeEvent) -> None:
-        """Announce `version`, which is served, with the event that caused it. Returns at once.
+        """Announce the served `version` with the event that caused it. Return at once.
 
-        If the boards are not public any more, all streams end and nothing is sent."""
+        If the boards are not public any more, end all streams and send nothing.
+        """
         if not self._cache.is_public:
             self._broadcaster.close()
             return
         update_for = self._deltas().update_for
-        self._note(version)
+        self._set_version(version)
         notice = Notice(version, event, self._previous)
         self._broadcaster.publish(notice, lambda id: update_for(id) if self._has(id) else None)
 
-    def _note(self, version: Version | None) -> None:
+    def _set_version(self, version: Version | None) -> None:
         if version != self._version:
             self._previous, self._version = self._version, version
 
@@ -123,7 +124,7 @@ class StreamEndpoint:
             return asked
         if request.method == "HEAD":
             response = web.Response(headers=HEADERS)
-            response.force_close()  # as its headers say
+            response.force_close()  # as in its headers
             return response
         if not self._cache.is_public:
             return errors.not_public()
@@ -141,30 +142,31 @@ class StreamEndpoint:
         return hijack.Hijacked()
 
     def _asked(self, request: web.Request) -> StreamRequest | web.Response:
-        """What a request asks for, or the answer that refuses it."""
+        """Return what a request asks for, or the response that refuses it."""
         chunked = request.version >= HttpVersion11
         last = Version.parse(request.headers.get("Last-Event-ID", ""))
         if not request.rel_url.raw_query_string:
             return StreamRequest(last=last, chunked=chunked)
-        said = request.query.getall("deltas", [])
+        deltas = request.query.getall("deltas", [])
         division_id, division_ok = parse_positive_int(request, "division_id")
-        right = {"deltas": said in ([], ["0"], ["1"]), "division_id": division_ok}
-        if not all(right.values()):
-            return errors.invalid([field for field, ok in right.items() if not ok])
+        valid = {"deltas": deltas in ([], ["0"], ["1"]), "division_id": division_ok}
+        if not all(valid.values()):
+            return errors.invalid([field for field, ok in valid.items() if not ok])
         if division_id is not None:
             snapshot = self._cache.snapshot
             if snapshot is None:
-                return errors.unavailable("no scoreboard yet", RETRY_AFTER)
+                return errors.unavailable("no scoreboard yet", RETRY_AFTER_SECONDS)
             try:
                 division_id = snapshot.division(division_id)
             except LookupError:
                 return errors.error(404, "no such division")
-        return StreamRequest(said == ["1"], division_id, last or _last_of(request.query), chunked)
+        return StreamRequest(deltas == ["1"], division_id, last or _last_event_id(request.query), chunked)
 
     def accept(self, transport: asyncio.Transport, asked: StreamRequest, fields: Mapping[str, str]) -> bool:
-        """Make a stream of a connection whose request has only these header fields.
+        """Turn a connection into a stream, if its request has only these header fields.
 
-        False, and nothing done, if there is no room, no such division or no public board: `get` knows how to refuse.
+        Return False and do nothing if the limit of clients is reached, the division does not exist or the boards are
+        not public; `get` refuses such requests.
         """
         address = network(self._addresses.nearest(transport, fields.get("x-forwarded-for", "")))
         if not (self._broadcaster.has_room(address) and self._has(asked.division_id) and self._cache.is_public):
@@ -184,28 +186,28 @@ class StreamEndpoint:
         return self._broadcaster.notices(chunked=asked.chunked)
 
     def _deltas(self) -> DeltaUpdates:
-        """The updates of the snapshot served, which must exist."""
+        """Return the updates of the served snapshot, which must exist."""
         snapshot = self._cache.snapshot
         assert snapshot is not None
-        if self._last_sent is None or self._last_sent.snapshot is not snapshot:
-            self._last_sent = DeltaUpdates(
-                snapshot, most=self._broadcaster.queue, clients=lambda: self._broadcaster.following
+        if self._delta_updates is None or self._delta_updates.snapshot is not snapshot:
+            self._delta_updates = DeltaUpdates(
+                snapshot, max_deltas=self._broadcaster.queue, count_clients=lambda: self._broadcaster.following
             )
-        return self._last_sent
+        return self._delta_updates
 
     def _join(self, subscriber: Subscriber, asked: StreamRequest, head: bytes = b"") -> None:
-        # No await between reading the version and joining: whatever comes after it, the client is told of.
+        # There is no await between reading the version and joining, so the client receives every later version.
         version, last = self._cache.version, asked.last
-        self._note(version)
+        self._set_version(version)
         greeted = last_sent = version
         missed = None
         if last is not None and last != version:
             if version is None:
-                # What it is told first leads from there.
+                # The first update leads from that version.
                 last_sent = last if asked.deltas else None
             elif asked.deltas:
                 missed = self._deltas().update_for(asked.division_id).since(last)
-                # It has nothing newer than `last` yet: cut off here, it has to come back with that.
+                # Until it receives `missed`, it has `last`: if the connection ends now, it must resume from there.
                 greeted = last if version.follows(last) else version
             else:
                 missed = _resume(version)
@@ -220,25 +222,25 @@ def scoreboard_frame(version: Version, event: ChangeEvent) -> Frame:
 
 def ready_block(version: Version | None, retry_ms: int) -> bytes:
     id_line = b"" if version is None else b"id: %s\n" % str(version).encode()
-    # One block: some clients take one of `retry` alone for an empty event.
+    # One block, because some clients deliver a block with only `retry` as an empty event.
     return b"retry: %d\n%sevent: ready\ndata: {}\n\n" % (retry_ms, id_line)
 
 
 @lru_cache(maxsize=2)
 def _resume(version: Version) -> Frame:
-    """Tells a client that returns that it has missed something; the same for all such clients."""
+    """Return the notice for a client that reconnects and has missed versions. It is the same for all such clients."""
     return scoreboard_frame(version, ChangeEvent("all", "resume", now_rfc3339()))
 
 
-def _last_of(query: MultiMapping[str]) -> Version | None:
-    """The last id in the query. A parameter that occurs twice is ignored."""
+def _last_event_id(query: MultiMapping[str]) -> Version | None:
+    """Return the last event id in the query. A parameter that occurs twice is ignored."""
     values = [values[0] for name in LAST_ID_PARAMETERS if len(values := query.getall(name, [])) == 1]
     return next(filter(None, map(Version.parse, values)), None)
 
 
 @lru_cache(maxsize=64)
 def _head(chunked: bool, *more: tuple[str, str]) -> bytes:
-    """The head of the answer, with `more` header fields."""
+    """Return the head of the response, with the additional header fields `more`."""
     framing = {"Transfer-Encoding": "chunked"} if chunked else {}
     lines = [f"{name}: {value}\r\n" for name, value in (*HEADERS.items(), *framing.items(), *more)]
     return ("HTTP/1.1 200 OK\r\n" + "".join(lines) + "\r\n").encode()

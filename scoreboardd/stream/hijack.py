@@ -1,10 +1,10 @@
-"""Take a connection away from aiohttp after it has parsed a request, for a stream that will live for hours.
+"""Takes a connection away from aiohttp after it has parsed a request, for a stream that lasts for hours.
 
-aiohttp keeps a parser, a task, a request and a response for an open handler, some 10 KB; a transport with a protocol of
-our own needs a tenth. This relies on three properties of aiohttp's `RequestHandler`: `transport` is the attribute that
-holds its transport, `connection_lost` makes it forget the connection, and a handler whose connection is lost ends
-without writing. `check` takes one connection over when the daemon starts, so a release of aiohttp that changes any of
-them is refused there.
+aiohttp keeps a parser, a task, a request and a response for an open handler, about 10 KB; a transport with a protocol
+of our own needs a tenth. This relies on three properties of aiohttp's `RequestHandler`: `transport` is the attribute
+that holds its transport, `connection_lost` makes it forget the connection, and a handler whose connection is lost ends
+without writing. `check` takes over one connection when the daemon starts, so the daemon does not start with a release
+of aiohttp that changes any of them.
 """
 
 import asyncio
@@ -17,16 +17,17 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 CHECK_TIMEOUT_SECONDS = 5.0
+"Seconds within which `check` must have taken over a connection."
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Incompatible(Exception):
-    """The installed aiohttp does not give a connection away; one line for the person who can fix it."""
+    """The installed aiohttp does not let a connection be taken over. The text is one line with the fix."""
 
 
 class Hijacked(web.StreamResponse):
-    """What a handler returns after `hijack`: aiohttp finds nothing left to do."""
+    """What a handler returns after `hijack`. aiohttp sends nothing."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None
@@ -43,19 +44,19 @@ def hijack(request: web.BaseRequest, make_protocol: Callable[[asyncio.Transport]
         raise ConnectionResetError("the client has left")
     protocol = make_protocol(transport)
     try:
-        handler.transport = None  # so that it cannot close what is no longer its own
+        handler.transport = None  # so that aiohttp cannot close the connection
         transport.set_protocol(protocol)
         handler.connection_lost(None)
         if not transport.is_reading():
-            transport.resume_reading()  # aiohttp may have paused it; unread, a leaving client would go unnoticed
+            transport.resume_reading()  # aiohttp may have paused it, and only a read shows that a client left
     except Exception:
-        transport.abort()  # a connection that is taken halfway has no owner, and its client would wait for ever
+        transport.abort()  # nobody owns the connection now, and its client would wait for ever
         raise
     return protocol
 
 
 async def check() -> None:
-    """Take one connection over, inside this process. Raises `Incompatible` if that does not work."""
+    """Take over one connection inside this process. Raises `Incompatible` if that does not work."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             await _take_one()
@@ -84,21 +85,21 @@ async def _take_one() -> None:
             raise
 
     server = web.Server(handle, access_log=None)
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    transport, _ = await loop.connect_accepted_socket(server, ours)
+    server_side, client = socket.socketpair()
+    client.setblocking(False)
+    transport, _ = await loop.connect_accepted_socket(server, server_side)
     try:
-        await loop.sock_sendall(theirs, b"GET / HTTP/1.1\r\nHost: check\r\n\r\n")
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: check\r\n\r\n")
         (await taken).write(b"taken")
         while server.connections:  # noqa: ASYNC110  aiohttp has no event for it
             await asyncio.sleep(0.001)
         transport.close()
         received = b""
-        while chunk := await loop.sock_recv(theirs, 1024):
+        while chunk := await loop.sock_recv(client, 1024):
             received += chunk
         if received != b"taken":
             raise RuntimeError(f"it wrote {received!r}")
     finally:
         transport.abort()
-        theirs.close()
+        client.close()
         await server.shutdown(0)

@@ -1,18 +1,18 @@
-"""A topic: streams that receive the same events, ten thousand of them, none of which can delay another.
+"""A topic: up to ten thousand streams that receive the same events. No stream can delay another.
 
 - An event is rendered once for all subscribers that were last sent the same version, and shared. Nearly all subscribers
   are *synced*: they were sent the last event, and their transports hold no bytes. The next event costs one send() for
-  each of them, past the transport, and nothing else of them is read: at ten thousand, reading what is known of a
-  subscriber costs as much as all other work outside the kernel.
-- All others (new ones, those that lag, those whose connection is still aiohttp's) are served one by one, and become
-  synced when they can. Only a subscriber that lags has a queue. The queue is bounded: when it is full, one event that
+  each of them, past the transport, and reads nothing else of them: with ten thousand subscribers, reading an attribute
+  of each costs as much as all other work outside the kernel.
+- All others (new ones, those that lag, those that do not own their transport) are served one by one, and become synced
+  when they can. Only a subscriber that lags has a queue. The queue is bounded: when it is full, one event that
   leads from the version the subscriber was given to the newest replaces the queued ones.
-- A subscriber that lags and takes nothing for too long is disconnected. Taking means that the kernel accepts bytes, so
-  a reader that stopped is found once its window and our send buffer (`SEND_BUFFER_BYTES`) are full.
-- All subscribers of a topic speak the same HTTP. With HTTP/1.1 a frame is a chunk of the body (`chunked`), whose head
-  is part of the shared bytes. Subscribers with HTTP/1.0 have a topic of their own, whose frames have no such head.
-- A fan-out works in batches and lets the loop turn between them. An update that comes meanwhile does not interrupt it,
-  or the last batches might starve. Of several waiting updates only the newest is sent.
+- A subscriber that lags and takes nothing for too long is disconnected. It takes bytes when the kernel accepts them, so
+  a reader that stopped is detected once its window and our send buffer (`SEND_BUFFER_BYTES`) are full.
+- All subscribers of a topic use the same version of HTTP. With HTTP/1.1 a frame is a chunk of the body (`chunked`),
+  whose head is part of the shared bytes. Subscribers with HTTP/1.0 have topics of their own, without chunks.
+- A fan-out works in batches and lets the loop turn between them. A new update does not interrupt it, because then the
+  last batches could starve. Of several waiting updates only the newest is sent.
 """
 
 import asyncio
@@ -32,21 +32,21 @@ T = TypeVar("T")
 SEND_BATCH = 256
 "Subscribers written to between two turns of the loop: about 2 ms of work."
 SEND_BUFFER_BYTES = 64 * 1024
-"What the kernel may hold for a client that does not read. The kernel doubles it for its own bookkeeping."
+"Bytes that the kernel may hold for a client that does not read. The kernel doubles the number for its own data."
 PING = b": ping\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 PROBE_SECONDS = 1.0
-"A client that has closed its sending side, and does not reset the connection within this time, still listens."
+"A client that closes its sending side, and does not reset the connection within this time, still reads."
 
 
 def chunk(payload: bytes) -> bytes:
-    """`payload`, of at least one byte, as a chunk of an HTTP/1.1 body."""
+    """Return `payload`, of at least one byte, as a chunk of an HTTP/1.1 body."""
     return b"%x\r\n%s\r\n" % (len(payload), payload)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One or several events as they go over the wire. A client that gets them has been sent `version`."""
+    """One or more events as they are sent. A client that receives them has been sent `version`."""
 
     version: Version
     payload: bytes
@@ -59,17 +59,17 @@ class Frame:
 
 
 class Update(Protocol):
-    """What a topic sends to subscribers that have not reached `version`."""
+    """Something that a topic sends to subscribers that have not reached `version`."""
 
     @property
     def version(self) -> Version: ...
 
     @property
     def lossless(self) -> bool:
-        """Whether it also contains all earlier updates that a subscriber has missed."""
+        """Whether the update also contains all earlier updates that a subscriber has missed."""
 
     def since(self, last_sent: Version | None) -> Frame:
-        """What a subscriber gets that was last sent `last_sent`, which `version` follows."""
+        """Return the frame for a subscriber that was last sent `last_sent`, which `version` follows."""
 
 
 class Subscriber(asyncio.Protocol):
@@ -79,7 +79,7 @@ class Subscriber(asyncio.Protocol):
         "address",
         "blocked",
         "buffered",
-        "passable",
+        "owns_transport",
         "progress_at",
         "queue",
         "sent_at",
@@ -93,25 +93,25 @@ class Subscriber(asyncio.Protocol):
         self.topic = topic
         self.transport = transport
         self.address = address
-        self.passable = False
-        "The transport is its own, so that we may send past it while it holds no bytes."
+        self.owns_transport = False
+        "It owns its transport, so we may send past the transport while that holds no bytes."
         self.socket: socket.socket | None = None
-        "The socket to send past the transport with, once it was synced. The transport closes it."
+        "The socket for sending past the transport; None before it was first synced. The transport closes it."
         self.version: Version | None = None
-        "The last version given to its transport; while it is synced, the topic knows."
+        "The last version written to its transport. While it is synced, `Topic._last_sent` counts instead."
         self.sent_at = 0.0
-        "When something was last written to it alone."
+        "The time of the loop at which something was last written to it alone."
         self.blocked = False
-        "Its transport holds bytes that the kernel has not taken."
+        "Its transport holds bytes that the kernel has not accepted."
         self.buffered = 0
-        "How many bytes, at the last check; and when they last became fewer:"
+        "The number of these bytes at the last check, and the time at which they last became fewer:"
         self.progress_at = 0.0
         self.queue: deque[Frame] | None = None
-        "What waits for the transport; None if it never lagged."
+        "The frames that wait for the transport; None if it never lagged."
 
     @property
     def last_sent(self) -> Version | None:
-        """The version that it will have been sent once it has taken what waits."""
+        """The version that it has been sent once all waiting frames are written."""
         return self.queue[-1].version if self.queue else self.version
 
     def write(self, data: bytes | memoryview, now: float) -> None:
@@ -135,13 +135,13 @@ class Subscriber(asyncio.Protocol):
         self.topic.caught_up(self)
 
     def data_received(self, data: bytes) -> None:
-        # The request was all that a client of a stream has to say; an empty line after it says nothing.
+        # A client of a stream sends nothing after its request, except that some send an empty line.
         if data.strip(b"\r\n"):
             self.transport.abort()
 
     def eof_received(self) -> bool:
-        # It has nothing more to say, and may still listen. One that has left answers the next write with a reset, which
-        # comes at once on this machine, and after a while over a network.
+        # The client has closed its sending side and may still read. If it has left, the next write leads to a reset:
+        # at once on this machine, later over a network.
         loop = asyncio.get_running_loop()
         if not self.blocked:
             self.write(self.topic.heartbeat, loop.time())
@@ -155,13 +155,16 @@ class Subscriber(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # The kernel gives up on a peer that acknowledges nothing (TCP_USER_TIMEOUT): a stall that it found first.
+        # A timeout means that the kernel detected the stall before we did (TCP_USER_TIMEOUT).
         self.topic.leave(self, isinstance(exc, TimeoutError))
 
 
 class Topic:
-    """`leave(subscriber, stalled)` is called when a stream has ended or is given up. `queue` is how many frames may
-    wait for a subscriber; `chunked`: the bodies are in chunks."""
+    """Sends updates to its subscribers.
+
+    It calls `leave(subscriber, stalled)` when a stream ends or is disconnected. `queue` is the number of frames that
+    may wait for a subscriber. `chunked`: the bodies are in chunks.
+    """
 
     def __init__(
         self, metrics: Metrics, *, queue: int, leave: Callable[[Subscriber, bool], None], chunked: bool = False
@@ -171,11 +174,11 @@ class Topic:
         self.leave = leave
         self.chunked = chunked
         self.heartbeat = chunk(PING) if chunked else PING
-        # Every client is in one of these two.
+        # Every subscriber is in one of these two.
         self._synced: dict[Callable[[bytes], int], Subscriber] = {}
         self._others: dict[Subscriber, None] = {}
         self._last_sent: Version | None = None
-        "What the synced subscribers were sent last, and when:"
+        "The version that the synced subscribers were sent last, and the time of the loop at which it was sent:"
         self._last_sent_at = 0.0
         self._publishing = False
         "A fan-out is under way."
@@ -201,20 +204,19 @@ class Topic:
     def lagging(self) -> int:
         return len(self._lagging)
 
-    # Coming and going
+    # Subscribers
 
     def add(
         self, subscriber: Subscriber, head: bytes, greeting: bytes, version: Version | None, missed: Frame | None
     ) -> None:
-        """Greet a client with `head`, `greeting` and `missed`, which told it of `version`; from now on it is told of
-        others.
+        """Send `head`, `greeting` and `missed` to a client, after which it has `version`. Later updates follow.
 
-        `missed` is written by itself: it may be large, and many may have missed the same.
+        `missed` is written separately: it may be large, and the same bytes may go to many clients.
         """
         sock = subscriber.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            subscriber.passable = subscriber.transport.get_protocol() is subscriber
+            subscriber.owns_transport = subscriber.transport.get_protocol() is subscriber
         # The transport calls `pause_writing` as soon as it has to keep a byte, and `resume_writing` when it has none.
         subscriber.transport.set_write_buffer_limits(high=0)
         subscriber.version = version
@@ -231,12 +233,12 @@ class Topic:
         self._mark_unsynced(subscriber)
         self._others.pop(subscriber, None)
         if subscriber.socket is not None:
-            # In time: a transport first tells of its end, and then closes the descriptor, which may become another's.
+            # The transport closes the descriptor after this call, and another connection may then have its number.
             subscriber.socket.detach()
         self._lagging.pop(subscriber, None)
 
     def end(self, subscriber: Subscriber) -> None:
-        """End a stream after the bytes that its transport holds."""
+        """End a stream after its transport has sent the bytes that it holds."""
         self._mark_unsynced(subscriber)
         self._others.pop(subscriber, None)
         subscriber.queue = None
@@ -249,7 +251,7 @@ class Topic:
         for subscriber in [*self._synced.values(), *self._others]:
             self.end(subscriber)
 
-    # Telling
+    # Updates
 
     def publish(self, update: Update) -> None:
         """Make the next `fan_out` send `update` to all subscribers that have not reached it."""
@@ -279,13 +281,13 @@ class Topic:
         self._last_sent, self._last_sent_at = update.version, loop.time()
         synced, last_sent, sent = self._synced, list(self._synced), 0
         for part in slices(last_sent):
-            # Nobody falls into step before this is over, so that it shows if somebody has left.
+            # No subscriber becomes synced before this loop ends, so the number shows whether any has left.
             present = part if len(synced) == len(last_sent) else [send for send in part if send in synced]
             for send in present:
                 try:
                     taken = send(payload)
                 except OSError:
-                    taken = 0  # the transport finds out why, or waits
+                    taken = 0  # the transport gets the error, or waits
                 if taken < size:
                     synced[send].write(memoryview(payload)[taken:], loop.time())
             sent += len(present)
@@ -297,19 +299,19 @@ class Topic:
         for part in slices(list(self._others)):
             now = asyncio.get_running_loop().time()
             for subscriber in part:
-                # Some have left meanwhile, and uvloop's closed transports raise when written to.
+                # A subscriber may have left meanwhile, and a closed transport of uvloop raises on a write.
                 if subscriber in self._others and update.version.follows(subscriber.last_sent):
                     sent += self._offer(subscriber, update, now)
             await asyncio.sleep(0)
         return sent
 
     def _offer(self, subscriber: Subscriber, update: Update, now: float) -> int:
-        """Returns the number of events that went to its transport."""
+        """Write `update` to the transport or the queue. Return the number of events written to the transport."""
         if not subscriber.blocked:
             frame = update.since(subscriber.version)
             subscriber.version = frame.version
             subscriber.write(self._rendered(frame), now)
-            if subscriber.passable and not subscriber.blocked and frame.version == self._last_sent:
+            if subscriber.owns_transport and not subscriber.blocked and frame.version == self._last_sent:
                 self._mark_synced(subscriber)
             return frame.events
         if subscriber.queue is None:
@@ -328,7 +330,7 @@ class Topic:
         self._synced[subscriber.socket.send] = subscriber
 
     def _mark_unsynced(self, subscriber: Subscriber) -> bool:
-        """Returns whether it was synced."""
+        """Return whether it was synced."""
         return subscriber.socket is not None and self._synced.pop(subscriber.socket.send, None) is not None
 
     def lags(self, subscriber: Subscriber) -> None:
@@ -341,7 +343,7 @@ class Topic:
             self._lagging[subscriber] = None
 
     def caught_up(self, subscriber: Subscriber) -> None:
-        """Its transport is empty again: write what waits, at once."""
+        """Write the waiting frames: its transport holds no bytes any more."""
         self._lagging.pop(subscriber, None)
         if subscriber.queue:
             waiting, subscriber.queue = subscriber.queue, None
@@ -349,22 +351,22 @@ class Topic:
             self._metrics.events_sent.inc(sum(frame.events for frame in waiting))
             subscriber.write(b"".join(map(self._rendered, waiting)), asyncio.get_running_loop().time())
 
-    # Looking after them
+    # Heartbeats and stalled subscribers
 
     async def send_heartbeats(self, quiet_since: float) -> None:
-        """Send one to each subscriber that got nothing after `quiet_since`, in the loop's time."""
+        """Send a heartbeat to each subscriber that received nothing after `quiet_since`, in the time of the loop."""
         quiet = [subscriber for subscriber in self._others if subscriber.sent_at <= quiet_since]
         if self._last_sent_at <= quiet_since:
             quiet += [subscriber for subscriber in self._synced.values() if subscriber.sent_at <= quiet_since]
         for part in slices(quiet):
             if self._publishing:
-                break  # an event is as good, and who gets none has a heartbeat when this is next looked at
+                break  # an event serves as well; others receive a heartbeat at the next call
             now = asyncio.get_running_loop().time()
             for subscriber in part:
                 if subscriber not in self or subscriber.sent_at > quiet_since:
                     continue
                 if subscriber.blocked:
-                    subscriber.sent_at = now  # it has enough to take
+                    subscriber.sent_at = now  # it has bytes to read
                 else:
                     subscriber.write(self.heartbeat, now)
             await asyncio.sleep(0)
@@ -382,7 +384,7 @@ class Topic:
                 self.leave(subscriber, True)
 
 
-def slices(everyone: list[T], size: int = SEND_BATCH) -> Iterator[list[T]]:
-    remaining = iter(everyone)
+def slices(items: list[T], size: int = SEND_BATCH) -> Iterator[list[T]]:
+    remaining = iter(items)
     while part := list(islice(remaining, size)):
         yield part

@@ -1,7 +1,8 @@
-"""Work that many ask for at once, done once for all of them.
+"""Runs a function once for all callers that wait at the same time.
 
-Unlike the usual single flight, nobody is given the result of work that had begun before they asked: it might have begun
-too early to contain what they ask for. Who asks while a run is under way waits for the next, with all others who do.
+Unlike the usual single flight, no caller receives the result of a run that began before the call, because that run may
+have begun too early to contain what the caller asks for. A caller that comes during a run waits for the next run,
+together with all others that come during it.
 """
 
 import asyncio
@@ -12,17 +13,18 @@ T = TypeVar("T")
 
 
 class CoalescedCall(Generic[T]):
-    """However many call at once, `work` runs twice at most: one run at a time, and one that the others wait for.
+    """Runs `work` at most twice for any number of callers at one time: one run at a time, and one that the others wait
+    for.
 
-    A run is done in the task of one of those who share it, so that there is never work without a caller. If that caller
-    is cancelled, the run is too, and the next of them begins it anew. A failure is raised in all who share the run.
+    A run happens in the task of one of its callers, so no run is without a caller. If that caller is cancelled, the run
+    is cancelled too, and the next caller begins it again. An exception is raised in all callers of the run.
     """
 
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
         self._work = work
         self._turn = asyncio.Lock()
         self._next: asyncio.Future[T] | None = None
-        "The result of the run that has not begun."
+        "The result of the next run, which has not begun. None if no caller waits for it."
 
     async def __call__(self) -> T:
         if self._next is None:
@@ -34,6 +36,6 @@ class CoalescedCall(Generic[T]):
                     self._next = None  # later callers get the next run
                 try:
                     result.set_result(await self._work())
-                except Exception as error:  # noqa: BLE001  raised below, in everyone's task
+                except Exception as error:  # noqa: BLE001  raised below, in each caller's task
                     result.set_exception(error)
         return result.result()

@@ -1,7 +1,7 @@
-"""A listener that takes no more connections than there are descriptors for.
+"""Limits the connections of a listener to the number of file descriptors.
 
-When it is full the connections end first that are of least use: the oldest that has sent nothing, then those that are
-idle between two requests. If there are none the newcomer is refused.
+When the limit is reached, it ends the oldest connection that has sent nothing, or else all connections that are idle
+between two requests. If there are none, it refuses the new connection.
 """
 
 import asyncio
@@ -14,51 +14,54 @@ from aiohttp import web
 from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
-OVERFLOW = 8
-"Newcomers that are let in while idle connections end."
+MAX_EXCESS_CONNECTIONS = 8
+"Connections above the limit that are accepted while idle connections end."
 
 log = structlog.stdlib.get_logger("scoreboardd.web")
 
 
 class ConnectionLimit:
-    """Makes protocols with `make`, as long as there is room. `http` has the connections that aiohttp serves, and
-    `others()` is how many more there are; `end_silent()` ends one that has sent nothing, if there is any."""
+    """Creates protocols with `make_protocol` while there are at most `max_connections` connections.
+
+    `http` has the connections that aiohttp serves, and `count_others()` returns the number of all others.
+    `end_silent()` ends a connection that has sent nothing, and returns False if there is none.
+    """
 
     def __init__(
         self,
-        make: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[], asyncio.Protocol],
         http: web.Server,
         metrics: Metrics,
         *,
         max_connections: int,
-        others: Callable[[], int] = lambda: 0,
+        count_others: Callable[[], int] = lambda: 0,
         end_silent: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._make = make
+        self._make_protocol = make_protocol
         self._http = http
         self._metrics = metrics
         self._max_connections = max_connections
-        self._others = others
+        self._count_others = count_others
         self._end_silent = end_silent
-        self._seldom = LogThrottle()
+        self._may_log = LogThrottle()
 
     def __call__(self) -> asyncio.Protocol:
-        others = self._others()
+        others = self._count_others()
         if others + len(self._http.connections) < self._max_connections:
-            return self._make()
+            return self._make_protocol()
         self._metrics.descriptors_exhausted.inc()
-        if self._seldom("full"):
+        if self._may_log("full"):
             log.warning(
                 "no room for more connections, closing idle ones; raise LimitNOFILE, or lower sse.max_clients",
                 connections=self._max_connections,
             )
         if self._end_silent():
-            return self._make()
+            return self._make_protocol()
         for connection in self._http.connections:
             if not connection._request_in_progress:  # noqa: SLF001  aiohttp has no public name for it
                 connection.force_close()
-        if others + len(self._http.connections) < self._max_connections + OVERFLOW:
-            return self._make()
+        if others + len(self._http.connections) < self._max_connections + MAX_EXCESS_CONNECTIONS:
+            return self._make_protocol()
         return _Refused()
 
 

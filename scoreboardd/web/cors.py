@@ -1,4 +1,4 @@
-"""Cross-origin reads, for the origins the organiser lists (`server.cors_origins`); none by default."""
+"""Allows cross-origin reads for the origins in `server.cors_origins`, by default for none."""
 
 from collections.abc import Iterable
 
@@ -8,50 +8,51 @@ from aiohttp.typedefs import Handler, Middleware
 from scoreboardd.web import errors
 
 HEADERS = web.RequestKey("cors", dict[str, str])
-"What the response to a request says of this; `add` sees to it for all that aiohttp sends."
+"The CORS fields of the response to a request. `add` adds them to all responses that aiohttp sends."
 
-EXPOSED = "ETag, Age, Retry-After, X-Scoreboard-Version, X-Scoreboard-Cache"
+EXPOSED_FIELDS = "ETag, Age, Retry-After, X-Scoreboard-Version, X-Scoreboard-Cache"
 METHODS = ("GET", "HEAD")
 REQUEST_HEADERS = "Authorization, Cache-Control, If-None-Match, Last-Event-ID, Pragma"
-"That pages may send, besides those that need no permission. Nothing that is read depends on who asks."
-ANYONE = "*"
+"Fields that pages may send besides those that need no permission. No response to a read depends on the sender."
+ALL_ORIGINS = "*"
 
 
 class Origins:
-    """The origins that may read, "*" among them if anyone may.
+    """The origins that may read. "*" stands for all origins.
 
-    Pages of an origin that is listed by name may send credentials (`fetch(…, {credentials: "include"})`), since some
-    always do. To be one of anyone gives no such right, and browsers refuse the two together.
+    Pages of an origin that is listed by name may send credentials (`fetch(…, {credentials: "include"})`), because some
+    always do. "*" does not allow credentials, because browsers refuse the two together.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
         allowed = frozenset(origins)
-        self._named = allowed - {ANYONE}
-        self._anyone = ANYONE in allowed
+        self._named = allowed - {ALL_ORIGINS}
+        self._allows_all = ALL_ORIGINS in allowed
 
     def __bool__(self) -> bool:
-        return self._anyone or bool(self._named)
+        return self._allows_all or bool(self._named)
 
     def permit(self, origin: str | None) -> bool:
-        return origin is not None and (self._anyone or origin in self._named)
+        return origin is not None and (self._allows_all or origin in self._named)
 
     def headers(self, origin: str | None) -> dict[str, str]:
-        """What a response to a request from `origin` says; None is a request that names none."""
+        """Return the CORS fields of a response to a request from `origin`; None stands for no origin."""
         headers = {"Vary": "Origin"} if self._named else {}
         if origin is not None and origin in self._named:
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Allow-Credentials"] = "true"
-            headers["Access-Control-Expose-Headers"] = EXPOSED
-        elif origin is not None and self._anyone:
-            headers["Access-Control-Allow-Origin"] = ANYONE
-            headers["Access-Control-Expose-Headers"] = EXPOSED
+            headers["Access-Control-Expose-Headers"] = EXPOSED_FIELDS
+        elif origin is not None and self._allows_all:
+            headers["Access-Control-Allow-Origin"] = ALL_ORIGINS
+            headers["Access-Control-Expose-Headers"] = EXPOSED_FIELDS
         return headers
 
 
-def middleware(origins: Origins, *, but: str) -> Middleware:
-    """A middleware that answers preflights, but for the route at the path `but`, and leaves `HEADERS` with the request.
+def middleware(origins: Origins, *, excluded_path: str) -> Middleware:
+    """Return a middleware that stores `HEADERS` in each request, and answers preflights for all paths but
+    `excluded_path`.
 
-    A page's browser asks first if the page may send a header that is not harmless: with that it could send a token.
+    A browser sends a preflight before a request with a header field that could carry a token.
     """
 
     @web.middleware
@@ -62,7 +63,7 @@ def middleware(origins: Origins, *, but: str) -> Middleware:
             request.method == "OPTIONS"
             and request.headers.get("Access-Control-Request-Method") in METHODS
             and origins.permit(origin)
-            and errors.path_of(request) != but
+            and errors.path_of(request) != excluded_path
         ):
             return web.Response(
                 status=204,
@@ -78,7 +79,7 @@ def middleware(origins: Origins, *, but: str) -> Middleware:
 
 
 async def add(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """For `Application.on_response_prepare`: a large document, sent in parts, says it as well as a small one."""
+    """Add the CORS fields to a response. For `Application.on_response_prepare`, which also runs for streamed bodies."""
     headers = dict(request.get(HEADERS, {}))
     if "Vary" in headers and "Vary" in response.headers:
         headers["Vary"] = f"{response.headers['Vary']}, {headers['Vary']}"

@@ -1,4 +1,4 @@
-"""Errors as JSON: `{"error": …}`, with `details` where there are any."""
+"""Responses in JSON, and errors as `{"error": …}`, some with `details`."""
 
 from functools import wraps
 from traceback import extract_tb
@@ -41,16 +41,16 @@ def not_public() -> web.Response:
 
 
 def path_of(request: web.Request) -> str:
-    """The path of the route that matched, without `LIVE_PREFIX`. The request may spell it otherwise:
+    """Return the path of the route that matched, without `LIVE_PREFIX`. The request may encode it differently:
     `/api/%6Ceaderboard`."""
     resource = request.match_info.route.resource
     return "" if resource is None else resource.canonical.removeprefix(LIVE_PREFIX)
 
 
 def as_json(handler: Handler) -> Handler:
-    """`handler`, with JSON for what aiohttp refuses (413, …) and for our faults.
+    """Wrap `handler`, so that the errors of aiohttp (413, …) and our own faults become responses in JSON.
 
-    No middleware: the way through one costs a 304 a tenth of all that it costs.
+    This is not a middleware, because a middleware takes a tenth of the time of a 304.
     """
 
     @wraps(handler)
@@ -63,29 +63,29 @@ def as_json(handler: Handler) -> Handler:
             kept = {name: value for name, value in refusal.headers.items() if name in ("Allow", "Retry-After")}
             return error(refusal.status, refusal.reason.lower(), kept)
         except ConnectionError:
-            raise  # the client has left: nobody to tell
+            raise  # the client has left
         except Exception as fault:
-            if _seldom(_place(fault)):
+            if _may_log(_place(fault)):
                 log.exception("a request failed", path=request.path)
             if request.writer.output_size and request.transport is not None:
-                request.transport.close()  # another answer cannot follow half of one
+                request.transport.close()  # part of a response has been sent
             return error(500, "internal error")
 
     return answered
 
 
-_seldom = LogThrottle()
-"Strangers may repeat a request that fails as often as they like; what is logged of each fault is one line a minute."
+_may_log = LogThrottle()
+"Allows one line a minute for each fault: anybody may repeat a request that fails."
 
 
 def _place(fault: Exception) -> str:
-    """What kind of fault, and where."""
+    """Return the class of the exception, and the file and line that raised it."""
     (*_, last) = extract_tb(fault.__traceback__, limit=-1)
     return f"{type(fault).__name__} {last.filename}:{last.lineno}"
 
 
 def refuse_all_else(app: web.Application) -> None:
-    """Routes, after all others, for what is nowhere (404) and what may not be done there (405)."""
+    """Add routes after all others: 405 for other methods of known paths, 404 for other paths."""
     for resource in list(app.router.resources()):
         methods = {route.method for route in resource}
 

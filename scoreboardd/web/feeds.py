@@ -15,7 +15,7 @@ from scoreboardd.cache.document_cache import DocumentCache, EncodedDocument
 from scoreboardd.model import Snapshot
 from scoreboardd.system.compression import compressed, plain
 from scoreboardd.web import errors
-from scoreboardd.web.documents import RETRY_AFTER, DocumentEndpoint, parse_positive_int
+from scoreboardd.web.documents import RETRY_AFTER_SECONDS, DocumentEndpoint, parse_positive_int
 
 CTFTIME = "/api/ctftime"
 CTFD = "/api/v1/scoreboard"
@@ -55,7 +55,7 @@ class Feeds:
     ) -> web.StreamResponse:
         snapshot = self._cache.snapshot
         if snapshot is None:
-            return errors.unavailable("no scoreboard yet", RETRY_AFTER)
+            return errors.unavailable("no scoreboard yet", RETRY_AFTER_SECONDS)
         if not self._cache.is_public:
             return errors.not_public()
         made_of, made = self._made

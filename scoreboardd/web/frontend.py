@@ -1,8 +1,7 @@
-"""The page (`GET /`) and `scoreboard.js`: files of the package, read and compressed once at start.
+"""Serves the page (`GET /`) and `scoreboard.js`: files of the package, read and compressed once at the start.
 
-The page's own parts live under a name that changes with any of them, so that a browser may keep them for ever and never
-mixes two versions. `scoreboard.js`, the modules that it imports and its types have fixed names too, for the pages of
-others.
+The path of the page's parts contains their digest, so a browser may store them for ever and never mixes two versions.
+`scoreboard.js`, the modules that it imports and its types also have fixed paths, for pages of other sites.
 """
 
 import gzip
@@ -18,7 +17,7 @@ from aiohttp import web
 from scoreboardd.web import errors, negotiation
 
 MODULES = ("scoreboard.js", "board.js", "election.js", "events.js", "sync_state.js")
-"`scoreboard.js` and what it imports."
+"`scoreboard.js` and the modules that it imports."
 PARTS = (
     "icon.svg",
     "style.css",
@@ -32,7 +31,7 @@ PARTS = (
 )
 LIBRARY = (*MODULES, "scoreboard.d.ts")
 
-KINDS = {
+CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -62,15 +61,15 @@ FOR_EVER = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file, in every coding."""
+    """One file, in every content coding."""
 
-    kind: str
+    content_type: str
     etag: str
     bodies: dict[str, bytes]
 
 
 class Frontend:
-    """`name` is the contest's, as the page shows it."""
+    """The page and the library. `name` is the name of the contest, which the page shows."""
 
     def __init__(self, name: str) -> None:
         folder = files("scoreboardd") / "frontend"
@@ -94,9 +93,10 @@ class Frontend:
         part = request.match_info["part"]
         if part not in PARTS:
             return errors.error(404, "not found")
-        # While nodes are being replaced a page may ask one node for the parts of another's: better ours than none.
-        ours = request.match_info["digest"] == self._digest
-        return _answer(request, self._assets[part], FOR_EVER if ours else "no-store")
+        # During an upgrade a page of one node may request its parts from a node of another version. That node sends its
+        # own parts, which is better than an error.
+        is_ours = request.match_info["digest"] == self._digest
+        return _answer(request, self._assets[part], FOR_EVER if is_ours else "no-store")
 
     async def _get_library(self, request: web.Request) -> web.StreamResponse:
         answer = _answer(request, self._assets[errors.path_of(request)[1:]], "no-cache")
@@ -106,7 +106,7 @@ class Frontend:
 
 def _asset(name: str, content: bytes) -> Asset:
     return Asset(
-        kind=KINDS[Path(name).suffix],
+        content_type=CONTENT_TYPES[Path(name).suffix],
         etag=f'W/"{_digest(content)}"',
         bodies={
             "identity": content,
@@ -121,7 +121,7 @@ def _answer(request: web.Request, asset: Asset, cache_control: str) -> web.Respo
     if negotiation.matches(request.headers.get("If-None-Match"), asset.etag):
         return web.Response(status=304, headers=headers)
     coding = negotiation.coding(request.headers.get("Accept-Encoding", ""))
-    headers["Content-Type"] = asset.kind
+    headers["Content-Type"] = asset.content_type
     if coding != "identity":
         headers["Content-Encoding"] = coding
     return web.Response(headers=headers, body=asset.bodies[coding])

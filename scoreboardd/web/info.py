@@ -1,4 +1,4 @@
-"""`GET /api/scoreboard`: what a page has to know before it asks for a board."""
+"""`GET /api/scoreboard`: the name of the contest, the version and the divisions, for a page that starts."""
 
 import orjson
 from aiohttp import web
@@ -16,7 +16,7 @@ DEFAULT_NAME = "Scoreboard"
 
 
 class InfoEndpoint:
-    """`name` is the contest's; if it is empty, the platform's name of it is used."""
+    """Answers the request. `name` is the name of the contest; if it is empty, the platform's name of it is used."""
 
     def __init__(self, cache: DocumentCache, *, name: str) -> None:
         self._cache = cache

@@ -36,6 +36,11 @@ LOCK_TTL_SECONDS = 60.0
 STAGE_TTL_SECONDS = 30.0
 
 
+def flipped(value: bytes) -> bytes:
+    """A document with one bit changed."""
+    return value[:20] + bytes([value[20] ^ 1]) + value[21:]
+
+
 class Harness:
     """One cluster on a real server. Whatever it opens is closed with `stack`."""
 
@@ -60,9 +65,19 @@ class Harness:
         self._stack.push_async_callback(document_store.aclose)
         return document_store
 
+    async def flip(self, key: str) -> None:
+        await self.change(key, flipped)
+
     async def publish(self, prefix: str, channel: str, payload: str) -> None:
         """Publishes as a program that is no node; `channel` is the part behind `scoreboard`."""
         await self._publish(f"{prefix}scoreboard{self.channel_separator}{channel}", payload)
+
+    async def flood(self, count: int) -> None:
+        """Publishes `count` different events at once."""
+        await self._publish_many(
+            f"{self.names.prefix}scoreboard{self.channel_separator}events",
+            [f'{{"scope": "all", "reason": "flood {n}"}}' for n in range(count)],
+        )
 
 
 class RedisHarness(Harness):
@@ -106,16 +121,28 @@ class RedisHarness(Harness):
         if keys:
             await self.client.delete(*keys)
 
-    async def flip(self, key: str) -> None:
-        value = bytearray(await self.client.get(key))
-        value[20] ^= 1
-        await self.client.set(key, bytes(value))
+    async def change(self, key: str, to: Callable[[bytes], bytes]) -> None:
+        await self.client.set(key, to(await self.client.get(key)))
+
+    async def set_huge(self, what: str, size: int) -> None:
+        """Replaces a document, a field of the metadata or the version by a value of `size` bytes."""
+        if what == "metadata":
+            await self.client.hset(self.names.metadata, "digest", b"x" * size)
+        else:
+            key = self.names.version if what == "version" else self.names.document("leaderboard:users")
+            await self.client.set(key, b"x" * size)
 
     async def set_metadata(self, field: str, value: str) -> None:
         await self.client.hset(self.names.metadata, field, value)
 
     async def _publish(self, channel: str, payload: str) -> None:
         await self.client.publish(channel, payload)
+
+    async def _publish_many(self, channel: str, payloads: list[str]) -> None:
+        async with self.client.pipeline(transaction=False) as publishing:
+            for payload in payloads:
+                publishing.publish(channel, payload)
+            await publishing.execute()
 
 
 class PostgresHarness(Harness):
@@ -161,8 +188,13 @@ class PostgresHarness(Harness):
     async def delete(self, *keys: str) -> None:
         await self.client.execute("DELETE FROM leaderboard_cache WHERE cache_key = ANY ($1)", keys)
 
-    async def flip(self, key: str) -> None:
-        await self._set(key, "payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
+    async def change(self, key: str, to: Callable[[bytes], bytes]) -> None:
+        value = await self.client.fetchval("SELECT payload FROM leaderboard_cache WHERE cache_key = $1", key)
+        await self.client.execute("UPDATE leaderboard_cache SET payload = $2 WHERE cache_key = $1", key, to(value))
+
+    async def set_huge(self, what: str, size: int) -> None:
+        key = self.names.version if what == "metadata" else self.names.document("leaderboard:users")
+        await self._set(key, f"payload = convert_to(repeat('x', {size}), 'UTF8')")
 
     async def set_metadata(self, field: str, value: str) -> None:
         changed = f"convert_to(jsonb_set(convert_from(payload, 'UTF8')::jsonb, '{{{field}}}', '{value}')::text, 'UTF8')"
@@ -174,6 +206,9 @@ class PostgresHarness(Harness):
 
     async def _publish(self, channel: str, payload: str) -> None:
         await self.client.execute("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def _publish_many(self, channel: str, payloads: list[str]) -> None:
+        await self.client.execute("SELECT pg_notify($1, payload) FROM unnest($2::text[]) payload", channel, payloads)
 
     async def _set(self, key: str, assignments: str) -> None:
         done = await self.client.execute(f"UPDATE leaderboard_cache SET {assignments} WHERE cache_key = $1", key)

@@ -1,12 +1,23 @@
 """What every backend promises, on a real server of each: the lock, the commit, the documents and the bus."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from scoreboardd.backends.base import Abandoned, Begun, Busy, Changed, Confirmed, Damaged, Lease, Rebuilt
+from scoreboardd.backends.base import (
+    MESSAGES_PER_TURN,
+    Abandoned,
+    Begun,
+    Busy,
+    Changed,
+    Confirmed,
+    Damaged,
+    Lease,
+    Rebuilt,
+)
 from scoreboardd.backends.factory import BACKENDS
 from scoreboardd.board.document_names import document_names
 from scoreboardd.model import Version
@@ -336,3 +347,23 @@ class TestTheBus:
 
     async def test_finds_nothing_wrong_with_a_server_that_was_prepared(self, store):
         assert await store.check() == []
+
+    async def test_a_flood_lets_the_loop_turn(self, store, harness):
+        turns, most, count = 0, 0, 20 * MESSAGES_PER_TURN
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with hearing(store) as heard:
+            await harness.flood(count)
+            counting = asyncio.create_task(count_turns())
+            seen, in_this_turn = -1, 0
+            for _ in range(count):
+                await heard(1)
+                in_this_turn = in_this_turn + 1 if turns == seen else 1
+                seen, most = turns, max(most, in_this_turn)
+            counting.cancel()
+        assert most <= MESSAGES_PER_TURN

@@ -1,11 +1,13 @@
 """What becomes of damage in a store: it does not come back, and it hinders no node."""
 
 import asyncio
+import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -19,7 +21,8 @@ from scoreboardd.board.document_names import document_names
 from scoreboardd.model import Version
 from scoreboardd.render.chunked_document import Document
 from scoreboardd.system.compression import compressed, plain
-from tests.backends.harness import SOLVE, PostgresHarness, opened, won
+from tests.backends.harness import SOLVE, PostgresHarness, flipped, opened, won
+from tests.backends.relay import relay
 from tests.documents import document_of
 
 TTL = 60.0
@@ -59,6 +62,8 @@ class Cluster:
             stored = await self.vaults[node].load(None)
         except Damaged:
             return False
+        if stored.documents is None:
+            return False
         assert stored.head.version == version
         assert {name: plain(value) for name, value in stored.documents} == {
             name: b"".join(self._pieces(name)) for name in document_names(())
@@ -86,6 +91,27 @@ async def test_no_node_confirms_documents_that_another_has_found_damaged(cluster
     head = await cluster.vaults[0].head()
     assert (head.version, head.metadata) == (None, None)
     assert head.given == version
+    assert await cluster.loads(await cluster.commit())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        lambda value: value[: len(value) // 2],
+        lambda value: b"\x28\xb5\x2f\xfd" + bytes(len(value) - 4),
+        lambda value: value + b"\0",
+        lambda _: b"",
+    ],
+    ids=["flipped", "cut", "garbage", "longer", "empty"],
+)
+async def test_a_damaged_document_is_not_loaded(cluster: Cluster, damage: Callable[[bytes], bytes]):
+    version = await cluster.commit()
+    await cluster.harness.change(cluster.harness.names.document(USERS), damage)
+    with pytest.raises(Damaged, match=USERS):
+        await cluster.vaults[0].verify()
+    assert not await cluster.loads(version)
+    assert (await cluster.vaults[0].head()).version is None
     assert await cluster.loads(await cluster.commit())
 
 
@@ -149,6 +175,7 @@ async def test_a_version_committed_meanwhile_is_not_forgotten(cluster: Cluster, 
         ("documents", "[]"),
         ("documents", "{}"),
         ("documents", '{"leaderboard:users": 7}'),
+        ("documents", json.dumps({name: {"length": 2**64, "digest": ""} for name in document_names(())})),
     ],
     ids=lambda value: value[:20],
 )
@@ -161,6 +188,29 @@ async def test_a_catalogue_that_no_node_has_written_counts_as_lost(cluster: Clus
     assert (head.version, head.metadata) == (None, None)
     assert (await cluster.vaults[1].load(None)).documents is None
     assert await cluster.loads(await cluster.commit())
+
+
+@pytest.mark.parametrize("huge", ["document", "metadata", "version"])
+async def test_a_huge_value_of_another_program_is_not_read(server: tuple[str, str], huge: str):
+    name, address = server
+    if name == "postgres" and huge == "version":
+        return  # the version is in columns that no huge value fits
+    received: list[int] = []
+    async with relay(address, received=received.append) as (port, _), opened(name, address) as harness:
+        near = harness.document_store()
+        parts = urlsplit(address)
+        query = "sslmode=disable" if name == "postgres" else ""
+        harness.address = parts._replace(
+            netloc=f"{parts.netloc.rpartition(':')[0]}:{port}".removeprefix(":"), query=query
+        ).geturl()
+        cluster = Cluster(harness, harness.cluster_backend(), [near, harness.document_store()])
+        assert await cluster.loads(await cluster.commit())
+        await harness.set_huge(huge, 20_000_000)
+        received.clear()
+        assert not await cluster.loads(Version("e", 1))
+        assert sum(received) < 5_000_000
+        assert await cluster.loads(await cluster.commit())
+        assert sum(received) < 5_000_000
 
 
 async def test_a_row_that_could_not_be_confirmed_counts_as_lost(cluster: Cluster):
@@ -265,6 +315,11 @@ class TestWhatIsKept:
         await row(key, assignments)
         assert await self.keep(kept, Version("e", 6), quiet=15)
         assert await self.holds(kept, Version("e", 6))
+
+    async def test_is_replaced_if_its_time_is_in_the_far_future(self, kept: PostgresDocumentStore, row):
+        await row("scoreboard:version", "generated_at = now() + interval '2 days'")
+        assert await self.keep(kept, Version("new", 1), as_of=1001.0)
+        assert await self.holds(kept, Version("new", 1))
 
 
 @pytest.mark.parametrize("cut", range(1, 200))

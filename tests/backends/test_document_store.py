@@ -14,18 +14,18 @@ from scoreboardd.system.compression import compressed, digest_of
 
 
 class Interrupted(FakeAsyncRedis):
-    """Runs `interrupt` before its `number`-th GET, once."""
+    """Runs `interrupt` before its `number`-th GETRANGE, once."""
 
     primary, leave = connection.Client.primary, connection.Client.leave
 
     interrupt: Callable[[], Awaitable[None]] | None = None
     number = 0
 
-    async def get(self, *arguments: Any, **options: Any) -> Any:
+    async def getrange(self, *arguments: Any, **options: Any) -> Any:
         self.number -= 1
         if self.number == 0 and self.interrupt is not None:
             await self.interrupt()
-        return await super().get(*arguments, **options)
+        return await super().getrange(*arguments, **options)
 
 
 @pytest.fixture

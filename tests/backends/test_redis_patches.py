@@ -21,7 +21,7 @@ from tests.documents import document_of
 
 SOLVE = ChangeEvent("all", "submission_correct", "2026-02-27T18:00:00Z")
 TTL = 30.0
-FEW = 8000
+FEW = 1_350 * len(document_names(()))
 "Bytes: more than a change of one piece takes in each of the documents, and less than any of them."
 
 

@@ -37,3 +37,19 @@ def test_a_row():
     board = Board(VERSION, Leaderboards({7: Challenge("baby rop", "pwn", 490)}, {}, {3: Entry("one", {7: solve})}))
     assert board.teams == (Row(rank=1, id=3, name="one", score=490, solves={7: solve}),)
     assert board.challenges[7].points == 490
+
+
+def test_documents_with_a_score_beyond_64_bits():
+    most = 2**63 - 1
+    solve = Solve("2026-02-27T18:00:00Z", False)
+    names = '"\\\x00\x1f\x7f\u2028é\U0001f3c1'
+    entry = Entry(names, {1: solve, 2: solve, 3: solve})
+    challenges = {id: Challenge(names, "", most) for id in entry.solves}
+    documents = Board(VERSION, Leaderboards(challenges, {5: entry}, {})).documents
+    assert b'"score":%d,' % (3 * most) in documents.users
+    # Apart from the number, the text is that of a score which fits.
+    smaller = {id: Challenge(names, "", 0) for id in entry.solves}
+    expected = Board(VERSION, Leaderboards(smaller, {5: entry}, {})).documents.users
+    assert documents.users == expected.replace(b'"points":0}', b'"points":%d}' % most).replace(
+        b'"score":0,', b'"score":%d,' % (3 * most)
+    )

@@ -783,9 +783,9 @@ class TestTheCommit:
         assert builder.coordinator.served == v(3)
         assert not builder.coordinator.stale
 
-    def test_refused_goes_again_after_a_look_at_what_is_there(self, builder: Machine):
+    def test_refused_frees_the_lock_and_goes_again_after_a_look_at_what_is_there(self, builder: Machine):
         builder(Built())
-        assert builder(CommitRefused()) == [Load()]
+        assert builder(CommitRefused()) == [Abandon(), Load()]
         assert builder(Loaded(v(1))) == []
         builder.at_wake(TryLock(v(1)), at=10.3 + TIMING.backoff_min)
         assert builder(LockAcquired(v(4))) == [Build(v(4), quiet=False)]

@@ -69,7 +69,8 @@ async def _scores_more(session: aiohttp.ClientSession, url: str, before: int) ->
 
 
 async def test_check_says_how_many_streams_there_is_room_for(platform: Platform, settings):
-    environ = {f"SCOREBOARDD_{key.upper()}": str(value) for key, value in settings.items()}
+    environ = {"SCOREBOARDD_SERVER__PORT": "0", "SCOREBOARDD_ADMIN__PORT": "0"}
+    environ |= {f"SCOREBOARDD_{key.upper()}": str(value) for key, value in settings.items()}
     check = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "scoreboardd", "check"),
         env=os.environ | {"SCOREBOARDD_CONFIG": os.devnull} | environ,

@@ -155,6 +155,31 @@ async def test_check_has_nothing_to_say_when_all_is_well(platform, settings):
     assert await _command("check", environ=_environ(settings)) == (0, "all is well\n")
 
 
+async def test_check_finds_listeners_that_serve_cannot_bind(platform, settings):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environ = _environ(settings) | {
+            "SCOREBOARDD_SERVER__PORT": str(port),
+            "SCOREBOARDD_ADMIN__HOST": "203.0.113.7",
+        }
+        _, of_serve = await _command("serve", environ=environ)
+        code, of_check = await _command("check", environ=environ)
+    assert code == 1
+    assert of_check.splitlines() == [
+        of_serve.strip(),
+        "admin: cannot listen on 203.0.113.7:0: Cannot assign requested address; see admin.host and admin.port",
+    ]
+
+
+async def test_check_accepts_addresses_that_the_running_daemon_uses(platform, settings):
+    async with nodes(1, **settings) as (node,):
+        ports = {
+            f"SCOREBOARDD_{section}__PORT": url.rpartition(":")[2]
+            for section, url in (("SERVER", node.url), ("ADMIN", node.admin_url))
+        }
+        assert await _command("check", environ=_environ(settings) | ports) == (0, "all is well\n")
+
+
 async def test_publish_and_rebuild_by_hand(platform, session, settings):
     async with nodes(1, **settings) as (node,), listening(session, node.url) as (listener,):
         await until(lambda: listener.version, "it serves")
@@ -167,7 +192,12 @@ async def test_publish_and_rebuild_by_hand(platform, session, settings):
 
 
 def _environ(settings: dict[str, str]) -> dict[str, str]:
-    return {"SCOREBOARDD_CONFIG": os.devnull} | {f"SCOREBOARDD_{key.upper()}": value for key, value in settings.items()}
+    ports = {"SCOREBOARDD_SERVER__PORT": "0", "SCOREBOARDD_ADMIN__PORT": "0"}
+    return (
+        {"SCOREBOARDD_CONFIG": os.devnull}
+        | ports
+        | {f"SCOREBOARDD_{key.upper()}": value for key, value in settings.items()}
+    )
 
 
 async def _command(*arguments: str, environ: dict[str, str]) -> tuple[int, str]:

@@ -131,12 +131,15 @@ async def test_a_change_that_is_not_built_yet_makes_it_stale(platform, session, 
     tier, settings = either
     async with AsyncExitStack() as lock, nodes(1, **settings) as (node,):
         _, served = await says(session, node, "memory")
+        # What is announced is there to be found, or the nodes would look for it again and again.
+        await platform.solve(1, 1, publish=False)
         await lock.enter_async_context(locked(database))
         await say(platform, tier)
         assert await says(session, node, "stale-memory") == ("stale-memory", served)
         if tier == "postgres":
             async with nodes(1, **settings) as (joining,):
                 await says(session, joining, "postgres")
+                await platform.connection.execute("UPDATE teams SET name = 'renamed' WHERE id = 1")
                 await say(platform, tier)
                 assert await says(session, joining, "stale-postgres") == ("stale-postgres", served)
         await lock.aclose()
@@ -145,12 +148,13 @@ async def test_a_change_that_is_not_built_yet_makes_it_stale(platform, session, 
 
 
 async def say(platform: Platform, tier: str) -> None:
-    """That something changed."""
+    """Announce a solve, as the platform does."""
     if tier == "redis":
         await platform.publish()
     else:
         channel = f"{platform._channel.removesuffix('scoreboard.events')}scoreboard_events"
-        await platform.connection.execute("SELECT pg_notify($1, '{}')", channel)
+        event = '{"scope": "all", "reason": "submission_correct"}'
+        await platform.connection.execute("SELECT pg_notify($1, $2)", channel, event)
 
 
 async def test_a_cold_cluster_answers_from_postgres_and_moves_on(

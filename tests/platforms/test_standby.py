@@ -100,6 +100,19 @@ async def test_a_standby_that_has_lost_its_primary_is_read(primary, platform, tm
             promoted.terminate()
 
 
+async def test_a_standby_that_receives_nothing_is_not_known_to_be_current(primary, platform, tmp_path: Path):
+    with Standby(primary, tmp_path, streams=False) as standby:
+        async with PostgresSource(standby.dsn(), "smctf", statement_timeout=10) as source:
+            await solve(platform, 2)
+            reading = await source.read()
+            assert len(reading.rows.solves) == 1
+            assert not reading.is_current
+            promoted = await asyncpg.connect(standby.dsn(), timeout=10, command_timeout=30)
+            await promoted.fetchval("SELECT pg_promote()")
+            promoted.terminate()
+            assert (await source.read()).is_current
+
+
 class TestAConnectionToTheWrongServer:
     @pytest.fixture
     async def source(self, primary: Postgres, platform: Any) -> AsyncIterator[PostgresSource]:

@@ -134,8 +134,8 @@ class Node(Listener):
 async def listening(
     app: web.Application, *, door: StreamEndpoint | None = None, idle: float = DEADLINE, user_timeout: float = DEADLINE
 ) -> AsyncIterator[Listener]:
-    """`app` on a free port, behind a door if there is one, with the limits that the daemon sets: `idle` is its `IDLE`,
-    `user_timeout` (both in seconds) how long the kernel puts up with a peer that takes nothing."""
+    """Serve `app` on a free port, with `FastAcceptFactory` if there is a door, with the limits of the daemon. `idle`
+    is its `IDLE_TIMEOUT_SECONDS`; after `user_timeout` the kernel gives up on a peer that takes nothing."""
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=idle, shutdown_timeout=1.0, handler_cancellation=True

@@ -61,7 +61,7 @@ async def test_an_answer_under_way_is_not_cut_off_and_newcomers_are_refused() ->
     go_on = asyncio.Event()
     async with full(go_on) as (address, server, _):
         waiting = []
-        for _ in range(MOST + connection_limit.OVERFLOW):
+        for _ in range(MOST + connection_limit.MAX_EXCESS_CONNECTIONS):
             connection = await Connection.open(address)
             await connection.request("/slow")
             waiting.append(connection)

@@ -19,7 +19,7 @@ NEWEST = version(300)
 
 
 def steps(served: Snapshot, *, most: int = 16, clients: int = 0, division_id: int | None = None) -> DeltaUpdate:
-    return DeltaUpdate(served, division_id, most=most, clients=lambda: clients)
+    return DeltaUpdate(served, division_id, max_deltas=most, count_clients=lambda: clients)
 
 
 def test_one_step_is_the_step_as_it_is_in_the_ring() -> None:
@@ -140,7 +140,10 @@ def test_it_is_of_as_many_as_there_are_when_it_is_said() -> None:
     clients = 0
     bulk = random.Random(1).randbytes(50_000)
     told = DeltaUpdate(
-        snapshot(NEWEST, {leaderboard_key(ParticipantKind.TEAMS): bulk}), None, most=16, clients=lambda: clients
+        snapshot(NEWEST, {leaderboard_key(ParticipantKind.TEAMS): bulk}),
+        None,
+        max_deltas=16,
+        count_clients=lambda: clients,
     )
     assert told.since(None).payload == reset_event(NEWEST, 0.0)
     clients = 1_000_000
@@ -151,7 +154,7 @@ def test_it_is_of_as_many_as_there_are_when_it_is_said() -> None:
 
 
 def test_news_is_made_once_for_an_edition() -> None:
-    deltas = DeltaUpdates(HISTORY.snapshot(NEWEST), most=16, clients=lambda: 0)
+    deltas = DeltaUpdates(HISTORY.snapshot(NEWEST), max_deltas=16, count_clients=lambda: 0)
     assert deltas.update_for(None) is deltas.update_for(None)
     assert deltas.update_for(None).since(version(299)).payload == HISTORY.events(299, 300)
 
@@ -161,5 +164,5 @@ def test_news_is_made_once_for_an_edition() -> None:
 )
 def test_a_ring_that_cannot_be_read_resets(delta_log: bytes):
     served = snapshot(version(3), {delta_log_key(): delta_log})
-    update_for = DeltaUpdates(served, most=1, clients=lambda: 1).update_for(None)
+    update_for = DeltaUpdates(served, max_deltas=1, count_clients=lambda: 1).update_for(None)
     assert b"event: reset\n" in update_for.since(version(1)).payload

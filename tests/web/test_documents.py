@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from scoreboardd.board.document_names import ParticipantKind
-from scoreboardd.cache.document_cache import _MADE, CONTENT_ENCODINGS
+from scoreboardd.cache.document_cache import _MADE, CONTENT_ENCODINGS, DocumentCache
 from scoreboardd.system.clock import Clock, ClockReading
 from scoreboardd.system.compression import Frames, compressed, plain
 from scoreboardd.web import windows
-from scoreboardd.web.documents import PART
+from scoreboardd.web.documents import WRITE_BYTES
 from tests import oracle
 from tests.contests import START, contests, questions
 from tests.snapshots import edition_of, snapshot
@@ -397,7 +397,7 @@ async def test_a_reader_that_stops_is_cut_off_and_holds_a_part_at_most(quiet: No
         assert node.runner.server is not None
         (handler,) = node.runner.server.connections
         assert handler.transport is not None
-        assert handler.transport.get_write_buffer_size() <= PART
+        assert handler.transport.get_write_buffer_size() <= WRITE_BYTES
         assert (await node.ask("/api/leaderboard/teams")).status == 200
         await becomes(lambda: node.runner.server is not None and node.runner.server.connections == [])
         assert time.monotonic() - start >= 0.25
@@ -705,10 +705,10 @@ async def test_few_windows_wait_and_the_rest_are_asked_to_come_back(clock: Time,
     clock.now = START + timedelta(hours=5)
     async with cutting(clock) as node:
         node.serve(edition_of(version(42), contest(*(START + timedelta(minutes=n) for n in range(0, 300, 3)))))
-        waiting = [await node.connect() for _ in range(windows.MAX_UNFINISHED)]
+        waiting = [await node.connect() for _ in range(windows.MAX_UNFINISHED_CUTS)]
         for window, connection in enumerate(waiting, start=100):
             await connection.request(f"/api/timeline?window={window}")
-        await becomes(lambda: len(node.documents.windows.cuts) == windows.MAX_UNFINISHED)
+        await becomes(lambda: len(node.documents.windows.cuts) == windows.MAX_UNFINISHED_CUTS)
         refused = await node.ask("/api/timeline?window=99")
         assert refused.status == 503
         assert int(refused.headers["retry-after"]) > 0
@@ -796,3 +796,22 @@ async def test_a_node_whose_clock_is_ahead_makes_nothing_look_young_for_long(clo
     async with serving(clock=ours) as node:
         node.cache.confirm(time.time() + 3600)
         assert node.cache.as_of <= time.time() + 1
+
+
+@pytest.mark.parametrize("is_known_before", [True, False])
+def test_a_stored_time_in_the_far_future_does_not_make_documents_look_fresh(*, is_known_before: bool) -> None:
+    now, seconds = 1_772_215_200.0, 1000.0
+    ours = Clock(wall=lambda: now, monotonic=lambda: seconds)
+    reading = ClockReading(offset=now - seconds, error=0.001)
+    if is_known_before:
+        ours.learn(reading)
+    cache = DocumentCache(ours, stale_after=60)
+    cache.install(snapshot(version(42), as_of=now + 1e9))
+    cache.confirm(now + 2e9)
+    ours.learn(reading)
+    assert cache.age > 60
+    assert cache.stale
+    cache.confirm(now + 5)  # a little ahead, as the clock of another database server may be
+    assert cache.age == 0
+    seconds += 10
+    assert cache.age == 10

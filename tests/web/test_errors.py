@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from scoreboardd.stream.endpoint import PATH as STREAM
 from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.web import errors
-from scoreboardd.web.documents import PART, PATHS
+from scoreboardd.web.documents import PATHS, WRITE_BYTES
 from scoreboardd.web.rebuild import PATH as REBUILD
 from tests.snapshots import snapshot
 from tests.web.client import DEADLINE, Connection, head_of_request
@@ -182,7 +182,7 @@ async def test_a_fault_of_ours_is_500_and_says_no_more() -> None:
 
 
 async def test_the_same_fault_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "_seldom", LogThrottle())
+    monkeypatch.setattr(errors, "_may_log", LogThrottle())
     faults = iter([ZeroDivisionError("1"), ZeroDivisionError("2"), KeyError("3"), KeyError("4")])
 
     async def fails(request: web.Request) -> web.StreamResponse:
@@ -260,7 +260,7 @@ async def test_a_page_of_a_permitted_origin_sees_what_it_needs(path: str) -> Non
             assert said.headers["vary"] == "Accept-Encoding, Origin"
 
 
-@pytest.mark.parametrize("size", [10, PART + 1])
+@pytest.mark.parametrize("size", [10, WRITE_BYTES + 1])
 @pytest.mark.parametrize("origin", [None, PAGE, "https://evil.example"])
 async def test_large_and_small_say_the_same(size: int, origin: str | None) -> None:
     async with serving(cors_origins=[PAGE]) as node:

@@ -17,7 +17,7 @@ def fail(attempts: FailureRateLimiter, address: str, times: int, now: float = ST
 
 @pytest.fixture
 def attempts() -> FailureRateLimiter:
-    return FailureRateLimiter(burst=10, refill=6.0, remembered=100)
+    return FailureRateLimiter(burst=10, refill_seconds=6.0, max_addresses=100)
 
 
 def test_so_many_at_once_and_no_more(attempts: FailureRateLimiter) -> None:

@@ -31,7 +31,8 @@ class Bulk(str):
 BULK = Bulk("c" * 30_000)
 NAMES = st.sampled_from(["a", "b", BULK])
 IDS = st.integers(1, 4)
-SOLVES = st.builds(Solve, st.sampled_from(["2026-02-27T18:00:00Z", "2026-02-27T18:00:01Z"]), st.booleans())
+TIMES = st.sampled_from(["2026-02-27T18:00:00Z", "2026-02-27T18:00:01Z"])
+SOLVES = st.builds(Solve, TIMES, st.booleans(), st.none() | st.integers(0, 2**63 - 1))
 
 
 @st.composite

@@ -46,8 +46,10 @@ def installed(name: str, files: list[str], *commands: list[str]) -> Path:
 @pytest.fixture(scope="session")
 def python() -> Path:
     """An interpreter that has the clients from PyPI."""
-    pip = ["venv/bin/python", "-m", "pip", "install", "--quiet", "--requirement", str(HERE / "requirements.txt")]
-    return installed("python", ["requirements.txt"], [sys.executable, "-m", "venv", "venv"], pip) / "venv/bin/python"
+    venv = [sys.executable, "-m", "venv", "--without-pip", "venv"]
+    pip = [sys.executable, "-m", "pip", "--python", "venv/bin/python", "install", "--no-compile", "--quiet"]
+    install = [*pip, "--requirement", str(HERE / "requirements.txt")]
+    return installed("python", ["requirements.txt"], venv, install) / "venv/bin/python"
 
 
 @pytest.fixture(scope="session")

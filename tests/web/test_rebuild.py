@@ -11,7 +11,7 @@ from aiohttp import web
 from scoreboardd.backends.base import Unavailable
 from scoreboardd.web import rebuild
 from scoreboardd.web.address import ClientAddressResolver
-from scoreboardd.web.rebuild import BURST, HEADER, PATH
+from scoreboardd.web.rebuild import HEADER, MAX_WRONG_TOKENS, PATH
 from tests.snapshots import snapshot
 from tests.web.client import Answer
 from tests.web.server import Node, becomes, serving, version
@@ -128,12 +128,12 @@ WRONG = {HEADER: "wrong"}
 
 @pytest.fixture(autouse=True)
 def _no_attempt_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild, "REFILL", 3600.0)
+    monkeypatch.setattr(rebuild, "REFILL_SECONDS", 3600.0)
 
 
 async def guess(node: Node, headers: dict[str, str | bytes] = WRONG) -> None:
     """As often as one may."""
-    for _ in range(BURST):
+    for _ in range(MAX_WRONG_TOKENS):
         assert (await post(node, headers)).status == 401
 
 
@@ -150,7 +150,7 @@ async def test_who_has_guessed_too_often_is_refused_whatever_it_says() -> None:
 
 async def test_the_right_token_is_no_attempt_and_neither_is_none() -> None:
     async with serving(runner=Runner(), token=TOKEN) as node:
-        for _ in range(BURST + 1):
+        for _ in range(MAX_WRONG_TOKENS + 1):
             assert (await post(node, ASK)).status == 202
             assert (await post(node)).status == 401
             assert (await post(node, {HEADER: ""})).status == 401
@@ -167,7 +167,7 @@ async def test_others_may_go_on_behind_the_same_proxy_too() -> None:
 
 async def test_who_claims_another_address_is_still_itself() -> None:
     async with serving(runner=Runner(), token=TOKEN) as node:
-        for number in range(BURST):
+        for number in range(MAX_WRONG_TOKENS):
             await post(node, WRONG | {"X-Forwarded-For": f"203.0.113.{number}"})
         assert (await post(node, ASK | {"X-Forwarded-For": "203.0.113.99"})).status == 429
 

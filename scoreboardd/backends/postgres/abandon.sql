@@ -1,4 +1,4 @@
--- Release the lease without a result, if it is ours, and tell the other nodes so.
+-- Release the lease without a result, if its token is ours, and publish that to the other nodes.
 -- $1 lock key  $2 token  $3 epoch  $4 number  $5 building channel
 WITH released AS (
     UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL

@@ -1,7 +1,7 @@
--- Release the lease without a commit, because what is committed is still true, and tell the other nodes so.
+-- Release the lease without a commit, because the committed documents are still true, and publish that.
 -- $1 lock key  $2 version key  $3 token  $4 epoch  $5 number  $6 as_of (Unix time)  $7 building channel
 -- $8 fields of the metadata that change, as JSON
--- A row, or none if it came too late: the lease is not ours, or nothing is committed any more.
+-- A row, or none if it is refused: the lease is not ours, or no version is committed any more.
 WITH released AS (
     UPDATE leaderboard_cache SET building_until = NULL, building_token = NULL
     WHERE cache_key = $1 AND building_token = $3 AND building_until > now()

@@ -9,7 +9,15 @@ from typing import Any, Protocol
 import asyncpg
 import orjson
 
-from scoreboardd.backends.base import Head, Lease, SnapshotMetadata, Unavailable, head_of, removed_documents
+from scoreboardd.backends.base import (
+    MAX_METADATA_BYTES,
+    Head,
+    Lease,
+    SnapshotMetadata,
+    Unavailable,
+    head_of,
+    removed_documents,
+)
 from scoreboardd.backends.names import Names
 from scoreboardd.board import document_names
 from scoreboardd.model import Version
@@ -20,20 +28,23 @@ COMMAND_TIMEOUT_SECONDS = 5.0
 "Seconds within which the server must answer a statement, or say or answer something on a subscription."
 TRANSFER_TIMEOUT_SECONDS = 20.0
 "Seconds within which the server must take or give one document."
-HEAD = """
+HEAD = f"""
 WITH ours AS (
     -- A text may not even be text, in a database without an encoding.
     SELECT cache_key, epoch || '-' || version AS version, payload, generated_at FROM leaderboard_cache
-    WHERE cache_key IN ($1, $2) AND epoch ~ '^[0-9a-z]{1,32}$'
+    WHERE cache_key IN ($1, $2) AND epoch ~ '^[0-9a-z]{{1,32}}$'
 )
-SELECT committed.version, committed.payload, lock.version,
-       CASE WHEN isfinite(committed.generated_at) THEN extract(epoch FROM committed.generated_at)::float8 END,
+SELECT committed.version,
+       CASE WHEN octet_length(committed.payload) <= {MAX_METADATA_BYTES} THEN committed.payload END, lock.version,
+       -- No node writes infinity, or a time in the far future.
+       CASE WHEN isfinite(committed.generated_at) AND committed.generated_at <= now() + interval '1 day'
+            THEN extract(epoch FROM committed.generated_at)::float8 END,
        written.xmin::text
 FROM (VALUES (1)) AS always
 LEFT JOIN ours AS committed ON committed.cache_key = $1
 LEFT JOIN ours AS lock ON lock.cache_key = $2
 LEFT JOIN leaderboard_cache AS written ON written.cache_key = $1
-"""
+"""  # noqa: S608  the number is ours
 READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
 
 

@@ -31,6 +31,8 @@ SET payload = excluded.payload, building_until = excluded.building_until
 FORGET = "DELETE FROM leaderboard_cache WHERE starts_with(cache_key, $1) AND building_until < now()"
 FORGET_VERSION = "DELETE FROM leaderboard_cache WHERE cache_key = $1 AND epoch = $2 AND version = $3"
 LENGTHS = "SELECT cache_key, octet_length(payload) FROM leaderboard_cache WHERE cache_key = ANY ($1)"
+# At most one byte more than the expected length: another program may have written a far longer value.
+DOCUMENT = "SELECT substr(payload, 1, $2::int + 1) FROM leaderboard_cache WHERE cache_key = $1"
 KEPT_LATELY = """
 SELECT FROM leaderboard_cache
 WHERE cache_key = $1 AND building_until > now() AND building_until <= now() + make_interval(secs => $2)
@@ -109,10 +111,9 @@ class PostgresDocumentStore:
                 return head, []
             found = []
             for name in document_names.document_names(head.metadata.divisions):
-                value = await connection.fetchval(
-                    "SELECT payload FROM leaderboard_cache WHERE cache_key = $1", self._names.document(name)
-                )
-                found.append((name, value, head.metadata.documents[name]))
+                expected = head.metadata.documents[name]
+                value = await connection.fetchval(DOCUMENT, self._names.document(name), expected.length)
+                found.append((name, value, expected))
         return head, found
 
     async def _verified(self, name: str, value: Any, wanted: Value) -> bytes:

@@ -1,4 +1,4 @@
--- The one table of scoreboardd's own (protocol §7): documents, and the lease by which one node builds.
+-- The only table of scoreboardd (protocol §7): the documents, and the lease under which one node builds.
 CREATE TABLE leaderboard_cache (
     cache_key      text PRIMARY KEY,
     payload        bytea,
@@ -9,7 +9,7 @@ CREATE TABLE leaderboard_cache (
     building_until timestamptz,
     building_token text
 );
--- It is compressed already.
+-- The values are compressed already.
 ALTER TABLE leaderboard_cache ALTER COLUMN payload SET STORAGE EXTERNAL;
--- By this `scoreboardd migrate --undo` knows it.
+-- `scoreboardd migrate --undo` removes only a table with this comment.
 COMMENT ON TABLE leaderboard_cache IS 'scoreboardd: its documents and its lease';

@@ -1,4 +1,4 @@
--- Release the lock without a result, if it is ours, and tell the other nodes so.
+-- Release the lock without a result, if its token is ours, and publish that to the other nodes.
 -- KEYS: lock    ARGV: token, epoch, number, building_channel
 if redis.call('TYPE', KEYS[1]).ok ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0

@@ -1,8 +1,8 @@
--- Take the lock and the next version number, or say how long it is still held.
+-- Take the lock and the next version number, or return how long another node still holds it.
 -- KEYS: lock, fence, version
 -- ARGV: token, ttl_ms, fresh_epoch, seen_epoch, seen_number, building_channel, max_number
 -- Returns {1, epoch, number} or {0, remaining_ms, overlong}.
--- Somebody else may have written to these keys: what is of another type, or is not as we write it, is not there.
+-- Another program may have written to these keys: a value of another type, or in another form, counts as missing.
 local function read(kind, command, key, ...)
   return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
 end
@@ -14,7 +14,7 @@ local holder = redis.call('EXISTS', KEYS[1]) == 1 and (read('string', 'GET', KEY
 if holder and holder ~= ARGV[1] then
   local remaining = redis.call('PTTL', KEYS[1])
   if remaining < 0 or remaining > tonumber(ARGV[2]) then
-    -- No node of ours holds it for so long: it ends as late as one of theirs would.
+    -- No node takes the lock for so long. Shorten it to the longest time for which a node takes it.
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     return {0, tonumber(ARGV[2]), 1}
   end
@@ -26,7 +26,7 @@ if not well_formed(epoch, number) then
   redis.call('DEL', KEYS[2])
 end
 if holder and epoch then
-  -- The reply to our first try was lost, and the client sent it again: the same lease, the same number.
+  -- The client sends the request again because the reply was lost. Return the same lease and number.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return {1, epoch, tonumber(number)}
 end
@@ -34,16 +34,16 @@ local committed_epoch, committed = string.match(read('string', 'GET', KEYS[3]) o
 if not well_formed(committed_epoch, committed) then
   committed_epoch, committed = nil, nil
 end
-local info = redis.pcall('INFO', 'server') -- which not every user may ask for
+local info = redis.pcall('INFO', 'server') -- not every user may run INFO
 local this_run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 local latest = tonumber(committed_epoch == epoch and committed or number)
 if not epoch or (epoch == ARGV[4] and latest < tonumber(ARGV[5])) then
-  -- This store has lost what it once told the caller: a new epoch, so that no version is ever given out twice.
+  -- The store has lost numbers that the caller has seen. Start a new epoch, so that no version is given out twice.
   epoch = ARGV[3]
   number = 0
 elseif run ~= this_run then
-  -- The server has restarted, or another took over: it may have forgotten the latest numbers. Pass over them, and over
-  -- those that were passed to in a run that is forgotten as well.
+  -- The server has restarted, or another server has taken over, and may have lost the latest numbers. Continue from the
+  -- time in milliseconds, which is above all numbers given out before.
   local seconds, micros = unpack(redis.call('TIME'))
   number = math.max(number, seconds * 1000 + math.floor(micros / 1000))
 end

@@ -1,15 +1,15 @@
--- Make the staged documents visible all at once, release the lock, announce. Moves no document's bytes: only names.
--- What a document was before is kept, if so asked: a later version may be made by writing over it.
+-- Make all staged documents visible, release the lock and announce the version. Keys are renamed; no value is copied.
+-- With `keep` 1 the replaced documents stay under their `previous` keys, so that a later build can write over them.
 -- KEYS: lock, fence, version, metadata, then triples (staged, document, previous), then documents to remove
 -- ARGV: token, epoch, number, triples, keep, rebuilt_channel, announcement, then the metadata's fields and values
--- Returns 1, or 0 if it came too late: the token is not the holder's, the fence not newer, or a staged document is gone.
+-- Returns 1, or 0 if the commit is refused: the token or the number is not the lock's, or a staged document is missing.
 local mine = ARGV[2] .. '-' .. ARGV[3]
 local function read(kind, command, key, ...)
   return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
 end
 local before = read('string', 'GET', KEYS[3]) or ''
 if before == mine then
-  return 1 -- the reply to our first try was lost: it is done
+  return 1 -- committed before; the reply was lost
 end
 if read('string', 'GET', KEYS[1]) ~= ARGV[1] then
   return 0

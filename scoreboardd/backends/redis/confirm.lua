@@ -1,6 +1,6 @@
--- Release the lock without a commit, because what is committed is still true, and tell the other nodes so.
+-- Release the lock without a commit, because the committed documents are still true, and publish that.
 -- KEYS: lock, version, metadata    ARGV: token, epoch, number, as_of, building_channel, then fields of the metadata
--- Returns 1, or 0 if it came too late: the token is not the holder's, or nothing is committed any more.
+-- Returns 1, or 0 if it is refused: the token is not the lock's, or no version is committed any more.
 local function read(kind, command, key, ...)
   return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
 end

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 
-from scoreboardd.backends.base import METADATA_FIELDS, Head, Unavailable, head_of
+from scoreboardd.backends.base import MAX_METADATA_BYTES, METADATA_FIELDS, Head, Unavailable, head_of
 from scoreboardd.backends.names import Names
 from scoreboardd.model import Version
 
@@ -105,10 +105,20 @@ def load_script(client: aioredis.Redis, name: str) -> Any:
 
 
 async def read_head(script: Any, names: Names) -> Head:
-    version, fields, epoch, number = await script(keys=[names.version, names.metadata, names.fence])
-    said = dict(zip(fields[::2], fields[1::2], strict=True))
-    metadata = {name: _json(said.get(name.encode())) for name in METADATA_FIELDS}
+    """Return what is committed, as `head.lua` reads it. Not all documents need to exist."""
+    version, fields, epoch, number = await script(
+        keys=[names.version, names.metadata, names.fence], args=[MAX_METADATA_BYTES, *METADATA_FIELDS]
+    )
+    metadata = {name: _json(text) for name, text in zip(METADATA_FIELDS, fields, strict=True)}
     return head_of(parse_version(version), metadata, parse_version(b"%b-%b" % (epoch, number)))
+
+
+async def read_previous(script: Any, names: Names) -> Version | None:
+    """Return the version whose documents the last commit replaced, as `head.lua` reads it."""
+    _, (previous,), *_ = await script(
+        keys=[names.version, names.metadata, names.fence], args=[MAX_METADATA_BYTES, "previous"]
+    )
+    return parse_version(previous)
 
 
 def parse_version(text: bytes | None) -> Version | None:

@@ -15,8 +15,8 @@ from scoreboardd.backends.redis.connection import (
     connect,
     deadline,
     load_script,
-    parse_version,
     read_head,
+    read_previous,
 )
 from scoreboardd.board import document_names
 from scoreboardd.model import Version
@@ -67,7 +67,8 @@ class RedisDocumentStore:
                 values[name] = Value(await self._set(lease, name, text), await asyncio.to_thread(digest_of, text))
             return sum(value.length for value in values.values()), values
         # While we hold the lock nobody replaces it; and if we do not, our commit will be refused.
-        previous = await self._previous()
+        async with deadline():
+            previous = await read_previous(self._head, self._names)
         known = self._layouts.get(previous, {}) if previous else {}
         self._layouts.pop(lease.version, None)  # staged before, and not to be known until all is staged again
         layouts: dict[str, value_layout.Layout] = {}
@@ -87,15 +88,6 @@ class RedisDocumentStore:
         if len(self._layouts) > 2:
             self._layouts.popitem(last=False)
         return written, values
-
-    async def _previous(self) -> Version | None:
-        """Which version the documents are of that the last commit replaced."""
-        async with deadline():
-            try:
-                said: Any = await self._redis.hget(self._names.metadata, "previous")
-            except ResponseError:  # of another type
-                return None
-        return parse_version(said)
 
     async def _set(self, lease: Lease, name: str, payload: bytes) -> int:
         async with deadline(TRANSFER_TIMEOUT_SECONDS):
@@ -139,7 +131,7 @@ class RedisDocumentStore:
                 return head, []
             values = head.metadata.documents
             found = [
-                (name, await self._document(name), values[name])
+                (name, await self._document(name, values[name].length), values[name])
                 for name in document_names.document_names(head.metadata.divisions)
             ]
             if (await self._read_head()).version == head.version and await self._run() == run:
@@ -159,14 +151,17 @@ class RedisDocumentStore:
         async with deadline():
             return await self._redis.primary()
 
-    async def _document(self, name: str) -> Any:
+    async def _document(self, name: str, length: int) -> Any:
+        """Return at most `length` + 1 bytes of a document's value: another program may have written a far longer one.
+        Return None if there is no value and `length` is not 0."""
         async with deadline(TRANSFER_TIMEOUT_SECONDS):
             try:
-                return await self._redis.get(self._names.document(name))
+                value = await self._redis.getrange(self._names.document(name), 0, length)
             except ResponseError as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
                 return None
+        return value if value or not length else None
 
     async def aclose(self) -> None:
         await self._redis.aclose()

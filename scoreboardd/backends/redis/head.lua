@@ -1,10 +1,17 @@
--- What is committed, and the latest number that was given out. Reads only, so a server without memory executes it too.
--- KEYS: version, metadata, fence
--- Returns {version, the metadata's fields and values, epoch, number}: empty where there is nothing, or of another type.
-local function read(kind, command, key, ...)
-  return redis.call('TYPE', key).ok == kind and redis.call(command, key, ...)
+-- Read what is committed, and the latest number that was given out. Reads only, so a server without memory executes it.
+-- KEYS: version, metadata, fence    ARGV: max_bytes of a field, then fields of the metadata
+-- Returns {version, {each field}, epoch, number}: "" for what does not exist, has another type, or is too long.
+local MAX_VERSION_BYTES = 64
+local function field(key, name, max_bytes)
+  return redis.call('TYPE', key).ok == 'hash' and redis.call('HSTRLEN', key, name) <= max_bytes
+    and redis.call('HGET', key, name) or ''
 end
-local epoch, number = unpack(read('hash', 'HMGET', KEYS[3], 'epoch', 'number') or {})
-return {
-  read('string', 'GET', KEYS[1]) or '', read('hash', 'HGETALL', KEYS[2]) or {}, epoch or '', number or ''
-}
+local version = ''
+if redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('STRLEN', KEYS[1]) <= MAX_VERSION_BYTES then
+  version = redis.call('GET', KEYS[1])
+end
+local metadata = {}
+for i = 2, #ARGV do
+  metadata[i - 1] = field(KEYS[2], ARGV[i], tonumber(ARGV[1]))
+end
+return {version, metadata, field(KEYS[3], 'epoch', MAX_VERSION_BYTES), field(KEYS[3], 'number', MAX_VERSION_BYTES)}

@@ -1,4 +1,4 @@
--- Extend the lock if it is still ours.  KEYS: lock    ARGV: token, ttl_ms    Returns 1 or 0.
+-- Extend the lock if its token is still ours.  KEYS: lock    ARGV: token, ttl_ms    Returns 1 or 0.
 if redis.call('TYPE', KEYS[1]).ok ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
