@@ -3,7 +3,10 @@
 import asyncio
 import fcntl
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -69,6 +72,20 @@ def execute(directory: Path, statement: str) -> Any:
 
 def names_in(directory: Path) -> list[str]:
     return [entry.name for entry in directory.iterdir()]
+
+
+def cut_off(directory: Path) -> None:
+    """Have a process killed in the middle of an operation, after part of it has reached the file."""
+    code = (
+        "import os, signal, sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('PRAGMA cache_size = 1'); connection.execute('BEGIN IMMEDIATE')\n"
+        "connection.execute('DELETE FROM entries')\n"
+        "insert = 'INSERT INTO entries (key, payload) VALUES (?, zeroblob(8000))'\n"
+        "for number in range(300): connection.execute(insert, (number,))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, directory / NAME], check=False)
+    assert done.returncode == -signal.SIGKILL
 
 
 def forbid_writing(directory: Path) -> None:
@@ -245,6 +262,16 @@ class TestCheck:
         (tmp_path / NAME).touch()
         assert await backend.check() == []
         await documents.verify()
+
+    async def test_an_operation_that_was_cut_off_is_no_problem(
+        self, tmp_path: Path, backend: LocalClusterBackend, documents: LocalDocumentStore
+    ):
+        version = await commit(backend, documents)
+        cut_off(tmp_path)
+        assert NAME + "-journal" in names_in(tmp_path)
+        assert await backend.check() == []
+        await documents.verify()
+        await holds(documents, version)
 
     async def test_finds_damage_and_leaves_it(
         self, tmp_path: Path, backend: LocalClusterBackend, documents: LocalDocumentStore

@@ -88,8 +88,8 @@ class LocalFile:
             connection.execute("COMMIT")
 
     def read(self, operation: Callable[[sqlite3.Connection], Result]) -> Result | None:
-        """Return what `operation` returns, or None if there is no file. Nothing is changed, repaired or created, so
-        any user may call it beside a daemon. Raises `Unavailable`. It blocks."""
+        """Return what `operation` returns, or None if there is nothing to read yet. Nothing is changed, repaired or
+        created, so any user may call it beside a daemon. Raises `Unavailable`. It blocks."""
         try:
             if self._identity() is None:
                 return None
@@ -98,6 +98,8 @@ class LocalFile:
                 is_begun = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone()
                 return operation(connection) if is_begun else None
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+                return None  # a process died in an operation: the next one of a daemon takes that back
             raise Unavailable(self._explain(error)) from error
 
     def problems(self) -> list[str]:
