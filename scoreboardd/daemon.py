@@ -87,7 +87,7 @@ class Daemon:
 
         rebuild, sse = settings.rebuild, settings.sse
         backend = backend_of(settings)
-        # With the PostgreSQL backend the documents are there anyway.
+        # With the PostgreSQL and the local backend the documents are kept anyway.
         persist = settings.cache.persist and backend.persisted
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)

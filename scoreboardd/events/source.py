@@ -13,7 +13,6 @@ from scoreboardd.cluster import wire
 from scoreboardd.cluster.health import Health
 from scoreboardd.model import ChangeEvent
 from scoreboardd.system.backoff import Backoff
-from scoreboardd.telemetry.logs import LogThrottle
 from scoreboardd.telemetry.metrics import Metrics
 
 CHECK_SECONDS = 10.0
@@ -46,7 +45,7 @@ async def pass_on(
 ) -> None:
     """Publish each event of `source` until cancelled. After each connection `interrupted` is called: events may have
     been lost before. Both may raise `Unavailable`; then the source is connected to again."""
-    name, throttle, failures = source.name, LogThrottle(), 0
+    name, failures, is_loss_logged = source.name, 0, False
     connected = metrics.event_source_connected.labels(name)
     health.events[name] = "not connected yet"
     connected.set(0)
@@ -55,13 +54,14 @@ async def pass_on(
             async with source.receive() as payloads:
                 await interrupted()
                 log.info("receiving the platform's events", source=name)
-                health.events[name] = None
+                health.events[name], is_loss_logged = None, False
                 connected.set(1)
                 async for payload in payloads:
                     failures = 0
                     await publish(wire.changed(payload).event)
         except Unavailable as error:
-            if health.events[name] is None or throttle(name):
+            if not is_loss_logged:  # once: /readyz and the metric show it as long as it lasts
+                is_loss_logged = True
                 log.warning("cannot receive the platform's events, retrying", source=name, error=str(error))
             health.events[name] = str(error)
             connected.set(0)
