@@ -29,7 +29,7 @@ test: $(READY) ## the test suite, against real servers; ARGS="-n0 -k config" one
 simulate: $(READY) ## clusters in virtual time, a seed each; SEEDS=100000 FIRST=0
 	.venv/bin/python -m tests.simulation $(or $(SEEDS),10000) $(or $(FIRST),0)
 
-chaos: $(READY) ## every fault at real processes; MINUTES=10 NODES=4 SEED=1 BACKEND=redis, archived or postgres
+chaos: $(READY) ## every fault at real processes; MINUTES=10 NODES=4 SEED=1 BACKEND=redis, archived, postgres or local
 	.venv/bin/python -m tests.chaos $(or $(MINUTES),10) $(or $(NODES),4) $(or $(SEED),1) $(or $(BACKEND),redis)
 
 bench: $(READY) build/bench-venv/.ready ## measure, beside the peers; QUICK=1 only sees that it works

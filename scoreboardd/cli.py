@@ -101,7 +101,7 @@ def migrate_command(config_file: Path | None, *, triggers: bool, undo: bool, dry
     if triggers and undo:
         raise click.UsageError("--undo removes the triggers too; leave --triggers out")
     if triggers and not backend_of(settings).receives_notify:
-        click.echo('warning: nodes hear these triggers only with coordination.backend="postgres"', err=True)
+        click.echo('warning: with coordination.backend = "redis" nodes do not receive what triggers announce', err=True)
     exit_code = FAILED
     try:
         problems = _run(
@@ -187,8 +187,8 @@ def _with_backend(config_file: Path | None, work: Callable[[ClusterBackend], Cor
     settings = _settings(config_file)
     if not backend_of(settings).is_shared:
         _fail(
-            "the bus of this backend is within the daemon; ask the daemon itself: "
-            "POST /api/scoreboard/rebuild with rebuild.token (docs/protocol.md)"
+            f'coordination.backend = "{settings.coordination.backend}": the bus is within the daemon; ask the daemon: '
+            "POST /api/leaderboard/rebuild with rebuild.token, as scoreboardd-rebuild.service does"
         )
 
     async def run() -> None:

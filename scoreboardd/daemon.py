@@ -26,8 +26,7 @@ from scoreboardd.cache.persister import SnapshotPersister
 from scoreboardd.cluster.coordinator import Coordinator, Timing
 from scoreboardd.cluster.runner import Runner
 from scoreboardd.config import Settings
-from scoreboardd.events.factory import event_sources
-from scoreboardd.events.sources import pass_on
+from scoreboardd.events.factory import event_relays
 from scoreboardd.live import LiveBoard
 from scoreboardd.platforms.factory import SourceOptions
 from scoreboardd.platforms.platform import load_platform
@@ -83,7 +82,7 @@ class Daemon:
 
         rebuild, sse = settings.rebuild, settings.sse
         backend = backend_of(settings)
-        # With the PostgreSQL backend the documents are in PostgreSQL already.
+        # With the PostgreSQL and the local backend the documents are kept anyway.
         persist = settings.cache.persist and backend.persisted
         self.metrics = Metrics()
         self.shares = descriptors.shares(sse.max_clients)
@@ -174,10 +173,7 @@ class Daemon:
                         self.runner.run(),
                         self.runner.probe.run(),
                         *([self.live.run()] if self.live else []),
-                        *(
-                            pass_on(source, self.backend.publish, self.runner.request)
-                            for source in event_sources(self._settings)
-                        ),
+                        *event_relays(self._settings, self.backend, self.runner.health, self.metrics),
                         *([self.persister.run()] if self.persister else []),
                         self.broadcaster.run(),
                         self._measure_lag(),

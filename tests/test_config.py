@@ -144,6 +144,19 @@ def test_lists_in_the_environment(text: str, origins: tuple[str, ...]) -> None:
     assert load(EXAMPLE, {"SCOREBOARDD_SERVER__CORS_ORIGINS": text}).server.cors_origins == origins
 
 
+@pytest.mark.parametrize(
+    ("text", "directory"),
+    [
+        ("", "/var/lib/private/board"),
+        ('[cache]\ndirectory = "/var/lib/scoreboardd"', "/var/lib/private/board"),  # as in a copy of the example
+        ('[cache]\ndirectory = "/srv/board"', "/srv/board"),
+    ],
+)
+def test_the_folder_of_the_unit_is_the_default(write: Write, text: str, directory: str) -> None:
+    environ = {"STATE_DIRECTORY": "/var/lib/private/board:/var/lib/other"}
+    assert load(write(text), environ).cache.directory == directory
+
+
 def test_text_in_the_environment_is_converted() -> None:
     environ = {
         "SCOREBOARDD_REBUILD__DEBOUNCE": "0.5",

@@ -312,7 +312,7 @@ class Backend:
     persisted: bool
     "Whether `cache.persist` stores its documents in Postgres too."
     receives_notify: bool
-    "Whether its bus carries what the platform's triggers send by NOTIFY."
+    "Whether its nodes receive what the platform's triggers send by NOTIFY."
     is_shared: bool
     "Whether other processes can use its bus."
     max_prefix_length: int | None

@@ -45,7 +45,7 @@ class Bus:
                 async with self._backend.subscribe() as messages:
                     async for message in messages:
                         failures = 0
-                        if isinstance(message, Subscribed):
+                        if isinstance(message, Subscribed) and not self.connected:
                             self._subscribed()
                         self._receive(message)
             except Unavailable as error:

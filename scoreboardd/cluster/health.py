@@ -1,6 +1,6 @@
 """What went wrong last, for each thing that a node does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -17,6 +17,8 @@ class Health:
     "Reading the platform's database."
     build: str | None = None
     "Any other part of a build."
+    events: dict[str, str | None] = field(default_factory=dict)
+    "Receiving the platform's events from each event source, by its name (see `events`)."
     waiting_since: float | None = None
     "When a change began to wait without progress, in the loop's time; None if no change waits."
 

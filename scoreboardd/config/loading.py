@@ -72,6 +72,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     problems: list[str] = []
     given = _from_file(file, problems, may_be_missing=named is None) | _from_environment(environ, problems)
     _read_secrets(given, environ, problems)
+    if (states := environ.get("STATE_DIRECTORY")) and not _set(given, ("cache", "directory")):
+        given["cache", "directory"] = Given(states.split(":")[0], "STATE_DIRECTORY")  # systemd's, a list of folders
     values: dict[str, dict[str, Any]] = {section: {} for section in Settings.model_fields}
     for (section, key), found in given.items():
         values[section][key] = found.value

@@ -1,24 +1,46 @@
 """Which event sources a configuration has."""
 
-from scoreboardd.backends.factory import backend_of
+from collections.abc import Coroutine
+from typing import Any
+
+from scoreboardd.backends.base import ClusterBackend
+from scoreboardd.backends.local.cluster import LocalClusterBackend
+from scoreboardd.cluster.health import Health
 from scoreboardd.config import Settings
-from scoreboardd.events.sources import EventSource, PostgresEvents, RedisEvents
+from scoreboardd.config.schema import Redis
+from scoreboardd.events.postgres import PostgresEvents
+from scoreboardd.events.redis import RedisEvents
+from scoreboardd.events.source import EventSource, pass_on
 from scoreboardd.platforms.engines.factory import engine_of
 from scoreboardd.platforms.factory import SourceOptions
+from scoreboardd.telemetry.metrics import Metrics
 
 
 def event_sources(settings: Settings) -> list[EventSource]:
-    """Return the servers on which the platform may publish, beside the cluster's bus.
+    """Return the servers on which the platform may publish, if the bus is within the process.
 
-    A backend whose bus other processes can use needs none. A Redis counts only if its URL is given.
+    A Redis at the default URL is none: that URL is in every copy of the example, whether or not a Redis is there.
     """
-    if backend_of(settings).is_shared:
-        return []
     found: list[EventSource] = []
-    prefix = settings.redis.key_prefix
-    if "url" in settings.redis.model_fields_set:
-        found.append(RedisEvents(settings.redis.url.get_secret_value(), prefix=prefix))
+    prefix, url = settings.redis.key_prefix, settings.redis.url.get_secret_value()
+    if url != Redis().url.get_secret_value():
+        found.append(RedisEvents(url, prefix=prefix))
     dsn = SourceOptions.of(settings).dsn
     if engine_of(dsn) == "postgresql":
         found.append(PostgresEvents(dsn, prefix=prefix))
     return found
+
+
+def event_relays(
+    settings: Settings, backend: ClusterBackend, health: Health, metrics: Metrics
+) -> list[Coroutine[Any, Any, None]]:
+    """Return what passes the events of each source on to the bus of `backend`, each to be run until cancelled.
+
+    A backend whose bus other processes can use needs none.
+    """
+    if not isinstance(backend, LocalClusterBackend):
+        return []
+    return [
+        pass_on(source, backend.publish, backend.interrupted, health=health, metrics=metrics)
+        for source in event_sources(settings)
+    ]

@@ -26,7 +26,7 @@ FAILURES = (
 _NO_POOLER = (
     "a connection pooler such as PgBouncer answers here, and operations that need a session of their own (LISTEN, "
     "locks, migrate) do not work through it: let postgres.dsn name the PostgreSQL server itself; only the source can "
-    'be read through a pooler, with coordination.backend = "redis"'
+    'be read through a pooler, with coordination.backend = "redis" or "local"'
 )
 _OWN_SESSION = "scoreboardd.own_session"
 "A setting that only the daemon sends at the start of a session. A pooler does not know it, and drops it."

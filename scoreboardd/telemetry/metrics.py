@@ -89,6 +89,12 @@ class Metrics:
         self.bus_reconnects = Counter(
             "scoreboardd_bus_reconnects_total", "Times that the bus subscription was re-established.", registry=registry
         )
+        self.event_source_connected = Gauge(
+            "scoreboardd_event_source_connected",
+            "1 while connected to where the platform publishes, beside the bus.",
+            ["source"],
+            registry=registry,
+        )
         self.bad_rows = Gauge(
             "scoreboardd_source_bad_rows",
             "Rows of the platform that the last whole read left out, or whose values it replaced.",

@@ -19,9 +19,9 @@ SLOW_REBUILD_SECONDS = 30.0
 
 
 class Admin:
-    """`store` is the part that is the store: `redis` or `postgres`. `draining()` is true once the daemon has been told
-    to stop. `statistics()` is what `/debug/state` shows. `live` is the board for organisers, if the platform has a
-    freeze."""
+    """`store` is the part that is the store: `redis`, `postgres` or `local`. `draining()` is true once the daemon has
+    been told to stop. `statistics()` is what `/debug/state` shows. `live` is the board for organisers, if the platform
+    has a freeze."""
 
     def __init__(
         self,
@@ -76,10 +76,14 @@ class Admin:
         return errors.answer(200 if ready else 503, body)
 
     def _servers(self) -> dict[str, str]:
-        """Returns the state of Redis and of Postgres, which the source uses whatever the backend is."""
+        """Returns the state of Redis and of Postgres, which the source uses whatever the backend is, and of the store.
+
+        An event source that fails is shown, and the node stays ready: `rebuild.reconcile` finds the changes, too."""
         health = self._runner.health
-        source = health.source or self._builder.source_problem or "ok"
-        servers = {"redis": "not used", self._store: "ok", "postgres": source}
+        events = {name: problem or "ok" for name, problem in health.events.items()}
+        servers = {"redis": "not used", self._store: "ok", "postgres": "ok"} | events
+        if source := health.source or self._builder.source_problem:
+            servers["postgres"] = source
         return servers | ({self._store: health.store} if health.store else {})
 
     def _rebuild(self) -> str:

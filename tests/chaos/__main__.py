@@ -13,6 +13,7 @@ from tests.chaos.world import cluster
 
 async def main(minutes: float, size: int, seed: int, name: str) -> int:
     rng, backend = random.Random(seed), BACKENDS[name]
+    size = min(size, backend.most_nodes or size)
     print(f"{name}, {size} nodes, {minutes:g} minutes, seed {seed}", flush=True)  # noqa: T201
     end = time.monotonic() + minutes * 60
     world = backend.world()

@@ -3,11 +3,17 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
+from scoreboardd.backends.names import Names
 from scoreboardd.board.document_names import document_names
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import (
@@ -16,11 +22,13 @@ from tests.chaos.world import (
     LOCK_TTL,
     PREFIX,
     ArchivedWorld,
+    LocalWorld,
     Member,
     PostgresWorld,
     RedisWorld,
     World,
 )
+from tests.nodes import until
 
 #: What happens after `SIGSTOP` must happen to a holder whose lock has run out.
 FREEZE = LOCK_TTL + 1.5
@@ -380,6 +388,104 @@ async def _hold(world: PostgresWorld, rng: random.Random, statement: str) -> Non
     await world.execute(LEASE_FIRST, statement, f"SELECT pg_sleep({rng.uniform(1, 8)})")
 
 
+# The file, and the processes that use it
+
+
+@fault
+async def kill_the_builder(world: LocalWorld, rng: random.Random) -> None:
+    os.kill(await _builder(world), signal.SIGKILL)
+
+
+@fault
+async def freeze_the_builder(world: LocalWorld, rng: random.Random) -> None:
+    os.kill(await _builder(world), signal.SIGSTOP)
+    # The daemon kills it.
+
+
+async def _builder(world: LocalWorld) -> int:
+    node = world.member.node
+    children = await until(lambda: psutil.Process(node.process.pid).children(), "the daemon has a builder")
+    return children[0].pid
+
+
+@fault
+async def delete_the_file(world: LocalWorld, rng: random.Random) -> None:
+    world.file.unlink(missing_ok=True)
+    await world.one_more_change()
+
+
+@fault
+async def delete_the_folder_for_a_while(world: LocalWorld, rng: random.Random) -> None:
+    world.directory.rename(world.directory.with_name("away"))
+    await asyncio.sleep(rng.uniform(0, 4))
+    world.directory.mkdir()
+    shutil.rmtree(world.directory.with_name("away"))
+
+
+@fault
+async def damage_the_file(world: LocalWorld, rng: random.Random) -> None:
+    _damage_file(world, rng)
+    await world.one_more_change()
+
+
+@fault
+async def kill_the_node_and_damage_the_file(world: LocalWorld, rng: random.Random) -> None:
+    await world.member.kill()
+    _damage_file(world, rng)
+    await world.member.start()
+
+
+@fault
+async def kill_the_node_and_delete_the_file(world: LocalWorld, rng: random.Random) -> None:
+    await world.member.kill()
+    world.file.unlink(missing_ok=True)
+    await world.member.start()
+
+
+def _damage_file(world: LocalWorld, rng: random.Random) -> None:
+    """Behind the back of who uses it."""
+    with world.file.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        match rng.randrange(4):
+            case 0:
+                file.truncate(rng.randrange(size + 1))
+            case 1:
+                file.seek(0)
+                file.write(rng.randbytes(4096))
+            case 2:
+                for _ in range(50):
+                    file.seek(rng.randrange(size or 1))
+                    file.write(rng.randbytes(1))
+            case 3:
+                file.seek(rng.randrange(size or 1))
+                file.write(rng.randbytes(20_000))
+
+
+@fault
+async def take_the_file_back_in_time(world: LocalWorld, rng: random.Random) -> None:
+    older = world.file.with_name("older")
+    with closing(sqlite3.connect(world.file)) as connection, closing(sqlite3.connect(older)) as copy:
+        connection.backup(copy)
+    await asyncio.sleep(rng.uniform(1, 5))
+    older.replace(world.file)
+    await world.one_more_change()
+
+
+@fault
+async def lock_the_file(world: LocalWorld, rng: random.Random) -> None:
+    with closing(sqlite3.connect(world.file, timeout=10, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        await asyncio.sleep(rng.uniform(1, 8))
+        connection.execute("ROLLBACK")
+
+
+@fault
+async def hold_the_lock_in_the_file(world: LocalWorld, rng: random.Random) -> None:
+    with closing(sqlite3.connect(world.file, timeout=10, isolation_level=None)) as connection:
+        lock = Names("").lock
+        connection.execute("UPDATE entries SET token = 'somebody', until = 9e12 WHERE key = ?", (lock,))
+
+
 ANYWHERE = [
     kill_a_node,
     kill_all_nodes,
@@ -413,6 +519,22 @@ POSTGRES = [
     forge_notifications,
     hold_the_lease_for_ever,
     write_a_number_that_is_none,
+]
+
+
+LOCAL = [
+    *ANYWHERE,
+    kill_the_builder,
+    freeze_the_builder,
+    delete_the_file,
+    delete_the_folder_for_a_while,
+    damage_the_file,
+    damage_the_file,
+    kill_the_node_and_damage_the_file,
+    kill_the_node_and_delete_the_file,
+    take_the_file_back_in_time,
+    lock_the_file,
+    hold_the_lock_in_the_file,
 ]
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.chaos import faults
-from tests.chaos.world import ArchivedWorld, PostgresWorld, World, cluster
+from tests.chaos.world import ArchivedWorld, LocalWorld, PostgresWorld, World, cluster
 
 REDIS = [
     faults.kill_a_node,
@@ -26,13 +26,27 @@ POSTGRES = [
 ]
 
 
+LOCAL = [
+    faults.kill_a_node,
+    faults.freeze_a_node,
+    faults.kill_the_builder,
+    faults.kill_postgres,
+    faults.delete_the_file,
+    faults.damage_the_file,
+    faults.kill_the_node_and_damage_the_file,
+    faults.take_the_file_back_in_time,
+]
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("kind", "befall"), [(ArchivedWorld, REDIS), (PostgresWorld, POSTGRES)], ids=["redis", "postgres"]
+    ("kind", "size", "befall"),
+    [(ArchivedWorld, 3, REDIS), (PostgresWorld, 3, POSTGRES), (LocalWorld, 1, LOCAL)],
+    ids=["redis", "postgres", "local"],
 )
-async def test_the_invariants_hold_under_fire(kind: type[World], befall: list[faults.Fault]):
+async def test_the_invariants_hold_under_fire(kind: type[World], size: int, befall: list[faults.Fault]):
     world = kind()
-    async with cluster(world, 3, seed=7):
+    async with cluster(world, size, seed=7):
         await faults.run(world, befall, random.Random(7))
     assert not world.history.violations, world.history.report()
     assert world.history.told > 0

@@ -10,8 +10,10 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from scoreboardd.backends.local.file import NAME
 from scoreboardd.demo.servers import Postgres, Valkey
 from scoreboardd.postgres.connection import FAILURES
 from tests.chaos.history import History, Solve
@@ -75,8 +78,12 @@ class World(ABC):
         self.postgres = Postgres()
 
     @property
-    def servers(self) -> list[Postgres | Valkey]:
+    def servers(self) -> list[AbstractContextManager[Any]]:
         return [self.postgres]
+
+    def settings(self) -> dict[str, Any]:
+        """Of each node, but for where the servers are."""
+        return dict(self.SETTINGS)
 
     def urls(self) -> dict[str, str]:
         """Where the servers are, by the setting that says so."""
@@ -155,7 +162,7 @@ class RedisWorld(World):
         self.valkey = Valkey()
 
     @property
-    def servers(self) -> list[Postgres | Valkey]:
+    def servers(self) -> list[AbstractContextManager[Any]]:
         return [*super().servers, self.valkey]
 
     def urls(self) -> dict[str, str]:
@@ -226,6 +233,32 @@ class PostgresWorld(World):
             await connection.execute(SAY, channel, EVENT)
 
 
+class LocalWorld(PostgresWorld):
+    """A file coordinates the one node there is. Postgres notifies it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parent = TemporaryDirectory(prefix="scoreboardd-chaos-")
+        self.directory = Path(self._parent.name) / "state"
+        self.directory.mkdir()
+
+    @property
+    def servers(self) -> list[AbstractContextManager[Any]]:
+        return [*super().servers, self._parent]
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"coordination__backend": "local", "cache__directory": self.directory}
+
+    @property
+    def file(self) -> Path:
+        return self.directory / NAME
+
+    @property
+    def member(self) -> Member:
+        (member,) = self.members
+        return member
+
+
 @asynccontextmanager
 async def cluster(it: World, size: int, seed: int) -> AsyncIterator[None]:
     """`it`, with `size` nodes, written to and witnessed until the end."""
@@ -235,7 +268,7 @@ async def cluster(it: World, size: int, seed: int) -> AsyncIterator[None]:
             stack.enter_context(server)
         await it.prepare()
         for _ in range(size):
-            links, settings = {}, dict(it.SETTINGS)
+            links, settings = {}, it.settings()
             for name, url in it.urls().items():
                 port = urlsplit(url).port
                 assert port is not None

@@ -109,6 +109,43 @@ async def test_a_second_daemon_in_the_folder_says_so(ctfd: SqliteDatabase, tmp_p
             assert await board(second) is None
 
 
+async def test_a_rebuild_is_asked_for_over_http(ctfd: SqliteDatabase, tmp_path: Path):
+    async with serving(ctfd, tmp_path, source__poll=0, rebuild__token="secret") as node:
+        first = await board(node)
+        assert first is not None
+        await ctfd.fill(SNAPSHOTS[2])
+        headers = {"Authorization": "Bearer secret"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(f"{node.url}/api/leaderboard/rebuild?wait=1") as response,
+        ):
+            assert response.status == 200
+        assert await changed(node, first[1])
+
+
+async def test_a_folder_that_is_lost_for_a_while_stops_new_versions_only(ctfd: SqliteDatabase, tmp_path: Path):
+    state = tmp_path / "state"
+    state.mkdir()
+    async with serving(ctfd, tmp_path, cache__directory=state) as node:
+        first = await board(node)
+        assert first is not None
+        away = state.rename(tmp_path / "away")
+        await ctfd.fill(SNAPSHOTS[2])
+        problem = await until(lambda: store_problem(node), "the loss is shown")
+        assert problem.startswith(f"local: there is no such folder ({state}); create it")
+        assert (await board(node) or first)[:2] == first[:2]
+        away.rename(state)
+        later = await until(lambda: changed(node, first[1]), "the next version")
+        assert _epoch(later) == _epoch(first)
+        assert not [line for line in node.log if "Traceback" in json.dumps(line)]
+
+
+async def store_problem(node: Node) -> str | None:
+    async with aiohttp.ClientSession() as session, session.get(f"{node.admin_url}/readyz") as response:
+        problem = (await response.json())["local"]
+        return None if problem == "ok" else problem
+
+
 async def test_events_in_redis_are_received_though_it_is_no_store(
     ctfd: SqliteDatabase, tmp_path: Path, redis_url: str, redis_client: Redis, key_prefix: str
 ):

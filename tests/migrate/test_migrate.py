@@ -447,7 +447,7 @@ class TestTheCommand:
     async def test_says_who_does_not_hear_the_triggers(self, platform: str):
         code, said, problems = await _command(platform, "--triggers", "--dry-run", prefix="x" * 46)
         assert code == 0
-        assert problems == 'warning: nodes hear these triggers only with coordination.backend="postgres"\n'
+        assert problems == 'warning: with coordination.backend = "redis" nodes do not receive what triggers announce\n'
         await psql(platform, said)
         assert await _command(platform, "--triggers", prefix="x" * 46) == (0, "nothing to do\n", problems)
 

@@ -8,10 +8,12 @@ import asyncio
 import itertools
 import re
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -32,6 +34,9 @@ from scoreboardd.backends.base import (
     Subscribed,
     Value,
 )
+from scoreboardd.backends.local.cluster import LocalClusterBackend
+from scoreboardd.backends.local.documents import LocalDocumentStore
+from scoreboardd.backends.local.file import NAME
 from scoreboardd.backends.names import Names
 from scoreboardd.backends.postgres.cluster import PostgresClusterBackend
 from scoreboardd.backends.postgres.documents import PostgresDocumentStore
@@ -57,7 +62,8 @@ DIVISIONS = ((), (1,), (1, 2))
 class Model:
     """The model, asked as the real one is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, notices_another_run: bool) -> None:
+        self._notices_another_run = notices_another_run
         self._time = 0.0
         self._heard: list[Message] = []
         epochs = (f"e{number}" for number in itertools.count(1))
@@ -126,12 +132,16 @@ class Model:
 
     async def fail_over(self) -> None:
         self.store.restore(replace(self._dump, documents=dict(self._dump.documents), staged=dict(self._dump.staged)))
-        self.store.restart()
+        if self._notices_another_run:
+            self.store.restart()
         self._time += 1.0
 
 
 class Real:
     """A backend, through the code that the daemon uses; how to lose what it has is each one's own."""
+
+    notices_another_run = True
+    "It passes over numbers if another server has taken over, or the same one was restarted."
 
     def __init__(self, prefix: str, store: Any, document_store: Any, messages: AsyncIterator[Message]) -> None:
         self._messages = messages
@@ -261,6 +271,39 @@ class RealPostgres(Real):
         )
 
 
+class RealLocal(Real):
+    """A file has no runs: `fail_over` puts an older copy of it back."""
+
+    notices_another_run = False
+
+    def __init__(self, client: sqlite3.Connection, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._client = client
+        self._dump: list[Any] = []
+
+    async def expire(self) -> None:
+        self._client.execute("UPDATE entries SET until = 1 WHERE key = ?", (self.names.lock,))
+
+    async def lose(self) -> None:
+        self._client.execute("DELETE FROM entries")
+
+    async def lose_one(self, what: str) -> None:
+        lost = {
+            "fence": ("UPDATE entries SET epoch = NULL, number = NULL", self.names.lock),
+            "version": ("UPDATE entries SET epoch = NULL, number = NULL", self.names.version),
+            "metadata": ("UPDATE entries SET payload = NULL", self.names.version),
+        }
+        statement, key = lost.get(what, ("DELETE FROM entries", self.names.document(what)))
+        self._client.execute(f"{statement} WHERE key = ?", (key,))
+
+    async def dump(self) -> None:
+        self._dump = self._client.execute("SELECT * FROM entries").fetchall()
+
+    async def fail_over(self) -> None:
+        await self.lose()
+        self._client.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", self._dump)
+
+
 @dataclass
 class Side:
     """One of the two, with what it has answered, and how to say that so that the two can be compared."""
@@ -377,13 +420,15 @@ STORIES = {
 Backend = Callable[[], AbstractAsyncContextManager[Any]]
 
 
-@pytest.fixture(params=["redis", "redis-zstd", "postgres"])
+@pytest.fixture(params=["redis", "redis-zstd", "postgres", "local"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Makes a backend that nobody has used."""
     if request.param == "redis":
         return partial(on_redis, request.getfixturevalue("redis_url"))
     if request.param == "redis-zstd":
         return partial(on_redis, request.getfixturevalue("redis_url"), "zstd")
+    if request.param == "local":
+        return partial(on_local, request.getfixturevalue("tmp_path"))
     return partial(on_postgres, request.getfixturevalue("cache_dsn"))
 
 
@@ -415,6 +460,17 @@ async def on_postgres(dsn: str) -> AsyncIterator[Real]:
 
 
 @asynccontextmanager
+async def on_local(parent: Path) -> AsyncIterator[Real]:
+    directory = parent / secrets.token_hex(4)
+    directory.mkdir()
+    store = LocalClusterBackend(directory, prefix="", lock_ttl=LONG)
+    document_store = LocalDocumentStore(str(directory), prefix="", stage_ttl=LONG)
+    async with _used(store, document_store) as messages:
+        with closing(sqlite3.connect(directory / NAME, isolation_level=None)) as client:
+            yield RealLocal(client, "", store, document_store, messages)
+
+
+@asynccontextmanager
 async def _used(store: Any, document_store: Any) -> AsyncIterator[AsyncIterator[Message]]:
     async with asyncio.timeout(60), store.subscribe() as messages:
         assert await anext(messages) == Subscribed()
@@ -427,7 +483,7 @@ async def _used(store: Any, document_store: Any) -> AsyncIterator[AsyncIterator[
 
 async def compare(backend: Backend, steps: list[tuple[Any, ...]]) -> None:
     async with backend() as real:
-        sides = Side(Model()), Side(real)
+        sides = Side(Model(notices_another_run=real.notices_another_run)), Side(real)
         for number, step in enumerate(steps):
             for what in (
                 lambda side, number=number, step=step: side.do(number, step),
@@ -463,6 +519,6 @@ async def test_a_number_is_kept_with_the_system_timeline_and_table_that_gave_it_
 
 
 async def test_a_model_that_drifts_is_found_out(backend: Backend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Store, "restart", lambda self: None)
+    monkeypatch.setattr(Store, "_release" if backend.func is on_local else "restart", lambda *_: None)
     with pytest.raises(AssertionError, match="step"):
         await compare(backend, STORIES["back in time twice"])

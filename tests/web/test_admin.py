@@ -110,6 +110,17 @@ async def test_a_node_that_is_well_is_ready() -> None:
         }
 
 
+async def test_an_event_source_that_fails_is_shown_and_the_node_stays_ready() -> None:
+    async with monitored(age=3.0) as node:
+        node.runner.health.events = {"redis": "redis: gone", "postgres": "postgres: gone"}
+        status, body = await ready(node)
+        assert (status, body["redis"], body["postgres"]) == (200, "redis: gone", "postgres: gone")
+        node.builder.source_problem = "postgres: cannot be read"
+        node.runner.health.events["redis"] = None
+        _, body = await ready(node)
+        assert (body["redis"], body["postgres"]) == ("ok", "postgres: cannot be read")
+
+
 async def test_a_node_without_documents_is_not_ready() -> None:
     async with monitored(age=None) as node:
         status, body = await ready(node)
@@ -225,6 +236,7 @@ async def test_the_metrics_are_the_contract_s_and_there_from_the_start() -> None
         "scoreboardd_build_info",
         "scoreboardd_builder_restarts_total",
         "scoreboardd_documents_damaged_total",
+        "scoreboardd_event_source_connected",
         "scoreboardd_change_waiting_seconds",
         "scoreboardd_clock_ahead_seconds",
         "scoreboardd_descriptors_exhausted_total",

@@ -11,6 +11,7 @@ from scoreboardd.backends.base import MESSAGES_PER_TURN, Message, Unavailable
 
 MAX_QUEUED_MESSAGES = 100_000
 "With more messages than this waiting, the subscription ends and the caller subscribes again."
+_FOLDER = "create a folder on a local disk for the daemon's user, or set cache.directory"
 
 
 class LocalBus:
@@ -56,14 +57,15 @@ class LocalBus:
         try:
             descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            fix = "create the folder for the daemon's user, or set cache.directory"
-            raise Unavailable(f"local: {error.strerror} ({self._directory}); {fix}") from error
+            raise Unavailable(f"local: {error.strerror} ({self._directory}); {_FOLDER}") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 fix = "stop it, or give this one another cache.directory"
                 raise Unavailable(f"local: another daemon uses {self._directory}; {fix}") from error
+            except OSError as error:
+                raise Unavailable(f"local: cannot lock: {error.strerror} ({self._directory}); {_FOLDER}") from error
             self._descriptor = descriptor
             yield
         finally:

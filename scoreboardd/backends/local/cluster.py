@@ -177,10 +177,13 @@ class LocalClusterBackend:
         async for message in messages:
             yield message
 
+    async def interrupted(self) -> None:
+        """Have the subscriptions begin anew: an event of the platform may have been lost on its way to the bus."""
+        await self._run(lambda connection, _: (None, Subscribed(read_head(connection, self._names).given)))
+
     async def check(self) -> list[str]:
         """Returns what keeps the file from serving the daemon, one line each."""
-        await self._run(lambda connection, _: (connection.execute("PRAGMA quick_check").fetchone(), None))
-        return []
+        return await self._in_thread(self._file.problems)
 
     async def aclose(self) -> None:
         self._thread.shutdown(wait=False)
@@ -195,9 +198,12 @@ class LocalClusterBackend:
                 loop.call_soon_threadsafe(self._bus.send, message)
             return result
 
+        return await self._in_thread(run)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
-                return await loop.run_in_executor(self._thread, run)
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except TimeoutError as error:
             raise Unavailable(f"local: {self._file.path} did not answer; see its disk") from error
 

@@ -92,13 +92,13 @@ class LocalDocumentStore:
             intact = [(name, await self._verified(name, value, wanted)) for name, value, wanted in found]
         except Damaged:
             if head.version is not None:
-                await asyncio.to_thread(self._forget, head.version)
+                await self._forget(head.version)
             raise
         return StoredSnapshot(head, intact or None)
 
     async def verify(self) -> None:
-        _, found = await asyncio.to_thread(self._file.run, lambda connection, _: self._committed(connection, None))
-        for each in found:
+        read = await asyncio.to_thread(self._file.read, lambda connection: self._committed(connection, None))
+        for each in read[1] if read else []:
             await self._verified(*each)
 
     def _committed(
@@ -117,15 +117,10 @@ class LocalDocumentStore:
     async def _verified(self, name: str, value: Any, wanted: Value) -> bytes:
         return await asyncio.to_thread(verified, f"local: {self._names.document(name)}", value, wanted)
 
-    def _forget(self, version: Version) -> None:
-        self._file.run(
-            lambda connection, _: (
-                connection.execute(
-                    "DELETE FROM entries WHERE key = ? AND epoch = ? AND number = ?",
-                    (self._names.version, version.epoch, version.number),
-                ).rowcount
-            )
-        )
+    async def _forget(self, version: Version) -> None:
+        statement = "DELETE FROM entries WHERE key = ? AND epoch = ? AND number = ?"
+        values = (self._names.version, version.epoch, version.number)
+        await asyncio.to_thread(self._file.run, lambda connection, _: connection.execute(statement, values).rowcount)
 
     async def aclose(self) -> None:
         """Each operation opens the file anew, so there is nothing to close."""
