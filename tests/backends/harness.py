@@ -262,6 +262,10 @@ class LocalHarness(Harness):
         for key in keys:
             self._execute("DELETE FROM entries WHERE key = ?", key)
 
+    async def change(self, key: str, to: Callable[[bytes], bytes]) -> None:
+        (payload,) = self._execute("SELECT payload FROM entries WHERE key = ?", key).fetchone()
+        self._set(key, payload=to(payload))
+
     async def flip(self, key: str) -> None:
         (payload,) = self._execute("SELECT payload FROM entries WHERE key = ?", key).fetchone()
         value = bytearray(payload)

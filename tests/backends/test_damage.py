@@ -196,6 +196,8 @@ async def test_a_huge_value_of_another_program_is_not_read(server: tuple[str, st
     name, address = server
     if name == "postgres" and huge == "version":
         return  # the version is in columns that no huge value fits
+    if name == "local":
+        return  # a file is not transferred
     received: list[int] = []
     async with relay(address, received=received.append) as (port, _), opened(name, address) as harness:
         near = harness.document_store()
