@@ -1,4 +1,4 @@
-"""`python -m bench.ctfd [TEAMS CHALLENGES SOLVES]`: what CTFd on MariaDB costs, in processor time here and in the server.
+"""`python -m bench.ctfd [TEAMS CHALLENGES SOLVES]`: what CTFd on MariaDB costs, in processor time.
 
 Reading everything, making the boards, adding one more solve, and the probe. It starts a MariaDB of its own.
 """
