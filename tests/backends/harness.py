@@ -285,6 +285,10 @@ class LocalHarness(Harness):
         if channel == f"{self.names.prefix}scoreboard.events":
             self._bus.send(wire.changed(payload.encode()))
 
+    async def _publish_many(self, channel: str, payloads: list[str]) -> None:
+        for payload in payloads:
+            await self._publish(channel, payload)
+
     def _execute(self, query: str, *arguments: Any) -> Any:
         return self.client.execute(query, arguments)
 

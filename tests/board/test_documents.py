@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreboardd.board.document_names import DIVISIONS, SETTINGS, document_names
+from scoreboardd.board.document_names import DIVISIONS, FEED, SETTINGS, document_names
 from scoreboardd.board.scoreboard import ScoreboardState
 from scoreboardd.board.source_rows import ChallengeRow, DivisionRow, Roster, SourceRows, TeamRow, UserRow, solves_of
 from scoreboardd.board.times import micros, rfc3339
@@ -63,7 +63,7 @@ class TestNames:
     BOARD = ("leaderboard:teams", "leaderboard:users", "scoreboard:delta_log", "timeline:teams", "timeline:users")
 
     def test_without_divisions(self):
-        assert sorted(document_names([])) == sorted([*self.BOARD, DIVISIONS, SETTINGS])
+        assert sorted(document_names([])) == sorted([*self.BOARD, DIVISIONS, FEED, SETTINGS])
 
     def test_with_divisions_there_are_as_many_more_of_each(self):
         assert sorted(document_names([3, 12])) == sorted(
@@ -75,7 +75,7 @@ class TestNames:
             rows([], [TeamRow(1, "a", 3)], [], [], divisions=[DivisionRow(3, "x"), DivisionRow(12, "y")])
         )
         rings = {name for name in document_names([3, 12]) if name.startswith("scoreboard:delta_log")}
-        assert {*made.documents, *rings, SETTINGS} == set(document_names([3, 12]))
+        assert {*made.documents, *rings, FEED, SETTINGS} == set(document_names([3, 12]))
 
 
 def test_the_divisions_are_named():
