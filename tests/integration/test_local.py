@@ -87,9 +87,9 @@ async def test_no_change_is_lost(what: str, ctfd: SqliteDatabase, tmp_path: Path
             case "file deleted":
                 file.unlink()
             case "file torn":
-                file.write_bytes(file.read_bytes()[:5000])
+                _replace(file, file.read_bytes()[:5000])
             case "file garbage":
-                file.write_bytes(b"garbage" * 5000)
+                _replace(file, b"garbage" * 5000)
         await ctfd.fill(SNAPSHOTS[2])
         later = await until(lambda: changed(node, first[1]), "the next version")
         assert (_epoch(later) == _epoch(first)) == what.startswith("builder")
@@ -98,6 +98,13 @@ async def test_no_change_is_lost(what: str, ctfd: SqliteDatabase, tmp_path: Path
             assert file.with_suffix(".damaged").exists()
         with closing(sqlite3.connect(file)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """In one step: a file that is empty for a moment is a new database to the daemon."""
+    other = file.with_suffix(".other")
+    other.write_bytes(content)
+    other.replace(file)
 
 
 async def test_a_second_daemon_in_the_folder_says_so(ctfd: SqliteDatabase, tmp_path: Path):
