@@ -86,7 +86,11 @@ class Runner:
 
     async def request(self) -> int:
         """Ask the cluster for a rebuild. Returns the number of the change, for `contained`. Raises `Unavailable`."""
-        return await self._echoes.publish(ChangeEvent.updated())
+        try:
+            return await self._echoes.publish(ChangeEvent.updated())
+        except Unavailable as error:
+            self.health.lock = str(error)  # until the lock is taken, or found taken, again
+            raise
 
     async def contained(self, change: int) -> None:
         """Wait until what this node serves contains the change of that number."""
