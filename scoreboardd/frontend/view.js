@@ -198,15 +198,16 @@ export function history(board, { first, last }) {
     .map((entry) => {
       let score = 0;
       const outliers = [];
-      const solved = entry.solves.map(({ solved_at, challenge_id }) => ({ time: solved_at, gain: worth.get(challenge_id) }));
+      const solved = entry.solves.map(({ solved_at, challenge_id }) => ({ time: solved_at, gain: worth.get(challenge_id), solve: true }));
       const adjusted = (entry.adjustments ?? []).map(({ at, points: gain }) => ({ time: at, gain }));
       const points = [...solved, ...adjusted]
         .sort((a, b) => compareTimes(a.time, b.time))
-        .map(({ time, gain }) => {
+        .map(({ time, gain, solve = false }) => {
           const at = Date.parse(time);
           const drawn = Math.min(last, Math.max(first, at));
           score += gain;
-          if (drawn !== at) outliers.push({ at, score, early: at < first });
+          // The time shown is that of the solves: an award may well come after the last of them.
+          if (drawn !== at && solve) outliers.push({ at, score, early: at < first });
           return [drawn, score];
         });
       return { id: board.idOf(entry), name: board.nameOf(entry), points, outliers };
